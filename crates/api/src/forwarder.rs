@@ -1,0 +1,245 @@
+//! The forwarder's control protocol: one JSON object a line in each
+//! direction, one answer per request, in order. The queue fds of an `attach`
+//! travel as SCM_RIGHTS beside the line's first byte.
+//!
+//! A request that cannot be taken gets an [`Error`] and changes nothing.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{Mac, Name, Vni};
+
+/// Longest request line in bytes, newline included.
+pub const REQUEST_MAX: usize = 8 << 20;
+
+/// Most queue fds that one `attach` may carry.
+pub const QUEUES_MAX: usize = 64;
+
+/// The gateway's MAC on every pod link, as Calico's.
+pub const GATEWAY_MAC: Mac = Mac([0xee; 6]);
+
+/// The gateway's IPv4 address on every pod link, as Calico's.
+pub const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
+
+/// The gateway's IPv6 address: the EUI-64 link-local of [`GATEWAY_MAC`].
+pub const GATEWAY_V6: std::net::Ipv6Addr =
+    std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Adopt a pod's device. Its fds come with the line.
+    Attach(Attach),
+    /// Let a port go: its fds are closed when the answer arrives.
+    Detach { name: Name },
+    /// All ports.
+    List,
+    /// All peers.
+    Peers,
+    /// Replace this node's view of the other nodes, whole.
+    Apply(Nodes),
+    /// All counters.
+    Counters,
+    /// The drops by reason, with their sentences.
+    Drops,
+    /// Who answers: version, workers, uplink.
+    Status,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// Unique on this forwarder. Attaching a taken name is an error.
+    pub name: Name,
+    pub driver: Driver,
+    /// The pod's own MAC; frames from any other are dropped.
+    pub mac: Mac,
+    /// The pod's addresses; packets from any other are dropped.
+    pub addresses: Vec<IpAddr>,
+    /// The pod link's MTU in bytes of IP packet.
+    pub mtu: u16,
+}
+
+/// How the fds of a port speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// Tap queues with a virtio-net header (IFF_VNET_HDR).
+    Tap,
+    /// One tap queue without header or offloads.
+    Basic,
+    /// AF_PACKET sockets with PACKET_VNET_HDR, bound to the host end of a veth.
+    Veth,
+}
+
+/// The node this forwarder serves and all the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nodes {
+    pub node: Node,
+    #[serde(default)]
+    pub peers: Vec<Node>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    pub name: Name,
+    /// Underlay addresses, at most one of each family. Datagrams to a peer
+    /// take the first whose family both nodes have; those from it are taken
+    /// from any.
+    pub underlay: Vec<IpAddr>,
+    /// The MAC that inner frames to this node are addressed to.
+    pub vtep_mac: Mac,
+    #[serde(default = "default_vni")]
+    pub vni: Vni,
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Address blocks that live on the node.
+    #[serde(default)]
+    pub blocks: Vec<IpNet>,
+    /// The node's own addresses in the pod network (Calico's tunnel address,
+    /// flannel's first address of the block), at most one of each family.
+    #[serde(default)]
+    pub tunnel: Vec<IpAddr>,
+}
+
+fn default_vni() -> Vni {
+    Vni::DEFAULT
+}
+
+/// The VXLAN port (RFC 7348 section 8), Calico's and weft's default.
+pub const DEFAULT_PORT: u16 = 4789;
+
+fn default_port() -> u16 {
+    DEFAULT_PORT
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    Ok(Reply),
+    Error(Error),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// The change is in force on every worker.
+    Done { epoch: u64 },
+    Ports(Vec<Port>),
+    Peers(Vec<Peer>),
+    Counters(Box<Counters>),
+    Drops(Vec<Drop>),
+    Status(Box<Status>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}; {hint}")]
+pub struct Error {
+    pub code: Code,
+    /// What is wrong, naming the object.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// The line is not JSON, or not a request.
+    Malformed,
+    /// The line is longer than [`REQUEST_MAX`].
+    Oversized,
+    /// No such operation.
+    Unknown,
+    /// A value is out of its range, or contradicts another.
+    Invalid,
+    /// The name, address or block belongs to somebody else.
+    Taken,
+    /// No port of that name.
+    NotFound,
+    /// The fds do not fit the request, or are not what they should be.
+    Descriptor,
+    /// The caller may not do this.
+    Forbidden,
+    /// A fault inside the forwarder or of the kernel.
+    Internal,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    pub name: Name,
+    pub driver: Driver,
+    pub state: PortState,
+    pub mac: Mac,
+    pub addresses: Vec<IpAddr>,
+    pub mtu: u16,
+    pub queues: usize,
+    /// Whether whole UDP super-frames can be written to the pod (USO).
+    pub uso: bool,
+    pub from_pod: Traffic,
+    pub to_pod: Traffic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortState {
+    Up,
+    /// The pod's link was deleted; detach the port to free its name.
+    Gone,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    #[serde(flatten)]
+    pub node: Node,
+    pub to_peer: Traffic,
+    pub from_peer: Traffic,
+}
+
+/// Packets count as they would on a wire: a super-frame is as many as it
+/// carries segments. Bytes are those of the inner Ethernet frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// `received + originated = sent + answered + dropped`, at any quiet moment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Every counter by its metric name without the `weft_` prefix and the
+    /// `_total` suffix, in packets unless the name says otherwise.
+    pub values: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Drop {
+    /// The reason's name, as in metrics.
+    pub reason: String,
+    pub severity: String,
+    /// The reason in a sentence.
+    pub sentence: String,
+    pub packets: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub node: Name,
+    pub workers: usize,
+    pub epoch: u64,
+    pub underlay: Vec<IpAddr>,
+    pub vni: Vni,
+    pub port: u16,
+    /// UDP_SEGMENT in use; false after the kernel refused it.
+    pub gso: bool,
+    /// UDP_GRO in use.
+    pub gro: bool,
+    pub ports: usize,
+    pub peers: usize,
+}

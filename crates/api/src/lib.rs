@@ -1,0 +1,8 @@
+//! What weft's processes say to each other: plain data, its JSON shape and
+//! its framing. Nothing here opens a file, a socket or a packet.
+
+#![forbid(unsafe_code)]
+
+pub mod forwarder;
+pub mod framing;
+pub mod names;

@@ -1,0 +1,7 @@
+//! Frames that the gateway answers itself, and the errors it sends. All of
+//! it is stateless: each function writes a whole Ethernet frame into `reply`
+//! or says why it has none.
+
+pub mod arp;
+pub mod icmp;
+pub mod ndp;

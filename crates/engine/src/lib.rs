@@ -1,0 +1,26 @@
+//! The packet's way, without input or output.
+//!
+//! ```text
+//! from_port:    parse ► admit ► gateway? ► flow cache ─hit─┐
+//!                                           └miss► lookup ─┴► hop limit ► mtu ► verdict
+//! from_uplink:  peer? ► decap ► parse ► source? ► lookup ► hop limit ► coalesce
+//! Tunnel:       segment ► outbox
+//! ```
+//!
+//! Nothing here knows a file descriptor, a clock, a thread or a log; `now`
+//! is an argument. The only way to lose a frame is [`Verdict::Drop`].
+
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod counters;
+pub mod drops;
+pub mod gateway;
+pub mod snapshot;
+pub mod verdict;
+
+pub use batch::Batch;
+pub use counters::Counters;
+pub use drops::DropReason;
+pub use snapshot::{Epoch, Gateway, Peer, PeerId, Port, PortId, Snapshot, Vtep};
+pub use verdict::{Tunnel, Verdict};

@@ -1,0 +1,172 @@
+//! The tables of one epoch. A snapshot never changes: a new one takes its
+//! place, and what the flow cache learned from the old one dies with it.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use prefix_trie::joint::JointPrefixMap;
+use weft_wire::Mac;
+
+use crate::counters::Traffic;
+
+/// Counts the snapshots of one forwarder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+/// A port's place in the table; reused after detach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortId(pub u16);
+
+/// A peer's place in the table of one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u16);
+
+/// What every pod sees at the other end of its link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateway {
+    pub mac: Mac,
+    pub v4: Ipv4Addr,
+    /// Link-local.
+    pub v6: Ipv6Addr,
+}
+
+/// This node's end of the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vtep {
+    pub mac: Mac,
+    pub vni: u32,
+    /// The node's own addresses in the pod network, at most one of each
+    /// family. ICMP errors towards other nodes come from them.
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug)]
+pub struct Port {
+    pub id: PortId,
+    pub mac: Mac,
+    pub addresses: Vec<IpAddr>,
+    /// Bytes of the largest IP packet the pod's link takes.
+    pub mtu: usize,
+    /// Whether the port takes whole UDP super-frames, TCP super-frames.
+    pub takes_udp: bool,
+    pub takes_tcp: bool,
+    pub from_pod: Arc<Traffic>,
+    pub to_pod: Arc<Traffic>,
+}
+
+#[derive(Debug)]
+pub struct Peer {
+    /// Where datagrams go, in the family both nodes have; none if there is
+    /// no such family.
+    pub remote: Option<SocketAddr>,
+    /// Underlay addresses its datagrams may come from.
+    pub underlay: Vec<IpAddr>,
+    pub mac: Mac,
+    pub vni: u32,
+    /// Bytes of the largest inner IP packet that fits the way to the peer.
+    pub mtu: usize,
+    /// What lives there: inner sources are taken only from these.
+    pub blocks: Vec<IpNet>,
+    pub to_peer: Arc<Traffic>,
+    pub from_peer: Arc<Traffic>,
+}
+
+#[derive(Debug)]
+pub struct Snapshot {
+    pub epoch: Epoch,
+    pub gateway: Gateway,
+    pub vtep: Vtep,
+    ports: Vec<Option<Arc<Port>>>,
+    peers: Vec<Arc<Peer>>,
+    port_by_address: HashMap<IpAddr, PortId>,
+    peer_by_underlay: HashMap<IpAddr, PeerId>,
+    peer_by_block: JointPrefixMap<IpNet, PeerId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("address {address} is held by ports {first:?} and {second:?}")]
+    Address { address: IpAddr, first: PortId, second: PortId },
+    #[error("underlay address {address} is that of peers {first:?} and {second:?}")]
+    Underlay { address: IpAddr, first: PeerId, second: PeerId },
+    #[error("block {block} lives at peers {first:?} and {second:?}")]
+    Block { block: IpNet, first: PeerId, second: PeerId },
+    #[error("there are more than 65535 peers")]
+    TooMany,
+}
+
+impl Snapshot {
+    /// Ports stand at their own [`PortId`]; peers get theirs by position.
+    pub fn build(
+        epoch: Epoch,
+        gateway: Gateway,
+        vtep: Vtep,
+        ports: Vec<Option<Arc<Port>>>,
+        peers: Vec<Arc<Peer>>,
+    ) -> Result<Self, SnapshotError> {
+        let mut port_by_address = HashMap::new();
+        for port in ports.iter().flatten() {
+            for &address in &port.addresses {
+                if let Some(first) = port_by_address.insert(address, port.id) {
+                    return Err(SnapshotError::Address { address, first, second: port.id });
+                }
+            }
+        }
+        let mut peer_by_underlay = HashMap::new();
+        let mut peer_by_block = JointPrefixMap::new();
+        for (place, peer) in peers.iter().enumerate() {
+            let id = PeerId(u16::try_from(place).map_err(|_| SnapshotError::TooMany)?);
+            for &address in &peer.underlay {
+                if let Some(first) = peer_by_underlay.insert(address, id) {
+                    return Err(SnapshotError::Underlay { address, first, second: id });
+                }
+            }
+            for &block in &peer.blocks {
+                if let Some(first) = peer_by_block.insert(block, id) {
+                    return Err(SnapshotError::Block { block, first, second: id });
+                }
+            }
+        }
+        Ok(Self {
+            epoch,
+            gateway,
+            vtep,
+            ports,
+            peers,
+            port_by_address,
+            peer_by_underlay,
+            peer_by_block,
+        })
+    }
+
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(usize::from(id.0))?.as_deref()
+    }
+
+    /// `id` must come from this snapshot.
+    pub fn peer(&self, id: PeerId) -> &Peer {
+        &self.peers[usize::from(id.0)]
+    }
+
+    pub fn peers(&self) -> &[Arc<Peer>] {
+        &self.peers
+    }
+
+    pub fn port_of(&self, address: IpAddr) -> Option<PortId> {
+        self.port_by_address.get(&address).copied()
+    }
+
+    pub fn peer_from(&self, underlay: IpAddr) -> Option<PeerId> {
+        self.peer_by_underlay.get(&underlay).copied()
+    }
+
+    /// The peer whose block is the longest that holds `address`.
+    pub fn peer_of(&self, address: IpAddr) -> Option<PeerId> {
+        let (_, id) = self.peer_by_block.get_lpm(&IpNet::from(address))?;
+        Some(*id)
+    }
+}

@@ -1,0 +1,299 @@
+//! One look at an Ethernet frame: what it is, where its parts lie, and the
+//! [`Key`] by which all later steps know it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{ETHERNET_LEN, Mac, checksum, ethertype, protocol, read_u16};
+
+/// The identity of a packet's flow.
+///
+/// Packets of one flow have equal keys. Fragments, first or not, all bear
+/// port 0, so that the pieces of one datagram share a flow. For ICMP and
+/// ICMPv6 echo the source port is the identifier, else 0; the destination
+/// port is type and code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub protocol: u8,
+    pub src_port: u16,
+    pub dst_port: u16,
+}
+
+/// An IP packet inside an Ethernet frame. Offsets count from the first
+/// Ethernet byte and lie inside the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    pub key: Key,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    pub fragment: Fragment,
+    /// Where the transport header starts, behind IP options and extension
+    /// headers.
+    pub transport: usize,
+    /// Where the transport payload starts. Equal to `transport` for
+    /// protocols that are not looked into and for later fragments.
+    pub payload: usize,
+    /// Where the IP packet ends; Ethernet padding may follow.
+    pub end: usize,
+}
+
+/// Which piece of a datagram a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fragment {
+    Whole,
+    First,
+    Later,
+}
+
+/// What a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ethernet {
+    Arp,
+    Ip(Packet),
+    Other(u16),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    #[error("shorter than an Ethernet header")]
+    Ethernet,
+    #[error("the IP header is cut short or lies about its length")]
+    IpLength,
+    #[error("the IP version does not fit the EtherType")]
+    IpVersion,
+    #[error("the IPv4 header checksum is wrong")]
+    IpChecksum,
+    #[error("the IPv6 extension headers do not end")]
+    Extensions,
+    #[error("the transport header is cut short or lies about its length")]
+    Transport,
+}
+
+/// Most IPv6 extension headers walked before a packet is refused.
+const EXTENSIONS_MAX: usize = 8;
+
+pub fn parse(frame: &[u8]) -> Result<Ethernet, ParseError> {
+    if frame.len() < ETHERNET_LEN {
+        return Err(ParseError::Ethernet);
+    }
+    match read_u16(frame, 12) {
+        ethertype::IPV4 => parse_v4(frame).map(Ethernet::Ip),
+        ethertype::IPV6 => parse_v6(frame).map(Ethernet::Ip),
+        ethertype::ARP => Ok(Ethernet::Arp),
+        other => Ok(Ethernet::Other(other)),
+    }
+}
+
+/// The destination MAC of a frame that [`parse()`] has accepted.
+pub fn dst_mac(frame: &[u8]) -> Mac {
+    [frame[0], frame[1], frame[2], frame[3], frame[4], frame[5]]
+}
+
+/// The source MAC of a frame that [`parse()`] has accepted.
+pub fn src_mac(frame: &[u8]) -> Mac {
+    [frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]]
+}
+
+impl Packet {
+    pub fn is_v4(&self) -> bool {
+        self.key.src.is_ipv4()
+    }
+
+    /// Bytes of the IP packet.
+    pub fn ip_len(&self) -> usize {
+        self.end - ETHERNET_LEN
+    }
+}
+
+fn parse_v4(frame: &[u8]) -> Result<Packet, ParseError> {
+    let ip = &frame[ETHERNET_LEN..];
+    if ip.len() < 20 {
+        return Err(ParseError::IpLength);
+    }
+    if ip[0] >> 4 != 4 {
+        return Err(ParseError::IpVersion);
+    }
+    let header_len = usize::from(ip[0] & 0x0f) * 4;
+    let total_len = usize::from(read_u16(ip, 2));
+    if header_len < 20 || total_len < header_len || total_len > ip.len() {
+        return Err(ParseError::IpLength);
+    }
+    if checksum::sum(&ip[..header_len]) != 0xffff {
+        return Err(ParseError::IpChecksum);
+    }
+    let flags_and_offset = read_u16(ip, 6);
+    let fragment = match (flags_and_offset & 0x1fff, flags_and_offset & 0x2000) {
+        (0, 0) => Fragment::Whole,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    };
+    let src = Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]);
+    let dst = Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19]);
+    let network = Network {
+        src: src.into(),
+        dst: dst.into(),
+        hop_limit: ip[8],
+        fragment,
+        protocol: ip[9],
+        transport: ETHERNET_LEN + header_len,
+        end: ETHERNET_LEN + total_len,
+    };
+    network.transport(frame)
+}
+
+fn parse_v6(frame: &[u8]) -> Result<Packet, ParseError> {
+    let ip = &frame[ETHERNET_LEN..];
+    if ip.len() < 40 {
+        return Err(ParseError::IpLength);
+    }
+    if ip[0] >> 4 != 6 {
+        return Err(ParseError::IpVersion);
+    }
+    let end = ETHERNET_LEN + 40 + usize::from(read_u16(ip, 4));
+    if end > frame.len() {
+        return Err(ParseError::IpLength);
+    }
+    let extensions = walk_extensions(&frame[..end], ip[6])?;
+    let network = Network {
+        src: address_v6(&ip[8..24]).into(),
+        dst: address_v6(&ip[24..40]).into(),
+        hop_limit: ip[7],
+        fragment: extensions.fragment,
+        protocol: extensions.protocol,
+        transport: extensions.end,
+        end,
+    };
+    network.transport(frame)
+}
+
+fn address_v6(bytes: &[u8]) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(bytes);
+    octets.into()
+}
+
+struct Extensions {
+    protocol: u8,
+    fragment: Fragment,
+    end: usize,
+}
+
+fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, ParseError> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+
+    let mut at = Extensions {
+        protocol: first,
+        fragment: Fragment::Whole,
+        end: ETHERNET_LEN + 40,
+    };
+    for _ in 0..=EXTENSIONS_MAX {
+        let units = |unit: usize, fixed: usize| {
+            let len = frame.get(at.end + 1).ok_or(ParseError::Extensions)?;
+            Ok((usize::from(*len) + fixed) * unit)
+        };
+        let len = match at.protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION => units(8, 1)?,
+            AUTHENTICATION => units(4, 2)?,
+            FRAGMENT => 8,
+            _ => return Ok(at),
+        };
+        if at.end + len > frame.len() {
+            return Err(ParseError::Extensions);
+        }
+        if at.protocol == FRAGMENT {
+            let offset_and_more = read_u16(frame, at.end + 2);
+            at.fragment = match (offset_and_more & 0xfff8, offset_and_more & 1) {
+                (0, 0) => Fragment::Whole,
+                (0, _) => Fragment::First,
+                _ => Fragment::Later,
+            };
+        }
+        at.protocol = frame[at.end];
+        at.end += len;
+        if at.fragment == Fragment::Later {
+            return Ok(at);
+        }
+    }
+    Err(ParseError::Extensions)
+}
+
+/// The network layer's findings, on the way to a [`Packet`].
+struct Network {
+    src: IpAddr,
+    dst: IpAddr,
+    hop_limit: u8,
+    fragment: Fragment,
+    protocol: u8,
+    transport: usize,
+    end: usize,
+}
+
+impl Network {
+    fn transport(self, frame: &[u8]) -> Result<Packet, ParseError> {
+        let segment = &frame[self.transport..self.end];
+        let (header_len, src_port, dst_port) = match (self.fragment, self.protocol) {
+            (Fragment::Later, _) => (0, 0, 0),
+            (_, protocol::TCP) => {
+                if segment.len() < 20 {
+                    return Err(ParseError::Transport);
+                }
+                let header_len = usize::from(segment[12] >> 4) * 4;
+                if header_len < 20 || header_len > segment.len() {
+                    return Err(ParseError::Transport);
+                }
+                (header_len, read_u16(segment, 0), read_u16(segment, 2))
+            }
+            (fragment, protocol::UDP) => {
+                if segment.len() < 8 {
+                    return Err(ParseError::Transport);
+                }
+                let len = usize::from(read_u16(segment, 4));
+                if fragment == Fragment::Whole && (len < 8 || len > segment.len()) {
+                    return Err(ParseError::Transport);
+                }
+                (8, read_u16(segment, 0), read_u16(segment, 2))
+            }
+            (_, protocol::SCTP) => {
+                if segment.len() < 12 {
+                    return Err(ParseError::Transport);
+                }
+                (12, read_u16(segment, 0), read_u16(segment, 2))
+            }
+            (_, protocol::ICMP | protocol::ICMPV6) => {
+                if segment.len() < 8 {
+                    return Err(ParseError::Transport);
+                }
+                let echo = match self.protocol {
+                    protocol::ICMP => matches!(segment[0], 0 | 8),
+                    _ => matches!(segment[0], 128 | 129),
+                };
+                let identifier = if echo { read_u16(segment, 4) } else { 0 };
+                (8, identifier, read_u16(segment, 0))
+            }
+            _ => (0, 0, 0),
+        };
+        let (src_port, dst_port) = match self.fragment {
+            Fragment::Whole => (src_port, dst_port),
+            Fragment::First | Fragment::Later => (0, 0),
+        };
+        Ok(Packet {
+            key: Key {
+                src: self.src,
+                dst: self.dst,
+                protocol: self.protocol,
+                src_port,
+                dst_port,
+            },
+            hop_limit: self.hop_limit,
+            fragment: self.fragment,
+            transport: self.transport,
+            payload: self.transport + header_len,
+            end: self.end,
+        })
+    }
+}

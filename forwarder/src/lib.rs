@@ -1,0 +1,16 @@
+//! The forwarder's shell: file descriptors, threads and the clock around
+//! [`weft_engine`].
+//!
+//! ```text
+//! port/ receive ► weft_engine from_port ► outbox ► uplink/ send
+//! uplink/ receive ► weft_engine from_uplink ► port/ send
+//! ```
+//!
+//! A worker ([`worker`]) owns its queues and its uplink socket and runs each
+//! batch to completion. The control thread ([`control`]) builds new
+//! [`tables`] and publishes them; workers never wait for it.
+
+pub mod port;
+pub mod tables;
+pub mod uplink;
+pub mod worker;
