@@ -10,7 +10,10 @@
 //! batch to completion. The control thread ([`control`]) builds new
 //! [`tables`] and publishes them; workers never wait for it.
 
+pub mod dispatch;
 pub mod port;
+mod sys;
 pub mod tables;
 pub mod uplink;
 pub mod worker;
+pub mod workers;

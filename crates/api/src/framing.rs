@@ -25,7 +25,12 @@ pub enum Line {
 impl Lines {
     /// `limit` counts the newline.
     pub fn new(limit: usize) -> Self {
-        Self { limit, bytes: Vec::new(), scanned: 0, swallowing: false }
+        Self {
+            limit,
+            bytes: Vec::new(),
+            scanned: 0,
+            swallowing: false,
+        }
     }
 
     pub fn push(&mut self, bytes: &[u8]) {
