@@ -38,7 +38,8 @@ pub fn set_tap_offload(fd: BorrowedFd<'_>, offload: libc::c_uint) -> io::Result<
 
 /// Sets the bytes of virtio-net header before each frame; state of the
 /// device.
-pub fn set_vnet_header_size(fd: BorrowedFd<'_>, size: libc::c_int) -> io::Result<()> {
+pub fn set_vnet_header_size(fd: BorrowedFd<'_>, size: usize) -> io::Result<()> {
+    let size = libc::c_int::try_from(size).map_err(io::Error::other)?;
     // SAFETY: TUNSETVNETHDRSZ reads one int at the pointer.
     unsafe { ioctl::tun_set_vnet_header_size(fd.as_raw_fd(), &raw const size) }?;
     Ok(())

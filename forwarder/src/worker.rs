@@ -27,6 +27,7 @@ const BATCH: usize = 4 * SLOT;
 /// Bytes for what the gateway answers during one batch.
 const REPLIES: usize = 2 * SLOT;
 
+#[derive(Debug)]
 pub struct Worker {
     index: usize,
     shared: Arc<Shared>,

@@ -148,11 +148,10 @@ impl Engine {
             None => {
                 scene.counters.flow_misses.add(1);
                 let found = lookup::from_port(tables, packet.key.dst);
-                let egress = found.map_err(|reason| {
+                let egress = found.inspect_err(|&reason| {
                     if reason == DropReason::NoRoute {
                         self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
                     }
-                    reason
                 })?;
                 self.flows
                     .learn(hash, tables.epoch, from, packet.key, egress);
@@ -331,11 +330,10 @@ impl Engine {
                     return Ok(());
                 }
                 let found = lookup::from_peer(tables, packet.key.dst);
-                let egress = found.map_err(|reason| {
+                let egress = found.inspect_err(|&reason| {
                     if reason == DropReason::NotHere {
                         self.complain_to_peer(scene, Complaint::NoRoute, frame, &packet, from);
                     }
-                    reason
                 })?;
                 self.flows
                     .learn(hash, tables.epoch, ingress, packet.key, egress);

@@ -37,8 +37,8 @@ pub fn open(queues: &[OwnedFd]) -> Result<Offloads, PortError> {
                 source,
             }
         };
-        let size = vnet::LEN as libc::c_int;
-        sys::set_vnet_header_size(fd, size).map_err(failed("set the virtio-net header size"))?;
+        sys::set_vnet_header_size(fd, vnet::LEN)
+            .map_err(failed("set the virtio-net header size"))?;
         let all = sys::CHECKSUM | sys::TCP | sys::UDP;
         // Kernels before 6.2 have no USO.
         if sys::set_tap_offload(fd, all).is_err() {

@@ -153,8 +153,8 @@ fn controls(header: &libc::msghdr) -> (Option<usize>, u8) {
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => ecn = data.read() & 0x03,
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                    // An int; its low byte is the class.
-                    ecn = (data.cast::<libc::c_int>().read_unaligned() & 0x03) as u8;
+                    let class = data.cast::<libc::c_int>().read_unaligned();
+                    ecn = u8::try_from(class & 0x03).unwrap_or_default();
                 }
                 _ => {}
             }
