@@ -1,1 +1,17 @@
+//! Wires a pod: its namespace, its link, its place at the forwarder.
+//!
+//! ```text
+//! wire_pod ► link ► netlink, sys     (inside netns)
+//!          └► forwarder              (the control socket)
+//! ```
+//!
+//! Whatever fails is undone: a pod is wired whole or not at all. Nothing
+//! here sees a packet.
 
+pub mod forwarder;
+pub mod link;
+pub mod netlink;
+pub mod netns;
+pub mod wire_pod;
+
+mod sys;

@@ -103,7 +103,7 @@ fn announce(control: &Path, config: &Config) {
         control = %control.display(),
         underlay = ?config.uplink.addresses,
         port = config.uplink.port,
-        mtu = config.underlay_mtu,
+        mtu = config.uplink.mtu,
         workers = config.workers,
         "the forwarder is ready"
     );

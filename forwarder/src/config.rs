@@ -22,8 +22,8 @@ use crate::{publish::checks, sys, uplink::UplinkConfig};
 /// processors: more pay only with as many busy flows.
 const WORKERS_DEFAULT: usize = 4;
 const WORKERS_MAX: usize = 256;
-const ENTROPY_PORTS_DEFAULT: usize = 16;
-const ENTROPY_PORTS_MAX: usize = 1024;
+const ENTROPY_PORTS_DEFAULT: u16 = 16;
+const ENTROPY_PORTS_MAX: u16 = 1024;
 /// Ethernet's MTU (IEEE 802.3), where no interface says otherwise.
 const MTU_DEFAULT: u16 = 1500;
 /// Every IPv4 link carries so much (RFC 791).
@@ -38,8 +38,6 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     pub uplink: UplinkConfig,
     pub vni: Vni,
-    /// The underlay's MTU in bytes of IP packet.
-    pub underlay_mtu: u16,
     /// The control socket's file mode.
     pub mode: u32,
     /// Who may connect besides root and the forwarder's own user.
@@ -104,7 +102,7 @@ struct Uplink {
     port: u16,
     vni: Vni,
     mtu: Option<u16>,
-    entropy_ports: usize,
+    entropy_ports: u16,
     gso: bool,
     gro: bool,
 }
@@ -147,7 +145,6 @@ impl File {
             vtep_mac,
             metrics: self.metrics,
             vni: self.uplink.vni,
-            underlay_mtu: self.uplink.mtu()?,
             uplink: self.uplink.complete()?,
             mode: self.control.mode()?,
             uids: self.control.uids,
@@ -171,9 +168,11 @@ impl Uplink {
             1,
             ENTROPY_PORTS_MAX,
         )?;
+        let mtu = self.mtu()?;
         Ok(UplinkConfig {
             addresses: self.addresses,
             port: self.port,
+            mtu,
             entropy_ports,
             gso: self.gso,
             gro: self.gro,
@@ -295,7 +294,7 @@ mod tests {
         let config = config("node = 'n1'").expect("all else has defaults");
         assert_eq!(config.uplink.addresses, Vec::<IpAddr>::new());
         assert_eq!((config.uplink.port, config.vni.value()), (4789, 4096));
-        assert_eq!((config.underlay_mtu, config.mode), (1500, 0o600));
+        assert_eq!((config.uplink.mtu, config.mode), (1500, 0o600));
         assert!((1..=4).contains(&config.workers));
     }
 
@@ -311,7 +310,7 @@ mod tests {
             (config.workers, config.vtep_mac),
             (3, Mac([2, 0, 0, 0, 0, 7]))
         );
-        assert_eq!((config.vni.value(), config.underlay_mtu), (1, 9000));
+        assert_eq!((config.vni.value(), config.uplink.mtu), (1, 9000));
         assert_eq!((config.uplink.port, config.uplink.entropy_ports), (8472, 4));
         assert_eq!((config.uplink.gso, config.uplink.gro), (false, false));
         assert_eq!((config.mode, config.uids), (0o660, vec![7]));
@@ -367,7 +366,7 @@ mod tests {
     fn the_mtu_is_that_of_the_interface_that_holds_the_address() {
         let config = config("node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']").expect("valid");
         assert_eq!(
-            config.underlay_mtu,
+            config.uplink.mtu,
             sys::link::mtu("lo").expect("loopback exists")
         );
     }

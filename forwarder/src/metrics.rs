@@ -193,7 +193,7 @@ mod tests {
         let workers = [Arc::new(Counters::default()), Arc::new(Counters::default())];
         for (worker, packets) in workers.iter().zip([3, 4]) {
             worker.received_from_ports.add(packets);
-            Counters::drop(worker, DropReason::NoRoute, 1);
+            worker.lose(DropReason::NoRoute, 1);
         }
         let (from, to) = (Traffic::default(), Traffic::default());
         from.add(5, 600);

@@ -77,7 +77,7 @@ counters! {
 }
 
 impl Counters {
-    pub fn drop(&self, reason: DropReason, packets: u64) {
+    pub fn lose(&self, reason: DropReason, packets: u64) {
         self.drops[reason as usize].add(packets);
     }
 

@@ -1,6 +1,9 @@
 //! What the engine decides about a frame, and so what the shell must do.
 
-use crate::{DropReason, snapshot::{PeerId, PortId}};
+use crate::{
+    DropReason,
+    snapshot::{PeerId, PortId},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {

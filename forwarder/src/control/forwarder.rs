@@ -16,8 +16,7 @@ use crate::{
     port::Port,
     publish::{PeerRow, State, Takes, refusal},
     tables::Tables,
-    uplink::UplinkError,
-    worker::Workers,
+    workers::{Workers, WorkersError},
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -35,7 +34,7 @@ pub struct Forwarder {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
-    Uplink(#[from] UplinkError),
+    Workers(#[from] WorkersError),
     #[error(transparent)]
     Tables(#[from] Error),
 }
@@ -52,7 +51,7 @@ impl Forwarder {
             blocks: Vec::new(),
             tunnel: Vec::new(),
         };
-        let state = State::new(own, config.underlay_mtu);
+        let state = State::new(own, config.uplink.mtu);
         let epoch = Epoch::default();
         let tables = Tables {
             snapshot: state.snapshot(epoch)?,

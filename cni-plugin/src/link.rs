@@ -1,0 +1,441 @@
+//! A pod's link: its device, addresses, routes and neighbours, and the fds
+//! through which a forwarder speaks with it.
+//!
+//! Everything is made inside the pod's namespace except the host end of a
+//! veth, which appears in the caller's. The caller closes the fds or hands
+//! them on; a tap lives exactly as long as they do.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::IpAddr,
+    os::fd::OwnedFd,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::errno::Errno;
+use weft_api::{
+    forwarder::{Driver, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, QUEUES_MAX},
+    names::{Mac, Name},
+};
+
+use crate::{
+    netlink::{Gso, LinkChange, Netlink, NetlinkError, Route},
+    netns::{Netns, NetnsError},
+    sys,
+};
+
+const TUN: &str = "/dev/net/tun";
+
+/// Everything that makes a pod's link.
+#[derive(Debug, Clone)]
+pub struct Wiring {
+    /// The link's name in the pod.
+    pub interface: String,
+    pub mac: Mac,
+    /// The pod's addresses, each a host of its own (/32, /128).
+    pub addresses: Vec<IpAddr>,
+    pub mtu: u16,
+    pub attach: Attach,
+    /// The largest super-frames that the pod may make; `None` leaves the
+    /// kernel's own limit.
+    pub gso: Option<Gso>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// A tap with a vnet header; `Basic` where the kernel refuses its flags.
+    Tap { queues: usize },
+    /// A tap of one queue without header or offloads.
+    Basic,
+    /// A veth whose host end is read and written by AF_PACKET.
+    Veth,
+}
+
+/// A device made for a pod, not yet anybody's port.
+#[derive(Debug)]
+pub struct Device {
+    pub driver: Driver,
+    pub fds: Vec<OwnedFd>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error("{interface} exists in {netns}; detach the pod first, or choose another interface")]
+    Exists { interface: String, netns: String },
+    #[error("no link {interface} in {netns} just after it was made; something else deleted it")]
+    Vanished { interface: String, netns: String },
+    #[error("{queues} tap queues asked for {interface}; ask for 1 to {QUEUES_MAX}")]
+    Queues { interface: String, queues: usize },
+    #[error("open {TUN}: {source}; load the tun module, and let this user read and write the node")]
+    Tun { source: io::Error },
+    #[error("make tap {interface}: {source}; this takes CAP_NET_ADMIN in the pod's user namespace")]
+    Tap {
+        interface: String,
+        source: io::Error,
+    },
+    #[error("set the offloads of tap {interface}: {source}")]
+    Offloads {
+        interface: String,
+        source: io::Error,
+    },
+    #[error(
+        "make tap {interface}: the kernel refuses a vnet header, and this build has no basic \
+         driver; build with feature basic-tap"
+    )]
+    NoBasicDriver { interface: String },
+    #[error("open a packet socket on {host_end}: {source}; this takes CAP_NET_RAW")]
+    Packet { host_end: String, source: io::Error },
+    #[error("{error}; undoing it failed too: {undo}; delete the link by hand")]
+    Undo {
+        error: Box<LinkError>,
+        undo: Box<LinkError>,
+    },
+}
+
+/// Makes the device and everything on it. What was made is undone before an
+/// error returns.
+pub fn add(netns: &Netns, port: &Name, wiring: &Wiring) -> Result<Device, LinkError> {
+    let pod = Netlink::open_in(netns)??;
+    let named = || (wiring.interface.clone(), netns.path().display().to_string());
+    if pod.index(&wiring.interface)?.is_some() {
+        let (interface, netns) = named();
+        return Err(LinkError::Exists { interface, netns });
+    }
+    let device = match wiring.attach {
+        Attach::Tap { queues } => add_tap(netns, &wiring.interface, queues),
+        Attach::Basic => netns.run(|| basic(&wiring.interface))?,
+        Attach::Veth => add_veth(netns, wiring, port),
+    }?;
+    let index = pod.index(&wiring.interface)?;
+    let configured = index.map(|index| configure(netns, &pod, index, wiring));
+    match configured {
+        Some(Ok(())) => Ok(device),
+        Some(Err(error)) => Err(undo(netns, &wiring.interface, error)),
+        None => {
+            let (interface, netns) = named();
+            Err(LinkError::Vanished { interface, netns })
+        }
+    }
+}
+
+fn undo(netns: &Netns, interface: &str, error: LinkError) -> LinkError {
+    match remove(netns, interface) {
+        Ok(()) => error,
+        Err(undo) => LinkError::Undo {
+            error: Box::new(error),
+            undo: Box::new(undo),
+        },
+    }
+}
+
+/// Deletes the pod's link. It is no error that there is none.
+pub fn remove(netns: &Netns, interface: &str) -> Result<(), LinkError> {
+    let pod = Netlink::open_in(netns)??;
+    let Some(index) = pod.index(interface)? else {
+        return Ok(());
+    };
+    match pod.delete(index) {
+        Err(error) if !error.is(Errno::ENODEV) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The name of the veth end that port `port` has on the node: the same
+/// whenever it is asked, and short enough for the kernel (IFNAMSIZ is 16).
+pub fn host_end(port: &Name) -> String {
+    // FNV-1a (64 bits), of which 44 stay.
+    let hash = port
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+    format!("weft{:011x}", hash >> 20)
+}
+
+impl Gso {
+    /// UDP payload of the largest IPv4 datagram: 65 535 − 20 (IPv4) − 8 (UDP).
+    const SEND_MAX: u32 = 65_507;
+    /// UDP_MAX_SEGMENTS of udp.h.
+    const SEGMENTS_MAX: u32 = 128;
+    /// What the kernel takes off gso_max_size before it fills a TCP
+    /// super-frame: MAX_TCP_HEADER + 1 with the usual LL_MAX_HEADER of 128.
+    /// Where that constant is smaller, a few bytes more are asked for than a
+    /// whole segment needs, and rounding down to segments takes them away.
+    const TCP_HEADROOM: u32 = 321;
+    /// GSO_MAX_SIZE, the most that a device takes unless it says otherwise.
+    const SIZE_MAX: u32 = 65_535;
+
+    /// The limits under which a pod's super-frame always fits one
+    /// UDP_SEGMENT send of its VXLAN datagrams.
+    ///
+    /// A segment costs `mtu` + 14 (inner Ethernet) + 8 (VXLAN) bytes of the
+    /// send. It carries `mtu` − 20 or 40 (IP) − 32 (TCP with timestamps)
+    /// bytes of the super-frame's payload.
+    pub const fn one_send(mtu: u16) -> Self {
+        let mtu = mtu as u32;
+        let fitting = Self::SEND_MAX / (mtu + 14 + 8);
+        let segments = if fitting < 1 {
+            1
+        } else if fitting > Self::SEGMENTS_MAX {
+            Self::SEGMENTS_MAX
+        } else {
+            fitting
+        };
+        Self {
+            v4: Self::size(segments, mtu.saturating_sub(20 + 32)),
+            v6: Self::size(segments, mtu.saturating_sub(40 + 32)),
+            segments: Self::SEGMENTS_MAX,
+        }
+    }
+
+    const fn size(segments: u32, payload: u32) -> u32 {
+        let size = segments * payload + Self::TCP_HEADROOM;
+        if size > Self::SIZE_MAX {
+            Self::SIZE_MAX
+        } else {
+            size
+        }
+    }
+}
+
+fn add_tap(netns: &Netns, interface: &str, queues: usize) -> Result<Device, LinkError> {
+    if queues == 0 || queues > QUEUES_MAX {
+        return Err(LinkError::Queues {
+            interface: interface.to_owned(),
+            queues,
+        });
+    }
+    // A tap belongs to the namespace in which the node was opened.
+    netns.run(|| match tap_queues(interface, queues) {
+        Err(LinkError::Tap { source, .. }) if is(&source, Errno::EINVAL) => basic(interface),
+        queues => Ok(Device {
+            driver: Driver::Tap,
+            fds: queues?,
+        }),
+    })?
+}
+
+fn tap_queues(interface: &str, queues: usize) -> Result<Vec<OwnedFd>, LinkError> {
+    let mut fds = Vec::with_capacity(queues);
+    for number in 0..queues {
+        let tun = open_tun()?;
+        sys::tap_queue(&tun, interface, number == 0).map_err(|source| LinkError::Tap {
+            interface: interface.to_owned(),
+            source,
+        })?;
+        if number == 0 {
+            // USO came with kernel 6.2; without TSO a tap still carries
+            // finished packets, only slower.
+            sys::tap_offloads(&tun, sys::OFFLOADS_USO)
+                .or_else(|_| sys::tap_offloads(&tun, sys::OFFLOADS))
+                .or_else(|_| sys::tap_offloads(&tun, 0))
+                .map_err(|source| LinkError::Offloads {
+                    interface: interface.to_owned(),
+                    source,
+                })?;
+        }
+        fds.push(tun.into());
+    }
+    Ok(fds)
+}
+
+fn open_tun() -> Result<File, LinkError> {
+    File::options()
+        .read(true)
+        .write(true)
+        .open(TUN)
+        .map_err(|source| LinkError::Tun { source })
+}
+
+/// The driver for kernels and sandboxes that take no more than a plain tap.
+#[cfg(feature = "basic-tap")]
+fn basic(interface: &str) -> Result<Device, LinkError> {
+    // tun-tap has one error for the node and for the device; tell them apart.
+    drop(open_tun()?);
+    let fd = sys::basic_tap(interface).map_err(|source| LinkError::Tap {
+        interface: interface.to_owned(),
+        source,
+    })?;
+    Ok(Device {
+        driver: Driver::Basic,
+        fds: vec![fd],
+    })
+}
+
+#[cfg(not(feature = "basic-tap"))]
+fn basic(interface: &str) -> Result<Device, LinkError> {
+    Err(LinkError::NoBasicDriver {
+        interface: interface.to_owned(),
+    })
+}
+
+fn add_veth(netns: &Netns, wiring: &Wiring, port: &Name) -> Result<Device, LinkError> {
+    let host_end = host_end(port);
+    let node = Netlink::open()?;
+    node.add_veth(&host_end, &wiring.interface, netns)?;
+    match open_host_end(&node, &host_end, wiring.mtu) {
+        Ok(socket) => Ok(Device {
+            driver: Driver::Veth,
+            fds: vec![socket],
+        }),
+        Err(error) => Err(undo(netns, &wiring.interface, error)),
+    }
+}
+
+fn open_host_end(node: &Netlink, host_end: &str, mtu: u16) -> Result<OwnedFd, LinkError> {
+    let index = node.index(host_end)?.ok_or_else(|| LinkError::Vanished {
+        interface: host_end.to_owned(),
+        netns: "the node's namespace".to_owned(),
+    })?;
+    let change = LinkChange {
+        mtu: Some(mtu),
+        no_link_local: true,
+        up: true,
+        ..LinkChange::default()
+    };
+    node.change(index, &change)?;
+    packet_socket(index).map_err(|source| LinkError::Packet {
+        host_end: host_end.to_owned(),
+        source,
+    })
+}
+
+fn packet_socket(index: u32) -> io::Result<OwnedFd> {
+    // Room for a burst of super-frames; the kernel's default holds three.
+    const BUFFER: i32 = 4 << 20;
+
+    let socket = sys::packet_socket()?;
+    for option in [
+        sys::PACKET_VNET_HDR,
+        sys::PACKET_QDISC_BYPASS,
+        sys::PACKET_IGNORE_OUTGOING,
+    ] {
+        sys::packet_option(&socket, option, 1)?;
+    }
+    sys::socket_buffers(&socket, BUFFER)?;
+    sys::packet_bind(&socket, index)?;
+    Ok(socket)
+}
+
+fn configure(netns: &Netns, pod: &Netlink, index: u32, wiring: &Wiring) -> Result<(), LinkError> {
+    let up = LinkChange {
+        up: true,
+        ..LinkChange::default()
+    };
+    if let Some(loopback) = pod.index("lo")? {
+        pod.change(loopback, &up)?;
+    }
+    let own = LinkChange {
+        mac: Some(wiring.mac),
+        mtu: Some(wiring.mtu),
+        gso: wiring.gso,
+        ..up
+    };
+    pod.change(index, &own)?;
+    if wiring.addresses.iter().any(IpAddr::is_ipv6) {
+        netns.run(|| enable_ipv6(&wiring.interface))?;
+    }
+    for &address in &wiring.addresses {
+        pod.add_address(index, IpNet::from(address))?;
+    }
+    for gateway in [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)] {
+        if wiring
+            .addresses
+            .iter()
+            .any(|address| address.is_ipv4() == gateway.is_ipv4())
+        {
+            route_by(pod, index, gateway)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends everything of the gateway's family to the gateway, whose place on
+/// the link needs no asking.
+fn route_by(pod: &Netlink, index: u32, gateway: IpAddr) -> Result<(), NetlinkError> {
+    let (all, own): (IpNet, Option<IpNet>) = match gateway {
+        IpAddr::V4(v4) => (Ipv4Net::default().into(), Some(Ipv4Net::from(v4).into())),
+        // Every link has a route to link-local addresses.
+        IpAddr::V6(_) => (Ipv6Net::default().into(), None),
+    };
+    if let Some(to) = own {
+        pod.add_route(&Route {
+            to,
+            index,
+            via: None,
+            onlink: false,
+        })?;
+    }
+    pod.add_route(&Route {
+        to: all,
+        index,
+        via: Some(gateway),
+        onlink: false,
+    })?;
+    pod.add_neighbour(index, gateway, GATEWAY_MAC)
+}
+
+/// Some runtimes start pods with IPv6 off. Where this cannot turn it on, the
+/// kernel refuses the address and the caller hears of it.
+fn enable_ipv6(interface: &str) {
+    for link in ["lo", interface] {
+        let path = format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6");
+        if fs::read(&path).is_ok_and(|state| state.starts_with(b"1")) {
+            let _ = fs::write(&path, "0");
+        }
+    }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_super_frame_fits_one_send_whatever_the_mtu() {
+        for mtu in 576..=65_485_u16 {
+            let gso = Gso::one_send(mtu);
+            for (size, ip) in [(gso.v4, 20), (gso.v6, 40)] {
+                // With and without TCP timestamps.
+                for tcp in [32, 20] {
+                    let payload = u32::from(mtu) - ip - tcp;
+                    let segments = ((size - Gso::TCP_HEADROOM) / payload).max(1);
+                    let sent = segments * (u32::from(mtu) + 22);
+                    assert!(
+                        sent <= Gso::SEND_MAX,
+                        "mtu {mtu}: {segments} segments, {sent} bytes"
+                    );
+                    assert!(
+                        segments <= Gso::SEGMENTS_MAX,
+                        "mtu {mtu}: {segments} segments"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_super_frame_fills_its_send() {
+        let gso = Gso::one_send(1450);
+        assert_eq!((gso.v4 - Gso::TCP_HEADROOM) / (1450 - 52), 65_507 / 1472);
+        assert_eq!((gso.v6 - Gso::TCP_HEADROOM) / (1450 - 72), 65_507 / 1472);
+    }
+
+    #[test]
+    fn host_ends_fit_the_kernel_and_differ() {
+        let name = |text: &str| Name::new(text).expect("a good name");
+        let (one, two) = (host_end(&name("n1/p1")), host_end(&name("n1/p2")));
+        assert_ne!(one, two);
+        assert_eq!(one, host_end(&name("n1/p1")));
+        assert_eq!(one.len(), 15);
+    }
+}

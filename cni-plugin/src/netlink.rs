@@ -1,0 +1,342 @@
+//! The one user of rtnetlink: links, addresses, routes and neighbours of one
+//! network namespace, each request one blocking call.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd,
+};
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use nix::errno::Errno;
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
+    packet_core::ErrorMessage,
+    packet_route::{
+        address::{AddressAttribute, AddressFlags},
+        link::{
+            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan,
+            LinkAttribute,
+        },
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
+        route::RouteScope,
+    },
+};
+use tokio::runtime::Runtime;
+use weft_api::names::Mac;
+
+use crate::netns::{Netns, NetnsError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    #[error("open a netlink socket: {0}")]
+    Open(io::Error),
+    /// The kernel's own answer.
+    #[error("{request}: {source}")]
+    Refused { request: String, source: io::Error },
+    #[error("{request}: the answer makes no sense: {answer}")]
+    Confused { request: String, answer: String },
+}
+
+impl NetlinkError {
+    pub fn is(&self, errno: Errno) -> bool {
+        match self {
+            Self::Refused { source, .. } => source.raw_os_error() == Some(errno as i32),
+            Self::Open(_) | Self::Confused { .. } => false,
+        }
+    }
+}
+
+/// A netlink socket. It speaks for the namespace in which it was opened,
+/// from wherever it is used.
+pub struct Netlink {
+    runtime: Runtime,
+    handle: Handle,
+}
+
+impl std::fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Netlink").finish_non_exhaustive()
+    }
+}
+
+/// What to change on a link; what is not named stays.
+#[derive(Debug, Clone, Default)]
+pub struct LinkChange {
+    pub mac: Option<Mac>,
+    pub mtu: Option<u16>,
+    pub gso: Option<Gso>,
+    /// The bridge to join.
+    pub bridge: Option<u32>,
+    /// No IPv6 link-local address of the link's own.
+    pub no_link_local: bool,
+    pub up: bool,
+}
+
+/// How large a super-frame the link's owner may make (`gso_max_size` and
+/// `gso_ipv4_max_size` in bytes, `gso_max_segs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gso {
+    pub v4: u32,
+    pub v6: u32,
+    pub segments: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub to: IpNet,
+    pub index: u32,
+    pub via: Option<IpAddr>,
+    /// Take the gateway as reachable, whatever the other routes say.
+    pub onlink: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Vxlan {
+    pub name: String,
+    pub vni: u32,
+    pub port: u16,
+    pub local: IpAddr,
+    pub mac: Mac,
+    pub mtu: u16,
+}
+
+impl Netlink {
+    /// A socket of the calling thread's namespace.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .map_err(NetlinkError::Open)?;
+        let inside = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
+        drop(inside);
+        runtime.spawn(connection);
+        Ok(Self { runtime, handle })
+    }
+
+    pub fn open_in(netns: &Netns) -> Result<Result<Self, NetlinkError>, NetnsError> {
+        netns.run(Self::open)
+    }
+
+    /// The index of link `name`, if there is one.
+    pub fn index(&self, name: &str) -> Result<Option<u32>, NetlinkError> {
+        let get = self.handle.link().get().match_name(name).execute();
+        let found = self.ask(format!("look for link {name}"), async move {
+            let mut links = std::pin::pin!(get);
+            links.try_next().await
+        });
+        match found {
+            Ok(link) => Ok(link.map(|link| link.header.index)),
+            Err(error) if error.is(Errno::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A veth pair: `name` here, `peer` at once in `peer_netns`.
+    pub fn add_veth(&self, name: &str, peer: &str, peer_netns: &Netns) -> Result<(), NetlinkError> {
+        let peer_link = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(peer)
+            .setns_by_fd(peer_netns.as_raw_fd())
+            .build();
+        let link = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(name)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer_link)))
+            .build();
+        self.ask(
+            format!(
+                "add veth {name} with peer {peer} in {:?}",
+                peer_netns.path()
+            ),
+            self.handle.link().add(link).execute(),
+        )
+    }
+
+    pub fn add_bridge(&self, name: &str) -> Result<(), NetlinkError> {
+        let link = LinkBridge::new(name).mcast_snooping(false).build();
+        self.ask(
+            format!("add bridge {name}"),
+            self.handle.link().add(link).execute(),
+        )
+    }
+
+    /// A VXLAN device that learns nothing: peers come by [`Netlink::add_fdb`].
+    pub fn add_vxlan(&self, vxlan: &Vxlan) -> Result<(), NetlinkError> {
+        let link = LinkVxlan::new(&vxlan.name, vxlan.vni)
+            .port(vxlan.port)
+            .append_info_data(InfoVxlan::Learning(false))
+            .append_info_data(match vxlan.local {
+                IpAddr::V4(local) => InfoVxlan::Local(local),
+                IpAddr::V6(local) => InfoVxlan::Local6(local),
+            })
+            .address(vxlan.mac.0.to_vec())
+            .mtu(u32::from(vxlan.mtu))
+            .build();
+        self.ask(
+            format!("add vxlan {} on port {}", vxlan.name, vxlan.port),
+            self.handle.link().add(link).execute(),
+        )
+    }
+
+    pub fn change(&self, index: u32, change: &LinkChange) -> Result<(), NetlinkError> {
+        if change.no_link_local {
+            // The kernel would set the flags of a joint message first, and
+            // a link that comes up gets its address at once.
+            let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+            self.change_link(index, |link| {
+                link.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+                    vec![mode],
+                )]))
+            })?;
+        }
+        self.change_link(index, |mut link| {
+            if let Some(mac) = change.mac {
+                link = link.address(mac.0.to_vec());
+            }
+            if let Some(mtu) = change.mtu {
+                link = link.mtu(u32::from(mtu));
+            }
+            if let Some(gso) = change.gso {
+                link = link
+                    .append_extra_attribute(LinkAttribute::GsoMaxSegs(gso.segments))
+                    .append_extra_attribute(LinkAttribute::GsoMaxSize(gso.v6))
+                    .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(gso.v4));
+            }
+            if let Some(bridge) = change.bridge {
+                link = link.controller(bridge);
+            }
+            if change.up { link.up() } else { link }
+        })
+    }
+
+    fn change_link(
+        &self,
+        index: u32,
+        with: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<(), NetlinkError> {
+        let link = with(LinkUnspec::new_with_index(index)).build();
+        self.ask(
+            format!("change link {index}"),
+            self.handle.link().change(link).execute(),
+        )
+    }
+
+    pub fn delete(&self, index: u32) -> Result<(), NetlinkError> {
+        self.ask(
+            format!("delete link {index}"),
+            self.handle.link().del(index).execute(),
+        )
+    }
+
+    /// An address that is usable at once: IPv6 skips duplicate detection.
+    pub fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
+        let mut request = self
+            .handle
+            .address()
+            .add(index, address.addr(), address.prefix_len());
+        if address.addr().is_ipv6() {
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(flags);
+        }
+        self.ask(
+            format!("add address {address} to link {index}"),
+            request.execute(),
+        )
+    }
+
+    pub fn add_route(&self, route: &Route) -> Result<(), NetlinkError> {
+        let message = match route.to {
+            IpNet::V4(to) => {
+                let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(to.addr(), to.prefix_len())
+                    .output_interface(route.index);
+                match route.via {
+                    Some(IpAddr::V4(via)) => message = message.gateway(via),
+                    Some(IpAddr::V6(via)) => message = message.via(via),
+                    None => message = message.scope(RouteScope::Link),
+                }
+                if route.onlink {
+                    message.onlink().build()
+                } else {
+                    message.build()
+                }
+            }
+            IpNet::V6(to) => {
+                let mut message = RouteMessageBuilder::<Ipv6Addr>::new()
+                    .destination_prefix(to.addr(), to.prefix_len())
+                    .output_interface(route.index);
+                if let Some(IpAddr::V6(via)) = route.via {
+                    message = message.gateway(via);
+                }
+                if route.onlink {
+                    message.onlink().build()
+                } else {
+                    message.build()
+                }
+            }
+        };
+        let request = match route.via {
+            Some(via) => format!("add route {} via {via} on link {}", route.to, route.index),
+            None => format!("add route {} on link {}", route.to, route.index),
+        };
+        self.ask(request, self.handle.route().add(message).execute())
+    }
+
+    /// Says for good where `address` is on the link.
+    pub fn add_neighbour(&self, index: u32, address: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
+        let add = self
+            .handle
+            .neighbours()
+            .add(index, address)
+            .link_layer_address(&mac.0)
+            .replace();
+        self.ask(
+            format!("add neighbour {address} at {mac} to link {index}"),
+            add.execute(),
+        )
+    }
+
+    /// Says behind which underlay address of VXLAN link `index` a MAC is.
+    pub fn add_fdb(&self, index: u32, mac: Mac, remote: IpAddr) -> Result<(), NetlinkError> {
+        let mut add = self
+            .handle
+            .neighbours()
+            .add_bridge(index, &mac.0)
+            .state(NeighbourState::Permanent)
+            .flags(NeighbourFlags::Own)
+            .replace();
+        let remote_address = match remote {
+            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+        };
+        add.message_mut()
+            .attributes
+            .push(NeighbourAttribute::Destination(remote_address));
+        self.ask(
+            format!("put {mac} behind {remote} on link {index}"),
+            add.execute(),
+        )
+    }
+
+    fn ask<T>(
+        &self,
+        request: String,
+        answer: impl Future<Output = Result<T, rtnetlink::Error>>,
+    ) -> Result<T, NetlinkError> {
+        self.runtime.block_on(answer).map_err(|error| match error {
+            rtnetlink::Error::NetlinkError(error) => NetlinkError::Refused {
+                request,
+                source: refusal(&error),
+            },
+            other => NetlinkError::Confused {
+                request,
+                answer: other.to_string(),
+            },
+        })
+    }
+}
+
+fn refusal(error: &ErrorMessage) -> io::Error {
+    io::Error::from_raw_os_error(error.raw_code().saturating_abs())
+}

@@ -1,0 +1,174 @@
+//! Network namespaces as values: open one, make one, run a closure inside.
+//!
+//! `setns` moves one thread, and a thread that came back would be a thread
+//! that may have failed to. So every visit has a thread of its own that ends
+//! afterwards; the caller's thread never moves.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    sched::{self, CloneFlags},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    #[error("open network namespace {path:?}: {source}; does its pod still run?")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{path:?} is no network namespace; pass a path such as /proc/PID/ns/net")]
+    NotNetns { path: PathBuf },
+    #[error(
+        "enter network namespace {path:?}: {source}; this takes CAP_SYS_ADMIN in the user \
+         namespace that owns it"
+    )]
+    Enter { path: PathBuf, source: io::Error },
+    #[error(
+        "make a network namespace: {source}; this takes root or a user namespace (unshare -Urn)"
+    )]
+    Make { source: io::Error },
+    #[error("start a thread to enter {path:?}: {source}")]
+    Thread { path: PathBuf, source: io::Error },
+}
+
+/// An open network namespace. It lives at least as long as this value.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    /// Where it was found, for messages.
+    path: PathBuf,
+}
+
+impl Netns {
+    /// Opens the namespace at `path`, as a container runtime names it.
+    pub fn open(path: &Path) -> Result<Self, NetnsError> {
+        // O_NONBLOCK: a fifo at this path must not hang the caller.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|source| NetnsError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The namespace of the calling thread.
+    pub fn current() -> Result<Self, NetnsError> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// A new namespace without a name: it is gone with its last user.
+    /// `label` stands for its path in messages.
+    pub fn make(label: &str) -> Result<Self, NetnsError> {
+        let path = PathBuf::from(label);
+        let made = on_a_thread(&path, || {
+            sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| NetnsError::Make {
+                source: errno.into(),
+            })?;
+            Self::current()
+        })?;
+        Ok(Self { path, ..made? })
+    }
+
+    /// Runs `visit` on a fresh thread inside the namespace.
+    pub fn run<T: Send>(&self, visit: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        on_a_thread(&self.path, || self.enter().map(|()| visit()))?
+    }
+
+    /// Moves the calling thread for good. For a process that is about to
+    /// become something else; everybody else wants [`Netns::run`].
+    pub fn enter(&self) -> Result<(), NetnsError> {
+        sched::setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+            let path = self.path.clone();
+            match errno {
+                Errno::EINVAL => NetnsError::NotNetns { path },
+                errno => NetnsError::Enter {
+                    path,
+                    source: errno.into(),
+                },
+            }
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl AsRawFd for Netns {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+fn on_a_thread<T: Send>(path: &Path, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn_scoped(scope, f)
+            .map_err(|source| NetnsError::Thread {
+                path: path.to_owned(),
+                source,
+            })?;
+        match thread.join() {
+            Ok(value) => Ok(value),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn inode() -> u64 {
+        std::fs::metadata("/proc/thread-self/ns/net")
+            .expect("procfs")
+            .ino()
+    }
+
+    #[test]
+    fn a_visit_is_inside_and_the_caller_stays_outside() {
+        let before = inode();
+        let netns = Netns::make("visited").expect("a namespace; needs root or unshare -Urn");
+        let inside = netns.run(inode).expect("enter");
+        assert_ne!(inside, before);
+        assert_eq!(inside, netns.file.metadata().expect("stat").ino());
+        assert_eq!(inode(), before);
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_named() {
+        let missing = Netns::open(Path::new("/nonexistent/netns")).expect_err("missing");
+        assert!(matches!(missing, NetnsError::Open { .. }), "{missing}");
+        let file = Netns::open(Path::new("/proc/self/status")).expect("opens");
+        let error = file.run(|| ()).expect_err("a plain file");
+        assert!(matches!(error, NetnsError::NotNetns { .. }), "{error}");
+        let other_kind = Netns::open(Path::new("/proc/self/ns/uts")).expect("opens");
+        let error = other_kind
+            .run(|| ())
+            .expect_err("another kind of namespace");
+        assert!(matches!(error, NetnsError::NotNetns { .. }), "{error}");
+    }
+}

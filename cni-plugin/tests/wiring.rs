@@ -1,0 +1,324 @@
+//! Pods wired for real, with a small peer in the forwarder's place that
+//! takes the fds and reads what the pod sends.
+
+use std::{
+    io::{IoSliceMut, Read, Write},
+    net::{IpAddr, UdpSocket},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    cmsg_space,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+};
+use tempfile::TempDir;
+use weft_api::{
+    forwarder::{
+        Answer, Attach as AttachRequest, Code, Driver, Error, GATEWAY_MAC, Reply, Request,
+    },
+    framing,
+    names::{Mac, Name},
+};
+use weft_cni::{
+    forwarder::{Client, ClientError},
+    link::{self, Attach, LinkError, Wiring},
+    netlink::{Gso, Netlink},
+    netns::Netns,
+    wire_pod::{self, WireError},
+};
+
+const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x0a]);
+const VNET: usize = 10;
+
+#[test]
+fn a_tap_carries_both_families_to_the_gateway() {
+    let (request, frames) = wired_frames(Attach::Tap { queues: 2 }, VNET);
+    assert_eq!(request.driver, Driver::Tap);
+    assert_eq!(frames.fds, 2);
+}
+
+#[test]
+fn a_basic_tap_carries_both_families_to_the_gateway() {
+    let (request, frames) = wired_frames(Attach::Basic, 0);
+    assert_eq!(request.driver, Driver::Basic);
+    assert_eq!(frames.fds, 1);
+}
+
+#[test]
+fn a_veth_carries_both_families_to_the_gateway() {
+    let (request, frames) = wired_frames(Attach::Veth, VNET);
+    assert_eq!(request.driver, Driver::Veth);
+    assert_eq!(frames.fds, 1);
+}
+
+#[test]
+fn a_refused_pod_has_no_link() {
+    for attach in [Attach::Tap { queues: 1 }, Attach::Veth] {
+        let error = Error {
+            code: Code::Taken,
+            message: "port p1 exists".to_owned(),
+            hint: "detach it".to_owned(),
+        };
+        let peer = Peer::start(Answer::Error(error.clone()));
+        let (node, pod) = namespaces();
+        let refused = peer
+            .attach(&node, &pod, &wiring(attach))
+            .expect_err("refused");
+        match refused {
+            WireError::Attach {
+                source: ClientError::Refused(told),
+                ..
+            } => assert_eq!(told, error),
+            other => panic!("{other}"),
+        }
+        assert_eq!(index(&pod, "eth0"), None);
+        assert_eq!(index(&node, &link::host_end(&port())), None);
+    }
+}
+
+#[test]
+fn a_link_of_somebody_else_stays() {
+    let (node, pod) = namespaces();
+    let other = Netlink::open_in(&pod).expect("enter").expect("netlink");
+    other.add_bridge("eth0").expect("a bridge");
+    for attach in [Attach::Tap { queues: 1 }, Attach::Basic, Attach::Veth] {
+        let refused = node
+            .run(|| link::add(&pod, &port(), &wiring(attach)))
+            .expect("enter");
+        let error = refused.expect_err("eth0 is taken");
+        assert!(matches!(error, LinkError::Exists { .. }), "{error}");
+        assert!(index(&pod, "eth0").is_some());
+    }
+}
+
+#[test]
+fn a_link_that_cannot_be_finished_is_undone() {
+    let (node, pod) = namespaces();
+    let mut wiring = wiring(Attach::Veth);
+    // A multicast address is nobody's own.
+    wiring
+        .addresses
+        .push("ff02::1".parse().expect("an address"));
+    let refused = node
+        .run(|| link::add(&pod, &port(), &wiring))
+        .expect("enter");
+    assert!(refused.is_err());
+    assert_eq!(index(&pod, "eth0"), None);
+    assert_eq!(index(&node, &link::host_end(&port())), None);
+}
+
+#[test]
+fn detach_takes_all_away_and_may_be_repeated() {
+    let (node, pod) = namespaces();
+    let device = node
+        .run(|| link::add(&pod, &port(), &wiring(Attach::Veth)))
+        .expect("enter");
+    let device = device.expect("a veth");
+    let peer = Peer::start(Answer::Ok(Reply::Done { epoch: 2 }));
+    let mut client = Client::connect(&peer.path).expect("connect");
+    wire_pod::detach_pod(Some(&pod), &port(), "eth0", Some(&mut client)).expect("detached");
+    assert_eq!(index(&pod, "eth0"), None);
+    assert_eq!(index(&node, &link::host_end(&port())), None);
+    wire_pod::detach_pod(Some(&pod), &port(), "eth0", None).expect("detached again");
+    drop(device);
+}
+
+#[test]
+fn a_forwarder_that_says_nothing_is_given_up() {
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join("silent.sock");
+    let _listener = UnixListener::bind(&path).expect("bind");
+    let client = Client::connect(&path).expect("connect");
+    let started = Instant::now();
+    let error = client
+        .with_deadline(Duration::from_millis(100))
+        .request(&Request::List)
+        .expect_err("no answer");
+    assert!(matches!(error, ClientError::Deadline { .. }), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn no_forwarder_and_no_sense_are_told_apart() {
+    let dir = TempDir::new().expect("a directory");
+    let absent = Client::connect(&dir.path().join("absent.sock")).expect_err("nobody there");
+    assert!(matches!(absent, ClientError::Connect { .. }), "{absent}");
+
+    let path = dir.path().join("odd.sock");
+    let listener = UnixListener::bind(&path).expect("bind");
+    let odd = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accept");
+        stream.write_all(b"what?\n").expect("write");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("read");
+    });
+    let mut client = Client::connect(&path).expect("connect");
+    let error = client.request(&Request::List).expect_err("no sense");
+    assert!(matches!(error, ClientError::Confused { .. }), "{error}");
+    drop(client);
+    odd.join().expect("the odd peer ends");
+}
+
+struct Frames {
+    fds: usize,
+}
+
+/// Wires a pod, lets it send a datagram of each family to another pod's
+/// address, and checks the frames that come out of the fds.
+fn wired_frames(attach: Attach, header: usize) -> (AttachRequest, Frames) {
+    let peer = Peer::start(Answer::Ok(Reply::Done { epoch: 1 }));
+    let (node, pod) = namespaces();
+    peer.attach(&node, &pod, &wiring(attach)).expect("attached");
+    let (request, fds) = peer.finish();
+    assert_eq!(request.name, port());
+    assert_eq!((request.mac, request.mtu), (MAC, 1450));
+
+    for (to, ethertype) in [("10.244.2.10", 0x0800_u16), ("fd00:10:244:2::10", 0x86dd)] {
+        let to: IpAddr = to.parse().expect("an address");
+        pod.run(|| {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).expect("a socket");
+            socket
+                .send_to(b"weft says hello", (to, 4242))
+                .expect("a route and a neighbour");
+        })
+        .expect("enter");
+        let frame = frame_with(&fds, b"weft says hello");
+        let ethernet = &frame[header..];
+        assert_eq!(ethernet[..6], GATEWAY_MAC.0, "to the gateway");
+        assert_eq!(ethernet[6..12], MAC.0, "from the pod");
+        assert_eq!(ethernet[12..14], ethertype.to_be_bytes());
+    }
+    (request, Frames { fds: fds.len() })
+}
+
+/// The next frame that holds `text`, from whichever queue.
+fn frame_with(fds: &[OwnedFd], text: &[u8]) -> Vec<u8> {
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut bytes = [0; 2048];
+    while Instant::now() < until {
+        let mut ready: Vec<_> = fds
+            .iter()
+            .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+            .collect();
+        poll(&mut ready, PollTimeout::from(100_u8)).expect("poll");
+        for fd in fds {
+            while let Ok(read) = nix::unistd::read(fd, &mut bytes) {
+                let frame = &bytes[..read];
+                if frame.windows(text.len()).any(|window| window == text) {
+                    return frame.to_vec();
+                }
+            }
+        }
+    }
+    panic!("no such frame in 5 s");
+}
+
+/// A forwarder of one answer.
+struct Peer {
+    _dir: TempDir,
+    path: PathBuf,
+    thread: JoinHandle<(Option<AttachRequest>, Vec<OwnedFd>)>,
+}
+
+impl Peer {
+    fn start(answer: Answer) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let path = dir.path().join("forwarder.sock");
+        let listener = UnixListener::bind(&path).expect("bind");
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accept");
+            let (line, fds) = receive(&stream);
+            let request = match serde_json::from_slice(&line).expect("a request") {
+                Request::Attach(attach) => Some(attach),
+                _ => None,
+            };
+            let answer = framing::encode(&answer).expect("encodes");
+            stream.write_all(&answer).expect("write");
+            (request, fds)
+        });
+        Self {
+            _dir: dir,
+            path,
+            thread,
+        }
+    }
+
+    fn attach(&self, node: &Netns, pod: &Netns, wiring: &Wiring) -> Result<Driver, WireError> {
+        let mut client = Client::connect(&self.path).expect("connect");
+        node.run(|| wire_pod::attach_pod(pod, &port(), wiring, &mut client))
+            .expect("enter")
+    }
+
+    fn finish(self) -> (AttachRequest, Vec<OwnedFd>) {
+        let (request, fds) = self.thread.join().expect("the peer ends");
+        for fd in &fds {
+            let nonblocking = FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
+            fcntl(fd, nonblocking).expect("fcntl");
+        }
+        (request.expect("an attach"), fds)
+    }
+}
+
+fn receive(stream: &UnixStream) -> (Vec<u8>, Vec<OwnedFd>) {
+    let mut bytes = vec![0; 4096];
+    let mut space = cmsg_space!([i32; 64]);
+    let mut slices = [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg::<()>(
+        stream.as_raw_fd(),
+        &mut slices,
+        Some(&mut space),
+        MsgFlags::empty(),
+    )
+    .expect("recvmsg");
+    let mut fds = Vec::new();
+    for message in received.cmsgs().expect("whole control messages") {
+        if let ControlMessageOwned::ScmRights(raw) = message {
+            // SAFETY: the kernel made these fds for this process just now.
+            fds.extend(
+                raw.into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
+        }
+    }
+    let read = received.bytes;
+    bytes.truncate(read);
+    assert_eq!(bytes.pop(), Some(b'\n'), "one whole line");
+    (bytes, fds)
+}
+
+fn wiring(attach: Attach) -> Wiring {
+    let addresses = ["10.244.1.10", "fd00:10:244:1::10"];
+    Wiring {
+        interface: "eth0".to_owned(),
+        mac: MAC,
+        addresses: addresses
+            .map(|text| text.parse().expect("an address"))
+            .to_vec(),
+        mtu: 1450,
+        attach,
+        gso: Some(Gso::one_send(1450)),
+    }
+}
+
+fn namespaces() -> (Netns, Netns) {
+    let make = |label| Netns::make(label).expect("a namespace; needs root or unshare -Urn");
+    (make("node"), make("pod"))
+}
+
+fn index(netns: &Netns, interface: &str) -> Option<u32> {
+    let netlink = Netlink::open_in(netns).expect("enter").expect("netlink");
+    netlink.index(interface).expect("an answer")
+}
+
+fn port() -> Name {
+    Name::new("n1/p1").expect("a good name")
+}
