@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
+    net::Shutdown,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest request head in bytes; what scrapers send is a tenth of it.
 const HEAD_MAX: usize = 8 << 10;
+
+/// Reads of one turn, after which others have theirs.
+const STEPS: usize = 16;
 
 #[derive(Debug)]
 pub struct Visitor {
@@ -79,7 +83,23 @@ impl Visitor {
                 Err(e) => return Err(e),
             }
         }
-        Ok(Turn::Over)
+        self.part()
+    }
+
+    /// Waits for the visitor to close: to close before all it said is read
+    /// would take back the answer (RFC 9112 section 9.6).
+    fn part(&mut self) -> io::Result<Turn> {
+        self.stream.shutdown(Shutdown::Write)?;
+        for _ in 0..STEPS {
+            match self.stream.read(&mut [0; 4096]) {
+                Ok(0) => return Ok(Turn::Over),
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Turn::Waits),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Turn::Again)
     }
 }
 

@@ -247,7 +247,7 @@ impl Server {
             .map(|(token, _)| *token)
             .collect();
         for token in late {
-            warn!("a connection is closed: its other end does not read or write on");
+            debug!("a connection is closed: its other end does not go on");
             self.dismiss(token);
         }
     }
