@@ -181,10 +181,13 @@ impl Worker {
         }
         if !self.batch.is_empty() {
             self.counters.port_reads.add(self.batch.len() as u64);
-            let (batch, replies) = (&mut self.batch, &mut self.replies);
-            let now = Instant::now();
-            self.engine
-                .from_port(&tables.snapshot, row, batch, replies, &self.counters, now);
+            let mut scene = Scene {
+                tables: &tables.snapshot,
+                counters: &self.counters,
+                replies: &mut self.replies,
+                now: Instant::now(),
+            };
+            self.engine.from_port(&mut scene, row, &mut self.batch);
             self.dispatch.frames(&tables, &mut self.batch);
             self.dispatch.frames(&tables, &mut self.replies);
         }
