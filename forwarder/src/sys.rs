@@ -5,6 +5,9 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
+pub mod link;
+pub mod passing;
+
 mod ioctl {
     use nix::{ioctl_read, ioctl_write_int, ioctl_write_ptr};
 

@@ -16,6 +16,7 @@ use mio::{Poll, Waker};
 use weft_engine::{Counters, Epoch};
 
 use crate::{
+    confine::confine,
     dispatch::Dispatch,
     tables::Tables,
     uplink::{Receiver, Sender, UplinkConfig, UplinkError},
@@ -117,11 +118,12 @@ impl Workers {
         let dispatch = Dispatch::new(index, counters, Arc::clone(&self.sender), spread);
         let worker = Worker::new(index, Arc::clone(&self.shared), poll, receiver, dispatch)?;
         let name = format!("weft-worker-{index}");
-        self.threads.push(
-            std::thread::Builder::new()
-                .name(name)
-                .spawn(|| worker.run())?,
-        );
+        let confined = || match confine() {
+            Ok(()) => worker.run(),
+            Err(error) => tracing::error!(%error, "a worker does not start"),
+        };
+        self.threads
+            .push(std::thread::Builder::new().name(name).spawn(confined)?);
         Ok(())
     }
 
