@@ -9,9 +9,12 @@
 //! here sees a packet.
 
 pub mod forwarder;
+pub mod gso;
 pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod wire_pod;
 
 mod sys;
+
+pub use sys::ethtool;

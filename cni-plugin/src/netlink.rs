@@ -26,7 +26,10 @@ use rtnetlink::{
 use tokio::runtime::Runtime;
 use weft_api::names::Mac;
 
-use crate::netns::{Netns, NetnsError};
+use crate::{
+    gso::Gso,
+    netns::{Netns, NetnsError},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
@@ -72,15 +75,6 @@ pub struct LinkChange {
     /// No IPv6 link-local address of the link's own.
     pub no_link_local: bool,
     pub up: bool,
-}
-
-/// How large a super-frame the link's owner may make (`gso_max_size` and
-/// `gso_ipv4_max_size` in bytes, `gso_max_segs`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gso {
-    pub v4: u32,
-    pub v6: u32,
-    pub segments: u32,
 }
 
 #[derive(Debug, Clone)]

@@ -29,8 +29,9 @@ use weft_api::{
 };
 use weft_cni::{
     forwarder::{Client, ClientError},
+    gso::Gso,
     link::{self, Attach, LinkError, Wiring},
-    netlink::{Gso, Netlink},
+    netlink::Netlink,
     netns::Netns,
     wire_pod::{self, WireError},
 };

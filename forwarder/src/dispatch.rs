@@ -48,7 +48,7 @@ impl Dispatch {
                         self.counters.lose(reason, frame.packets);
                     }
                 }
-                Verdict::Answered | Verdict::Drop(_) => {}
+                Verdict::Answered | Verdict::Fragmented | Verdict::Drop(_) => {}
             }
         }
         self.flush(tables, batch);

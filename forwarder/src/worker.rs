@@ -10,7 +10,7 @@ use std::{
 
 use mio::{Events, Interest, Poll, Registry, Token, unix::SourceFd};
 use weft_api::forwarder::QUEUES_MAX;
-use weft_engine::{Batch, Counters, Engine, Inbox, PortId, Runs, batch::SLOT};
+use weft_engine::{Batch, Counters, Engine, Inbox, PortId, Runs, Scene, batch::SLOT};
 
 use crate::{
     dispatch::Dispatch,
@@ -181,10 +181,13 @@ impl Worker {
         }
         if !self.batch.is_empty() {
             self.counters.port_reads.add(self.batch.len() as u64);
-            let (batch, replies) = (&mut self.batch, &mut self.replies);
-            let now = Instant::now();
-            self.engine
-                .from_port(&tables.snapshot, row, batch, replies, &self.counters, now);
+            let mut scene = Scene {
+                tables: &tables.snapshot,
+                counters: &self.counters,
+                replies: &mut self.replies,
+                now: Instant::now(),
+            };
+            self.engine.from_port(&mut scene, row, &mut self.batch);
             self.dispatch.frames(&tables, &mut self.batch);
             self.dispatch.frames(&tables, &mut self.replies);
         }
@@ -207,14 +210,14 @@ impl Worker {
             });
         if !self.inbox.trains.is_empty() {
             self.counters.uplink_reads.add(1);
-            self.engine.from_uplink(
-                &tables.snapshot,
-                &mut self.inbox,
-                &mut self.runs,
-                &mut self.replies,
-                &self.counters,
-                Instant::now(),
-            );
+            let mut scene = Scene {
+                tables: &tables.snapshot,
+                counters: &self.counters,
+                replies: &mut self.replies,
+                now: Instant::now(),
+            };
+            self.engine
+                .from_uplink(&mut scene, &mut self.inbox, &mut self.runs);
             self.dispatch.runs(&tables, &self.runs, &self.inbox);
             self.dispatch.frames(&tables, &mut self.replies);
         }

@@ -3,28 +3,24 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use weft_wire::{ETHERNET_LEN, Mac, Packet, VnetHeader, protocol, vnet};
+use weft_wire::{ETHERNET_LEN, Packet, VnetHeader, protocol, vnet};
 
 use crate::{DropReason, Gateway, Port};
 
-pub fn source_mac(src: Mac, port: &Port) -> Result<(), DropReason> {
-    if src == port.mac {
-        Ok(())
-    } else {
-        Err(DropReason::SpoofedMac)
-    }
-}
-
-/// A pod may use a link-local address, which nobody tells us of, but only
-/// towards the gateway.
+/// A pod may use a link-local address, which nobody tells us of, but only on
+/// its link: towards the gateway, or a group, which goes no further. So may
+/// the unspecified address, before it has one of its own.
 pub fn source_address(packet: &Packet, port: &Port, gateway: &Gateway) -> Result<(), DropReason> {
-    let own = port.addresses.contains(&packet.key.src);
-    let to_gateway = packet.key.dst == IpAddr::V6(gateway.v6);
-    let link_local = matches!(packet.key.src, IpAddr::V6(src) if is_link_local(src));
-    if own || (link_local && to_gateway) {
-        Ok(())
-    } else {
-        Err(DropReason::SpoofedAddress)
+    if port.addresses.contains(&packet.key.src) {
+        return Ok(());
+    }
+    let on_link =
+        matches!(packet.key.src, IpAddr::V6(src) if is_link_local(src) || src.is_unspecified());
+    match packet.key.dst {
+        IpAddr::V6(dst) if on_link && dst == gateway.v6 => Ok(()),
+        IpAddr::V6(dst) if on_link && dst.is_multicast() => Err(DropReason::Multicast),
+        IpAddr::V6(_) if on_link => Err(DropReason::LinkLocal),
+        _ => Err(DropReason::SpoofedAddress),
     }
 }
 

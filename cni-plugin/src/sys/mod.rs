@@ -1,5 +1,8 @@
 //! The kernel calls that no crate offers safely: tap set-up, AF_PACKET
-//! options. Everything unsafe of this crate is here; nothing here decides.
+//! options, device features. Everything unsafe of this crate is here; nothing
+//! here decides.
+
+pub mod ethtool;
 
 use std::{
     ffi::c_int,
@@ -127,7 +130,7 @@ fn set_int(socket: &OwnedFd, level: c_int, option: c_int, value: c_int) -> io::R
     Ok(())
 }
 
-fn named_request(name: &str) -> io::Result<libc::ifreq> {
+pub(crate) fn named_request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: ifreq is plain data; all zeros is a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() || name.contains('\0') {
