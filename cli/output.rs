@@ -27,13 +27,21 @@ pub fn table(headings: &[&str]) -> Table {
     table
 }
 
-/// The table's lines, without the blanks that comfy-table leaves at the
-/// lines' ends.
+/// The table's lines, without the blanks that comfy-table leaves at both
+/// ends of a line.
 pub fn lines(table: &Table) -> String {
-    table
-        .lines()
-        .map(|line| format!("{}\n", line.trim_end()))
-        .collect()
+    let bare = |line: String| {
+        line.strip_prefix(' ')
+            .unwrap_or(&line)
+            .trim_end()
+            .to_owned()
+    };
+    table.lines().map(|line| bare(line) + "\n").collect()
+}
+
+/// So many of a thing.
+pub fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A number of bytes to three digits, in powers of 1024.
@@ -84,6 +92,10 @@ mod tests {
         ] {
             assert_eq!(bytes(count), text);
         }
+        assert_eq!(
+            (counted(1, "port"), counted(0, "port")),
+            ("1 port".into(), "0 ports".into())
+        );
         for (number, text) in [
             (0, "0"),
             (999, "999"),

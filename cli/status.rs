@@ -9,7 +9,7 @@ use weft_api::forwarder::{
 };
 
 use crate::{
-    output::{bytes, grouped, lines, show, show_json, table},
+    output::{bytes, counted, grouped, lines, show, show_json, table},
     target::{Target, ask},
 };
 
@@ -76,7 +76,7 @@ fn page(report: &Report) -> String {
         page += &peers_table(peers);
     }
     page += "\n";
-    let mut totals = table(&["packets", ""]);
+    let mut totals = table(&["counter", ""]);
     for (name, &value) in &counters.values {
         totals.add_row([name.replace('_', " "), grouped(value)]);
     }
@@ -86,11 +86,6 @@ fn page(report: &Report) -> String {
 
 fn head(status: &Status) -> String {
     let on = |on| if on { "on" } else { "off" };
-    let workers = if status.workers == 1 {
-        "worker"
-    } else {
-        "workers"
-    };
     let uplink = if status.underlay.is_empty() {
         "none: only pods of this node reach each other".to_owned()
     } else {
@@ -104,15 +99,14 @@ fn head(status: &Status) -> String {
         )
     };
     format!(
-        "node    {}: weft {}, process {}, {} {workers}, tables {}\nuplink  {uplink}\n\
-         carries {} ports, {} peers\n",
+        "node    {}: weft {}, process {}, {}, tables {}\nuplink  {uplink}\ncarries {}, {}\n",
         status.node,
         status.version,
         status.pid,
-        status.workers,
+        counted(status.workers, "worker"),
         status.epoch,
-        status.ports,
-        status.peers
+        counted(status.ports, "port"),
+        counted(status.peers, "peer"),
     )
 }
 
@@ -229,6 +223,7 @@ mod tests {
         for part in [
             "node    n1: weft 0.1.0, process 7, 2 workers, tables 3\n",
             "uplink  192.0.2.1 port 4789, VNI 4096, GSO on, GRO off\n",
+            "carries 1 port, 1 peer\n",
             "10.1.0.1, fd00::1",
             "1 234 (2.0 KiB)",
             "10.2.0.0/24",
