@@ -299,6 +299,21 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_tells_the_defaults() {
+        let file: File = toml::from_str(include_str!("../../docs/forwarder.toml")).expect("valid");
+        let node = file.node.clone().expect("it names one");
+        assert_eq!(file.vtep_mac, Some(mac_of(&node)));
+        let documented = file.complete().expect("valid");
+        let bare = config("node = 'node-1'").expect("valid");
+        assert_eq!((documented.mode, documented.uids), (bare.mode, bare.uids));
+        assert_eq!(documented.vni, bare.vni);
+        assert_eq!(
+            format!("{:?}", documented.uplink),
+            format!("{:?}", bare.uplink)
+        );
+    }
+
+    #[test]
     fn every_key_is_taken() {
         let config = config(
             "node = 'n1'\nworkers = 3\nvtep_mac = '02:00:00:00:00:07'\nmetrics = '[::1]:9100'\n\

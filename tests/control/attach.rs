@@ -45,7 +45,7 @@ pub fn pod(number: u8) -> Pod {
 }
 
 impl Pod {
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.device.fds.iter().map(AsFd::as_fd).collect()
     }
 }

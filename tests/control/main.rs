@@ -5,6 +5,7 @@ mod attach;
 mod life;
 mod metrics;
 mod operator;
+mod protocol;
 mod server;
 
 use std::{

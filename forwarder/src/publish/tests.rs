@@ -96,13 +96,22 @@ fn what_another_port_has_is_taken() {
     }
 }
 
-#[test]
-fn a_port_that_cannot_be_is_invalid() {
-    let with_address = |address: &str| Attach {
-        addresses: addresses(&[address]),
+fn pod_at(list: &[&str], mtu: u16) -> Attach {
+    Attach {
+        addresses: addresses(list),
+        mtu,
         ..pod("a", 1)
-    };
-    let bad = [
+    }
+}
+
+fn refused_as_invalid(spec: Attach) {
+    let result = state().with_port(spec.clone(), WHOLE);
+    assert_eq!(code(result), Some(Code::Invalid), "{spec:?}");
+}
+
+#[test]
+fn addresses_that_no_pod_can_have_are_invalid() {
+    for address in [
         "0.0.0.0",
         "127.0.0.1",
         "224.0.0.5",
@@ -115,51 +124,25 @@ fn a_port_that_cannot_be_is_invalid() {
         "ff02::1",
         "fe80::1",
         "::ffff:10.0.0.1",
-    ];
-    let mut specs: Vec<Attach> = bad.map(with_address).into();
+    ] {
+        refused_as_invalid(pod_at(&[address], 1430));
+    }
+    refused_as_invalid(pod_at(&[], 1430));
+    refused_as_invalid(pod_at(&["10.0.0.1", "10.0.0.1"], 1430));
+}
+
+#[test]
+fn a_mac_or_mtu_that_cannot_be_is_invalid() {
     for mac in [[0; 6], [0xff; 6], [1, 0, 0, 0, 0, 1], [0xee; 6]] {
-        specs.push(Attach {
+        refused_as_invalid(Attach {
             mac: Mac(mac),
             ..pod("a", 1)
         });
     }
-    specs.push(Attach {
-        addresses: Vec::new(),
-        ..pod("a", 1)
-    });
-    specs.push(Attach {
-        addresses: addresses(&["10.0.0.1", "10.0.0.1"]),
-        ..pod("a", 1)
-    });
-    specs.push(Attach {
-        mtu: 1279,
-        ..pod("a", 1)
-    });
-    specs.push(Attach {
-        mtu: 67,
-        ..with_address("10.0.0.1")
-    });
-    for spec in specs {
-        assert_eq!(
-            code(state().with_port(spec.clone(), WHOLE)),
-            Some(Code::Invalid),
-            "{spec:?}"
-        );
-    }
-    with(
-        &state(),
-        Attach {
-            mtu: 68,
-            ..with_address("10.0.0.1")
-        },
-    );
-    with(
-        &state(),
-        Attach {
-            mtu: 1280,
-            ..pod("a", 1)
-        },
-    );
+    refused_as_invalid(pod_at(&["10.0.0.1"], 67));
+    refused_as_invalid(pod_at(&["10.0.0.1", "fd00::1"], 1279));
+    with(&state(), pod_at(&["10.0.0.1"], 68));
+    with(&state(), pod_at(&["10.0.0.1", "fd00::1"], 1280));
 }
 
 #[test]

@@ -1,0 +1,79 @@
+//! Pages that are made from the code stay as the code is. After a change,
+//! `WEFT_BLESS=1 cargo test --test docs` writes them anew.
+
+use std::{env, fmt::Write, fs, path::Path};
+
+use weft_engine::{Counters, DropReason, drops::Severity};
+
+const MADE: &str = "<!-- Made from the code: WEFT_BLESS=1 cargo test --test docs -->\n";
+
+fn compare(path: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if env::var_os("WEFT_BLESS").is_some() {
+        fs::write(&path, expected).expect("write the page");
+        return;
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{path:?} is not as the code is; run with WEFT_BLESS=1"
+    );
+}
+
+#[test]
+fn drops_are_documented() {
+    let mut page = format!(
+        "# Why packets are dropped\n\n{MADE}\n\
+         Every packet that is lost is counted under one of these reasons: in\n\
+         `weft_dropped_packets_total{{reason=\"…\"}}`, in `weft drops` and in the control\n\
+         protocol's `drops`.\n"
+    );
+    for (severity, meaning) in [
+        (
+            Severity::Trouble,
+            "Capacity or the machine's state costs packets: look into it.",
+        ),
+        (
+            Severity::Suspect,
+            "Somebody sends what they may not, or what nobody can use.",
+        ),
+        (Severity::Normal, "Happens on a healthy network."),
+    ] {
+        let name = severity.name();
+        let (first, rest) = name.split_at(1);
+        write!(page, "\n## {}{rest}\n\n{meaning}\n\n", first.to_uppercase()).expect("a string");
+        page += "| reason | what happened |\n|---|---|\n";
+        for reason in DropReason::ALL
+            .iter()
+            .filter(|reason| reason.severity() == severity)
+        {
+            writeln!(page, "| `{}` | {} |", reason.name(), reason.sentence()).expect("a string");
+        }
+    }
+    compare("docs/drops.md", &page);
+}
+
+#[test]
+fn counters_are_documented() {
+    let mut page = format!(
+        "# Metrics\n\n{MADE}\n\
+         The forwarder serves them at `/metrics` of its `--metrics` address, in the\n\
+         OpenMetrics text format. A super-frame counts as the packets that it would be\n\
+         on a wire.\n\n\
+         | counter | meaning |\n|---|---|\n"
+    );
+    for (name, meaning, _) in Counters::default().each() {
+        writeln!(page, "| `weft_{name}_total` | {meaning} |").expect("a string");
+    }
+    page += "| `weft_dropped_packets_total{reason,severity}` | Packets lost; see \
+             [drops.md](drops.md). |\n\
+             | `weft_port_packets_total{port,direction}` | Packets `from_pod` and `to_pod`. |\n\
+             | `weft_port_traffic_bytes_total{port,direction}` | Bytes of their Ethernet frames. |\n\
+             | `weft_peer_packets_total{peer,direction}` | Packets `to_peer` and `from_peer`. |\n\
+             | `weft_peer_traffic_bytes_total{peer,direction}` | Bytes of their inner Ethernet frames. |\n\
+             \n\
+             The gauges are `weft_ports`, `weft_ports_gone`, `weft_peers`, `weft_workers`,\n\
+             `weft_epoch`, `weft_uplink_gso` and `weft_uplink_gro`; `weft_forwarder_info` bears\n\
+             the version.\n";
+    compare("docs/metrics.md", &page);
+}
