@@ -5,4 +5,5 @@
 #![forbid(unsafe_code)]
 
 pub mod frames;
+pub mod fuzz;
 pub mod golden;
