@@ -67,10 +67,6 @@ fn loads_are_measured_with_and_without_tunnel_offload() {
             trips.count > 10 && trips.p50_us <= trips.p99_us,
             "{trips:?}"
         );
-            "{stream:?} {} {flood:?} {} {trips:?}",
-            stream.gbit_per_second(),
-            flood.kpps()
-        );
     }
 }
 
