@@ -10,7 +10,16 @@
 //! batch to completion. The control thread ([`control`]) builds new
 //! [`tables`] and publishes them; workers never wait for it.
 
+pub mod cli;
+pub mod config;
+pub mod confine;
+pub mod control;
+pub mod dispatch;
+pub mod metrics;
 pub mod port;
+pub mod publish;
+mod sys;
 pub mod tables;
 pub mod uplink;
 pub mod worker;
+pub mod workers;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use weft_engine::Snapshot;
+use weft_engine::{PortId, Snapshot};
 
 use crate::port::Port;
 
@@ -12,4 +12,18 @@ pub struct Tables {
     pub snapshot: Snapshot,
     /// Indexed by `PortId`, as the snapshot's ports are.
     pub ports: Vec<Option<Arc<Port>>>,
+}
+
+impl Tables {
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(usize::from(id.0))?.as_deref()
+    }
+
+    /// The open ports and their places.
+    pub fn each(&self) -> impl Iterator<Item = (usize, &Arc<Port>)> {
+        self.ports
+            .iter()
+            .enumerate()
+            .filter_map(|(place, port)| Some((place, port.as_ref()?)))
+    }
 }

@@ -128,7 +128,9 @@ pub enum Answer {
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     /// The change is in force on every worker.
-    Done { epoch: u64 },
+    Done {
+        epoch: u64,
+    },
     Ports(Vec<Port>),
     Peers(Vec<Peer>),
     Counters(Box<Counters>),

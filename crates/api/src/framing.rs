@@ -13,6 +13,7 @@ pub struct Lines {
     /// Bytes known to hold no newline.
     scanned: usize,
     swallowing: bool,
+    taken: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,11 +26,22 @@ pub enum Line {
 impl Lines {
     /// `limit` counts the newline.
     pub fn new(limit: usize) -> Self {
-        Self { limit, bytes: Vec::new(), scanned: 0, swallowing: false }
+        Self {
+            limit,
+            bytes: Vec::new(),
+            scanned: 0,
+            swallowing: false,
+            taken: 0,
+        }
     }
 
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// How many bytes of the stream have been popped or swallowed.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// The next line, without its newline.
@@ -41,6 +53,7 @@ impl Lines {
                 if self.bytes.len() < self.limit {
                     return None;
                 }
+                self.taken += self.bytes.len() as u64;
                 self.bytes.clear();
                 self.scanned = 0;
                 if std::mem::replace(&mut self.swallowing, true) {
@@ -51,6 +64,7 @@ impl Lines {
             let rest = self.bytes.split_off(at + 1);
             let mut line = std::mem::replace(&mut self.bytes, rest);
             self.scanned = 0;
+            self.taken += line.len() as u64;
             if std::mem::take(&mut self.swallowing) {
                 continue;
             }
@@ -84,8 +98,10 @@ mod tests {
         assert_eq!(lines.pop(), Some(Line::Whole(b"one".to_vec())));
         assert_eq!(lines.pop(), Some(Line::Whole(b"two".to_vec())));
         assert_eq!(lines.pop(), None);
+        assert_eq!(lines.taken(), 8);
         lines.push(b"\n");
         assert_eq!(lines.pop(), Some(Line::Whole(b"three".to_vec())));
+        assert_eq!(lines.taken(), 14);
     }
 
     #[test]
@@ -100,5 +116,6 @@ mod tests {
         lines.push(b"01234567890123\nlast\n");
         assert_eq!(lines.pop(), Some(Line::TooLong));
         assert_eq!(lines.pop(), Some(Line::Whole(b"last".to_vec())));
+        assert_eq!(lines.taken(), 50);
     }
 }

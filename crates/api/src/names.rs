@@ -152,11 +152,20 @@ mod tests {
 
     #[test]
     fn bad_names_say_what_is_wrong() {
-        for bad in ["02:00:5e:10:ff", "02:00:5e:10:ff:01:02", "2:0:5e:10:ff:1", "+2:00:5e:10:ff:01x", ""] {
+        for bad in [
+            "02:00:5e:10:ff",
+            "02:00:5e:10:ff:01:02",
+            "2:0:5e:10:ff:1",
+            "+2:00:5e:10:ff:01x",
+            "",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
         assert!(matches!(Name::new(""), Err(NameError::Length(_))));
-        assert!(matches!(Name::new("a".repeat(129)), Err(NameError::Length(_))));
+        assert!(matches!(
+            Name::new("a".repeat(129)),
+            Err(NameError::Length(_))
+        ));
         assert!(matches!(Name::new("a b"), Err(NameError::Character(_))));
         assert_eq!(Vni::new(1 << 24), Err(NameError::Vni(1 << 24)));
     }

@@ -33,7 +33,11 @@ pub struct Frame {
 impl Batch {
     /// Room for `bytes`, and for at least one frame.
     pub fn new(bytes: usize) -> Self {
-        Self { buffer: vec![0; bytes.max(SLOT)].into(), used: 0, frames: Vec::new() }
+        Self {
+            buffer: vec![0; bytes.max(SLOT)].into(),
+            used: 0,
+            frames: Vec::new(),
+        }
     }
 
     pub fn clear(&mut self) {

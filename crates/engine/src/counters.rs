@@ -1,6 +1,6 @@
-//! What a worker counts. `received + originated = sent + answered + dropped`
-//! holds at any quiet moment; all in packets, where a super-frame is as many
-//! as it carries segments.
+//! What a worker counts. `received + originated = sent + answered +
+//! fragmented + dropped` holds at any quiet moment; all in packets, where a
+//! super-frame is as many as it carries segments.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -67,6 +67,7 @@ counters! {
     sent_to_ports "Packets delivered to pods.";
     sent_to_peers "Packets sent into the tunnel.";
     answered "Packets that the gateway consumed and answered.";
+    fragmented "Packets too big for their way that went on in fragments, each of which is originated.";
     port_reads "Reads from ports that yielded a frame.";
     port_writes "Writes to ports.";
     uplink_reads "Reads from the uplink that yielded datagrams.";
@@ -77,7 +78,7 @@ counters! {
 }
 
 impl Counters {
-    pub fn drop(&self, reason: DropReason, packets: u64) {
+    pub fn lose(&self, reason: DropReason, packets: u64) {
         self.drops[reason as usize].add(packets);
     }
 
@@ -94,6 +95,7 @@ impl Counters {
         let went = self.sent_to_ports.value()
             + self.sent_to_peers.value()
             + self.answered.value()
+            + self.fragmented.value()
             + dropped;
         (came, went)
     }

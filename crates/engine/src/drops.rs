@@ -80,11 +80,12 @@ reasons! {
     WrongVtep "wrong_vtep" Suspect "The inner frame is addressed to a MAC that is not this node's.";
     ForeignSource "foreign_source" Suspect "The inner source address lies outside the peer's blocks.";
     NotHere "not_here" Normal "A peer sent a packet whose destination is not on this node; it is not sent on.";
+    CongestionUnmarked "congestion_unmarked" Trouble "The underlay marked congestion on a packet that cannot bear the mark (RFC 6040).";
     DatagramTruncated "datagram_truncated" Trouble "A datagram was larger than any that this node accepts.";
 
     // What the kernel would not take.
     PortFull "port_full" Trouble "The pod's receive queue is full.";
-    PortGone "port_gone" Trouble "The pod's link has gone.";
+    PortDown "port_down" Trouble "The pod's link is down or gone.";
     PortRefused "port_refused" Trouble "The kernel refused a frame for the pod.";
     UplinkFull "uplink_full" Trouble "The uplink socket's send buffer is full.";
     UplinkDown "uplink_down" Trouble "The underlay is down or has no route to the peer.";

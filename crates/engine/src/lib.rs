@@ -12,15 +12,29 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admit;
 pub mod batch;
+pub mod coalesce;
 pub mod counters;
 pub mod drops;
+pub mod engine;
+pub mod flow;
+pub mod fragment;
 pub mod gateway;
+pub mod inbox;
+pub mod limit;
+pub mod lookup;
+pub mod outbox;
+pub mod segment;
 pub mod snapshot;
 pub mod verdict;
 
 pub use batch::Batch;
+pub use coalesce::Runs;
 pub use counters::Counters;
 pub use drops::DropReason;
+pub use engine::{Engine, Scene};
+pub use inbox::Inbox;
+pub use outbox::Outbox;
 pub use snapshot::{Epoch, Gateway, Peer, PeerId, Port, PortId, Snapshot, Vtep};
 pub use verdict::{Tunnel, Verdict};

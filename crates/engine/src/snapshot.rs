@@ -90,11 +90,23 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     #[error("address {address} is held by ports {first:?} and {second:?}")]
-    Address { address: IpAddr, first: PortId, second: PortId },
+    Address {
+        address: IpAddr,
+        first: PortId,
+        second: PortId,
+    },
     #[error("underlay address {address} is that of peers {first:?} and {second:?}")]
-    Underlay { address: IpAddr, first: PeerId, second: PeerId },
+    Underlay {
+        address: IpAddr,
+        first: PeerId,
+        second: PeerId,
+    },
     #[error("block {block} lives at peers {first:?} and {second:?}")]
-    Block { block: IpNet, first: PeerId, second: PeerId },
+    Block {
+        block: IpNet,
+        first: PeerId,
+        second: PeerId,
+    },
     #[error("there are more than 65535 peers")]
     TooMany,
 }
@@ -112,7 +124,11 @@ impl Snapshot {
         for port in ports.iter().flatten() {
             for &address in &port.addresses {
                 if let Some(first) = port_by_address.insert(address, port.id) {
-                    return Err(SnapshotError::Address { address, first, second: port.id });
+                    return Err(SnapshotError::Address {
+                        address,
+                        first,
+                        second: port.id,
+                    });
                 }
             }
         }
@@ -122,12 +138,20 @@ impl Snapshot {
             let id = PeerId(u16::try_from(place).map_err(|_| SnapshotError::TooMany)?);
             for &address in &peer.underlay {
                 if let Some(first) = peer_by_underlay.insert(address, id) {
-                    return Err(SnapshotError::Underlay { address, first, second: id });
+                    return Err(SnapshotError::Underlay {
+                        address,
+                        first,
+                        second: id,
+                    });
                 }
             }
             for &block in &peer.blocks {
                 if let Some(first) = peer_by_block.insert(block, id) {
-                    return Err(SnapshotError::Block { block, first, second: id });
+                    return Err(SnapshotError::Block {
+                        block,
+                        first,
+                        second: id,
+                    });
                 }
             }
         }
@@ -154,6 +178,13 @@ impl Snapshot {
 
     pub fn peers(&self) -> &[Arc<Peer>] {
         &self.peers
+    }
+
+    /// Whether the gateway itself answers for `address`.
+    pub fn is_gateway(&self, address: IpAddr) -> bool {
+        address == IpAddr::V4(self.gateway.v4)
+            || address == IpAddr::V6(self.gateway.v6)
+            || self.vtep.addresses.contains(&address)
     }
 
     pub fn port_of(&self, address: IpAddr) -> Option<PortId> {

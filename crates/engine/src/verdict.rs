@@ -1,6 +1,9 @@
 //! What the engine decides about a frame, and so what the shell must do.
 
-use crate::{DropReason, snapshot::{PeerId, PortId}};
+use crate::{
+    DropReason,
+    snapshot::{PeerId, PortId},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -11,6 +14,9 @@ pub enum Verdict {
     Tunnel(Tunnel),
     /// The gateway consumed the frame; its answer is among the replies.
     Answered,
+    /// The frame was too big for its way; its fragments are among the
+    /// replies.
+    Fragmented,
     /// Lose the frame, and count why.
     Drop(DropReason),
 }

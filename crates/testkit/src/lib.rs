@@ -1,1 +1,8 @@
+//! What tests of every part share: frames made to measure, golden captures,
+//! and the bodies of the fuzz targets, which tests run over the committed
+//! corpus.
 
+#![forbid(unsafe_code)]
+
+pub mod frames;
+pub mod golden;

@@ -9,11 +9,13 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod describe;
 pub mod edit;
 pub mod parse;
 pub mod vnet;
 pub mod vxlan;
 
+pub use describe::describe;
 pub use parse::{Ethernet, Key, Packet, ParseError, parse};
 pub use vnet::VnetHeader;
 

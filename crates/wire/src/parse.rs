@@ -208,7 +208,8 @@ fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, ParseError> {
         if at.protocol == FRAGMENT {
             let offset_and_more = read_u16(frame, at.end + 2);
             at.fragment = match (offset_and_more & 0xfff8, offset_and_more & 1) {
-                (0, 0) => Fragment::Whole,
+                // A second fragment header does not undo the first.
+                (0, 0) => at.fragment,
                 (0, _) => Fragment::First,
                 _ => Fragment::Later,
             };
@@ -297,3 +298,6 @@ impl Network {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

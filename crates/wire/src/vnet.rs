@@ -64,3 +64,43 @@ impl VnetHeader {
         self.flags & NEEDS_CSUM != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_stand_where_the_kernel_puts_them() {
+        let mut bytes = vec![NEEDS_CSUM, GSO_TCPV4 | GSO_ECN];
+        for field in [54_u16, 1448, 34, 16] {
+            bytes.extend_from_slice(&field.to_ne_bytes());
+        }
+        let header = VnetHeader {
+            flags: NEEDS_CSUM,
+            gso_type: GSO_TCPV4 | GSO_ECN,
+            hdr_len: 54,
+            gso_size: 1448,
+            csum_start: 34,
+            csum_offset: 16,
+        };
+        assert_eq!(LEN, 10);
+        assert_eq!(header.as_bytes(), bytes);
+        bytes.extend_from_slice(b"frame");
+        assert_eq!(VnetHeader::read(&bytes), Some(header));
+        assert_eq!(VnetHeader::read(&bytes[..LEN - 1]), None);
+    }
+
+    #[test]
+    fn the_ecn_bit_is_no_kind() {
+        let header = |gso_type, flags| VnetHeader {
+            gso_type,
+            flags,
+            ..VnetHeader::default()
+        };
+        assert_eq!(header(GSO_TCPV6 | GSO_ECN, 0).gso_kind(), GSO_TCPV6);
+        assert!(header(GSO_UDP_L4, 0).is_super_frame());
+        assert!(!header(GSO_ECN, 0).is_super_frame());
+        assert!(header(GSO_NONE, NEEDS_CSUM | DATA_VALID).needs_checksum());
+        assert!(!header(GSO_NONE, DATA_VALID).needs_checksum());
+    }
+}

@@ -37,8 +37,7 @@ pub enum VxlanError {
 
 /// The VNI and the inner frame of one datagram.
 pub fn decap(datagram: &[u8]) -> Result<(u32, &[u8]), VxlanError> {
-    let (header, frame) =
-        Header::ref_from_prefix(datagram).map_err(|_| VxlanError::Truncated)?;
+    let (header, frame) = Header::ref_from_prefix(datagram).map_err(|_| VxlanError::Truncated)?;
     if header.flags & FLAG_VNI == 0 {
         return Err(VxlanError::NoVni);
     }

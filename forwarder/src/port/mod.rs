@@ -1,45 +1,209 @@
 //! A pod's attachment: fds that carry frames.
+//!
+//! All drivers speak one format, a virtio-net header and an Ethernet frame,
+//! and differ in how their fds are recognised and set up: [`tap`], [`veth`]
+//! and, without the header and so without offloads, [`basic`].
+//!
+//! Any worker may write to any port; a queue is read by one worker only.
 
-use std::os::fd::OwnedFd;
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
+use nix::{
+    errno::Errno,
+    fcntl,
+    sys::uio::writev,
+    unistd::{read, write},
+};
 use weft_api::forwarder::Driver;
+use weft_engine::{Batch, DropReason};
+use weft_wire::{VnetHeader, vnet};
+
+mod basic;
+mod tap;
+mod veth;
 
 #[derive(Debug)]
-pub struct Port {}
+pub struct Port {
+    driver: Driver,
+    queues: Vec<OwnedFd>,
+    offloads: Offloads,
+    gone: AtomicBool,
+}
+
+/// What may be written to a port without being finished first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// TCP super-frames and partial checksums.
+    pub tcp: bool,
+    /// UDP super-frames.
+    pub udp: bool,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    #[error("{0}")]
-    Descriptor(String),
+    #[error("a {driver} port takes {expected}, not {found} fds")]
+    Count {
+        driver: &'static str,
+        expected: &'static str,
+        found: usize,
+    },
+    #[error("fd {place} is no {expected}: {source}")]
+    NotThis {
+        place: usize,
+        expected: &'static str,
+        source: io::Error,
+    },
+    #[error("fd {place}: {what}: {source}")]
+    Setup {
+        place: usize,
+        what: &'static str,
+        source: io::Error,
+    },
+}
+
+/// What is left to read after a [`Port::receive`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Perhaps more.
+    More,
+    Nothing,
+    /// The pod's link was deleted: there will never be more.
+    Gone,
 }
 
 impl Port {
     /// Checks that each fd is what `driver` says and sets it up.
-    pub fn open(driver: Driver, fds: Vec<OwnedFd>) -> Result<Self, PortError> {
-        let _ = (driver, fds);
-        todo!()
+    pub fn open(driver: Driver, queues: Vec<OwnedFd>) -> Result<Self, PortError> {
+        let offloads = match driver {
+            Driver::Tap => tap::open(&queues)?,
+            Driver::Veth => veth::open(&queues)?,
+            Driver::Basic => basic::open(&queues)?,
+        };
+        for (place, queue) in queues.iter().enumerate() {
+            let what = "make it non-blocking";
+            non_blocking(queue).map_err(|source| PortError::Setup {
+                place,
+                what,
+                source,
+            })?;
+        }
+        Ok(Self {
+            driver,
+            queues,
+            offloads,
+            gone: AtomicBool::new(false),
+        })
     }
 
     pub fn driver(&self) -> Driver {
-        todo!()
+        self.driver
     }
 
     pub fn queues(&self) -> usize {
-        todo!()
+        self.queues.len()
+    }
+
+    pub fn queue(&self, queue: usize) -> BorrowedFd<'_> {
+        self.queues[queue % self.queues.len()].as_fd()
     }
 
     /// Whether whole UDP super-frames may be written (USO).
     pub fn takes_udp(&self) -> bool {
-        todo!()
+        self.offloads.udp
     }
 
     /// Whether whole TCP super-frames may be written.
     pub fn takes_tcp(&self) -> bool {
-        todo!()
+        self.offloads.tcp
     }
 
     /// The pod's link was deleted.
     pub fn gone(&self) -> bool {
-        todo!()
+        self.gone.load(Relaxed)
+    }
+
+    /// Fills the batch with frames from one queue, as far as there are any
+    /// and there is room.
+    pub fn receive(&self, queue: usize, batch: &mut Batch) -> Left {
+        let fd = self.queue(queue);
+        while let Some(space) = batch.space() {
+            // Without offloads there is no header; its place stays empty.
+            let header = if self.offloads.tcp { 0 } else { vnet::LEN };
+            space[..header].fill(0);
+            match read(fd, &mut space[header..]) {
+                Ok(n) if header + n < vnet::LEN => return Left::Nothing,
+                Ok(n) => {
+                    let vnet = VnetHeader::read(space).unwrap_or_default();
+                    batch.commit(vnet, header + n - vnet::LEN);
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Left::Nothing,
+                Err(error) => return self.failed(fd, error),
+            }
+        }
+        Left::More
+    }
+
+    fn failed(&self, fd: BorrowedFd<'_>, error: Errno) -> Left {
+        let gone = match self.driver {
+            // The queue outlived its device (drivers/net/tun.c).
+            Driver::Tap | Driver::Basic => error == Errno::EBADFD,
+            Driver::Veth => error == Errno::ENETDOWN && veth::unbound(fd),
+        };
+        if !gone {
+            return Left::Nothing;
+        }
+        self.gone.store(true, Relaxed);
+        Left::Gone
+    }
+
+    /// Writes one frame that stands in one piece behind its virtio-net
+    /// header.
+    pub fn send(&self, queue: usize, frame: &[u8]) -> Result<(), DropReason> {
+        let frame = if self.offloads.tcp {
+            frame
+        } else {
+            &frame[vnet::LEN..]
+        };
+        write(self.queue(queue), frame).map(drop).map_err(reason)
+    }
+
+    /// Writes one frame that stands in pieces, the first of which begins
+    /// with the virtio-net header.
+    pub fn send_pieces(&self, queue: usize, pieces: &mut [IoSlice<'_>]) -> Result<(), DropReason> {
+        if !self.offloads.tcp
+            && let Some(first) = pieces.first_mut()
+        {
+            first.advance(vnet::LEN);
+        }
+        writev(self.queue(queue), pieces).map(drop).map_err(reason)
+    }
+}
+
+fn reason(error: Errno) -> DropReason {
+    match error {
+        Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => DropReason::PortFull,
+        Errno::EBADFD | Errno::EIO | Errno::ENXIO | Errno::ENETDOWN => DropReason::PortDown,
+        _ => DropReason::PortRefused,
+    }
+}
+
+fn non_blocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = fcntl::OFlag::from_bits_retain(fcntl::fcntl(fd, fcntl::FcntlArg::F_GETFL)?);
+    fcntl::fcntl(
+        fd,
+        fcntl::FcntlArg::F_SETFL(flags | fcntl::OFlag::O_NONBLOCK),
+    )?;
+    Ok(())
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let fds: Vec<_> = self.queues.iter().map(AsRawFd::as_raw_fd).collect();
+        write!(f, "{:?} port on fds {fds:?}", self.driver)
     }
 }

@@ -1,14 +1,36 @@
 //! The UDP side: datagrams to and from peers.
+//!
+//! Each worker receives on its own socket of the VXLAN port
+//! ([`receive`], SO_REUSEPORT); all workers send from one set of sockets
+//! whose source ports spread the flows ([`send`]).
 
-use std::net::IpAddr;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
+
+use crate::sys;
+
+pub mod receive;
+pub mod send;
+
+pub use receive::Receiver;
+pub use send::Sender;
 
 #[derive(Debug, Clone)]
 pub struct UplinkConfig {
     /// The node's underlay addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
     pub port: u16,
+    /// The underlay's MTU in bytes of IP packet.
+    pub mtu: u16,
     /// Sockets, and so source ports, over which flows are spread.
-    pub entropy_ports: usize,
+    pub entropy_ports: u16,
     /// Try UDP_SEGMENT and UDP_GRO.
     pub gso: bool,
     pub gro: bool,
@@ -16,6 +38,60 @@ pub struct UplinkConfig {
 
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
-    #[error("bind {address} port {port}: {source}")]
-    Bind { address: IpAddr, port: u16, source: std::io::Error },
+    #[error(
+        "UDP port {port} on {address} is taken: another overlay owns it; \
+         stop that or choose another port"
+    )]
+    Taken { address: IpAddr, port: u16 },
+    #[error("open a UDP socket on {address} port {port}: {source}; is the address this node's?")]
+    Open {
+        address: IpAddr,
+        port: u16,
+        source: io::Error,
+    },
+}
+
+/// Bytes of kernel buffer asked for on each socket: some 60 super-frames.
+const BUFFER: usize = 4 << 20;
+
+/// A UDP socket bound to one of the node's addresses.
+fn open(address: IpAddr, port: u16) -> Result<OwnedFd, UplinkError> {
+    try_open(address, port).map_err(|source| match source.raw_os_error() {
+        Some(libc::EADDRINUSE) => UplinkError::Taken { address, port },
+        _ => UplinkError::Open {
+            address,
+            port,
+            source,
+        },
+    })
+}
+
+fn try_open(address: IpAddr, port: u16) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, SockType::Datagram, flags, None)?;
+    if port != 0 {
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+    }
+    // Forced sizes need a privilege; without it the system's limit holds.
+    if setsockopt(&fd, sockopt::RcvBufForce, &BUFFER).is_err() {
+        setsockopt(&fd, sockopt::RcvBuf, &BUFFER)?;
+    }
+    setsockopt(&fd, sockopt::SndBuf, &BUFFER)?;
+    // Like the kernel's VXLAN: no DF on the outer packet.
+    let (level, name) = if address.is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    };
+    sys::set_option(&fd, level, name, libc::IP_PMTUDISC_DONT)?;
+    bind(
+        fd.as_raw_fd(),
+        &SockaddrStorage::from(SocketAddr::new(address, port)),
+    )?;
+    Ok(fd)
 }

@@ -3,5 +3,9 @@
 //! or says why it has none.
 
 pub mod arp;
+mod envelope;
 pub mod icmp;
 pub mod ndp;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! Is this frame allowed from this port? A pod sends from its own MAC and
+//! addresses, and says nothing false about its super-frames.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use weft_wire::{ETHERNET_LEN, Packet, VnetHeader, protocol, vnet};
+
+use crate::{DropReason, Gateway, Port};
+
+/// A pod may use a link-local address, which nobody tells us of, but only on
+/// its link: towards the gateway, or a group, which goes no further. So may
+/// the unspecified address, before it has one of its own.
+pub fn source_address(packet: &Packet, port: &Port, gateway: &Gateway) -> Result<(), DropReason> {
+    if port.addresses.contains(&packet.key.src) {
+        return Ok(());
+    }
+    let on_link =
+        matches!(packet.key.src, IpAddr::V6(src) if is_link_local(src) || src.is_unspecified());
+    match packet.key.dst {
+        IpAddr::V6(dst) if on_link && dst == gateway.v6 => Ok(()),
+        IpAddr::V6(dst) if on_link && dst.is_multicast() => Err(DropReason::Multicast),
+        IpAddr::V6(_) if on_link => Err(DropReason::LinkLocal),
+        _ => Err(DropReason::SpoofedAddress),
+    }
+}
+
+/// fe80::/10 (RFC 4291 section 2.5.6).
+pub fn is_link_local(address: Ipv6Addr) -> bool {
+    address.segments()[0] & 0xffc0 == 0xfe80
+}
+
+/// How many packets the frame is on a wire, if its virtio-net header is
+/// true to it.
+pub fn packets(vnet: &VnetHeader, packet: &Packet) -> Result<u64, DropReason> {
+    if vnet.needs_checksum() {
+        let field = usize::from(vnet.csum_start) + usize::from(vnet.csum_offset);
+        if usize::from(vnet.csum_start) < ETHERNET_LEN || field + 2 > packet.end {
+            return Err(DropReason::MalformedOffload);
+        }
+    }
+    if !vnet.is_super_frame() {
+        return Ok(1);
+    }
+    let fits = match (vnet.gso_kind(), packet.key.protocol) {
+        (vnet::GSO_TCPV4, protocol::TCP) => packet.is_v4(),
+        (vnet::GSO_TCPV6, protocol::TCP) => !packet.is_v4(),
+        (vnet::GSO_UDP_L4, protocol::UDP) => true,
+        _ => false,
+    };
+    let payload = packet.end - packet.payload;
+    if !fits || vnet.gso_size == 0 || payload == 0 || packet.payload == packet.transport {
+        return Err(DropReason::MalformedOffload);
+    }
+    Ok(payload.div_ceil(usize::from(vnet.gso_size)) as u64)
+}

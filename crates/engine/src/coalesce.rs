@@ -1,0 +1,318 @@
+//! Frames out of the tunnel into super-frames: a run of TCP or UDP packets
+//! of one flow becomes one write to the port, as the kernel's GRO would
+//! merge it (`net/ipv4/tcp_offload.c`, `net/ipv4/udp_offload.c`).
+//!
+//! Order within a flow is kept by construction: runs are written in the
+//! order they were begun, and a packet joins only the newest run of its
+//! flow.
+
+use std::ops::Range;
+
+use weft_wire::{
+    ETHERNET_LEN, Key, Mac, Packet, VnetHeader, checksum, edit, parse::Fragment, protocol, vnet,
+};
+use zerocopy::IntoBytes;
+
+use crate::{Port, outbox::SEGMENTS_MAX, snapshot::PortId};
+
+/// How many runs are looked at for one that a packet may join. A flow whose
+/// run is further back begins a new one.
+const WINDOW: usize = 32;
+
+/// Largest IP packet (RFC 791, RFC 8200: 16-bit lengths).
+const IP_MAX: usize = 65_535;
+
+const TCP_FIN: u8 = 0x01;
+const TCP_PSH: u8 = 0x08;
+const TCP_ACK: u8 = 0x10;
+
+#[derive(Debug, Default)]
+pub struct Runs {
+    runs: Vec<Run>,
+    /// Those in use; the rest keep their memory for later.
+    live: usize,
+}
+
+/// One write to a port: a head, then pieces of the inbox.
+#[derive(Debug)]
+pub struct Run {
+    pub port: PortId,
+    pub packets: u64,
+    /// Ethernet bytes that came out of the tunnel.
+    pub inner: usize,
+    /// Virtio-net header, then all headers of the frame.
+    pub head: Vec<u8>,
+    /// Payload, as ranges of the inbox's buffer.
+    pub pieces: Vec<Range<usize>>,
+    key: Key,
+    transport: usize,
+    /// Payload bytes of each packet but perhaps the last; none: the run
+    /// takes no more.
+    size: Option<usize>,
+    payload: usize,
+    next_sequence: u32,
+    next_identification: u16,
+}
+
+impl Runs {
+    pub fn clear(&mut self) {
+        self.live = 0;
+    }
+
+    /// The writes, in the order they must be made; call [`Runs::finish`]
+    /// first.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs[..self.live]
+    }
+
+    /// Takes the packet of `frame`, which starts at `start` in the inbox, for
+    /// `port`. Its hop limit must be above zero and is taken one from.
+    pub fn push(&mut self, frame: &[u8], start: usize, packet: &Packet, port: &Port, gateway: Mac) {
+        let candidate = Candidate::of(frame, packet, port);
+        if let Some(candidate) = &candidate
+            && let Some(run) = self.newest(port.id, &packet.key)
+            && run.takes(candidate, frame)
+        {
+            run.join(candidate, start);
+            return;
+        }
+        self.begin(frame, start, packet, candidate, port, gateway);
+    }
+
+    /// Writes the heads of the runs that became super-frames.
+    pub fn finish(&mut self) {
+        self.runs[..self.live]
+            .iter_mut()
+            .filter(|run| run.packets > 1)
+            .for_each(Run::finish);
+    }
+
+    fn newest(&mut self, port: PortId, key: &Key) -> Option<&mut Run> {
+        let window = self.live.saturating_sub(WINDOW)..self.live;
+        self.runs[window]
+            .iter_mut()
+            .rev()
+            .find(|run| run.port == port && run.key == *key)
+    }
+
+    fn begin(
+        &mut self,
+        frame: &[u8],
+        start: usize,
+        packet: &Packet,
+        candidate: Option<Candidate>,
+        port: &Port,
+        gateway: Mac,
+    ) {
+        let spent = self.runs.get_mut(self.live);
+        let (mut head, mut pieces) = spent
+            .map(|run| {
+                (
+                    std::mem::take(&mut run.head),
+                    std::mem::take(&mut run.pieces),
+                )
+            })
+            .unwrap_or_default();
+        head.clear();
+        head.extend_from_slice(VnetHeader::default().as_bytes());
+        head.extend_from_slice(&frame[..packet.payload]);
+        edit::set_macs(&mut head[vnet::LEN..], port.mac, gateway);
+        edit::decrement_hop_limit(&mut head[vnet::LEN..], packet);
+        pieces.clear();
+        if packet.payload < packet.end {
+            pieces.push(start + packet.payload..start + packet.end);
+        }
+        let mut run = Run {
+            port: port.id,
+            packets: 1,
+            inner: packet.end,
+            head,
+            pieces,
+            key: packet.key,
+            transport: packet.transport,
+            size: None,
+            payload: packet.end - packet.payload,
+            next_sequence: 0,
+            next_identification: 0,
+        };
+        if let Some(candidate) = candidate {
+            run.size = (!candidate.last).then_some(run.payload);
+            run.next_sequence = candidate.sequence.wrapping_add(length32(run.payload));
+            run.next_identification = candidate.identification.wrapping_add(1);
+        }
+        match self.runs.get_mut(self.live) {
+            Some(spent) => *spent = run,
+            None => self.runs.push(run),
+        }
+        self.live += 1;
+    }
+}
+
+/// A packet that may be part of a super-frame.
+struct Candidate {
+    headers: usize,
+    payload: Range<usize>,
+    sequence: u32,
+    identification: u16,
+    flags: u8,
+    /// Nothing may follow it in its run.
+    last: bool,
+}
+
+impl Candidate {
+    fn of(frame: &[u8], packet: &Packet, port: &Port) -> Option<Self> {
+        let tcp = match packet.key.protocol {
+            protocol::TCP => true,
+            protocol::UDP => false,
+            _ => return None,
+        };
+        let taken = if tcp { port.takes_tcp } else { port.takes_udp };
+        let plain = if packet.is_v4() { 20 } else { 40 };
+        if !taken
+            || packet.fragment != Fragment::Whole
+            || packet.transport != ETHERNET_LEN + plain
+            || packet.payload == packet.end
+        {
+            return None;
+        }
+        let transport = &frame[packet.transport..packet.payload];
+        let flags = if tcp { transport[13] } else { 0 };
+        let mergeable = if tcp {
+            flags & !(TCP_PSH | TCP_FIN) == TCP_ACK
+        } else {
+            // Without a checksum there is nothing to vouch for the merge.
+            let checksum = [transport[6], transport[7]];
+            let len = usize::from(u16::from_be_bytes([transport[4], transport[5]]));
+            checksum != [0, 0] && len == packet.end - packet.transport
+        };
+        if !mergeable || !checksum::verify(frame, packet) {
+            return None;
+        }
+        Some(Self {
+            headers: packet.payload,
+            payload: packet.payload..packet.end,
+            sequence: if tcp { read_u32(transport, 4) } else { 0 },
+            identification: if packet.is_v4() {
+                identification(frame)
+            } else {
+                0
+            },
+            flags,
+            last: flags & (TCP_PSH | TCP_FIN) != 0,
+        })
+    }
+}
+
+impl Run {
+    /// Key and port are the run's own.
+    fn takes(&self, candidate: &Candidate, frame: &[u8]) -> bool {
+        let Some(size) = self.size else {
+            return false;
+        };
+        let head = &self.head[vnet::LEN..];
+        let len = candidate.payload.len();
+        let ip_len = head.len() - ETHERNET_LEN + self.payload + len;
+        len <= size
+            && ip_len <= IP_MAX
+            && self.packets < SEGMENTS_MAX as u64
+            && head.len() == candidate.headers
+            && self.same_network(head, frame, candidate)
+            && (self.key.protocol != protocol::TCP || self.same_tcp(head, frame, candidate))
+    }
+
+    fn same_network(&self, head: &[u8], frame: &[u8], candidate: &Candidate) -> bool {
+        let (head, ip) = (&head[ETHERNET_LEN..], &frame[ETHERNET_LEN..]);
+        if self.key.src.is_ipv6() {
+            // Version, traffic class, flow label; hop limit, taken one from.
+            return head[..4] == ip[..4] && head[7].wrapping_add(1) == ip[7];
+        }
+        const DONT_FRAGMENT: u8 = 0x40;
+        let counted = candidate.identification == self.next_identification;
+        head[1] == ip[1]
+            && head[6..8] == ip[6..8]
+            && head[8].wrapping_add(1) == ip[8]
+            && (ip[6] & DONT_FRAGMENT != 0 || counted)
+    }
+
+    fn same_tcp(&self, head: &[u8], frame: &[u8], candidate: &Candidate) -> bool {
+        let (head, tcp) = (
+            &head[self.transport..],
+            &frame[self.transport..candidate.headers],
+        );
+        // Acknowledgement, header length, window, urgent pointer, options.
+        candidate.sequence == self.next_sequence
+            && head[8..13] == tcp[8..13]
+            && head[14..16] == tcp[14..16]
+            && head[18..] == tcp[18..]
+    }
+
+    fn join(&mut self, candidate: &Candidate, start: usize) {
+        let len = candidate.payload.len();
+        self.pieces
+            .push(start + candidate.payload.start..start + candidate.payload.end);
+        self.packets += 1;
+        self.payload += len;
+        self.inner += candidate.headers + len;
+        self.next_sequence = self.next_sequence.wrapping_add(length32(len));
+        self.next_identification = self.next_identification.wrapping_add(1);
+        if candidate.last || self.size.is_some_and(|size| len < size) {
+            self.size = None;
+        }
+        if self.key.protocol == protocol::TCP {
+            self.head[vnet::LEN + self.transport + 13] |= candidate.flags;
+        }
+    }
+
+    fn finish(&mut self) {
+        let tcp = self.key.protocol == protocol::TCP;
+        let segment = self.pieces.first().map_or(0, Range::len);
+        let (vnet_bytes, head) = self.head.split_at_mut(vnet::LEN);
+        let checksum_offset = if tcp { 16 } else { 6 };
+        let header = VnetHeader {
+            flags: vnet::NEEDS_CSUM,
+            gso_type: match (tcp, self.key.src.is_ipv4()) {
+                (true, true) => vnet::GSO_TCPV4,
+                (true, false) => vnet::GSO_TCPV6,
+                (false, _) => vnet::GSO_UDP_L4,
+            },
+            hdr_len: length16(head.len()),
+            gso_size: length16(segment),
+            csum_start: length16(self.transport),
+            csum_offset: checksum_offset,
+        };
+        vnet_bytes.copy_from_slice(header.as_bytes());
+
+        let ip_len = head.len() - ETHERNET_LEN + self.payload;
+        let transport_len = head.len() - self.transport + self.payload;
+        let (ip, transport) = head[ETHERNET_LEN..].split_at_mut(self.transport - ETHERNET_LEN);
+        if self.key.src.is_ipv4() {
+            ip[2..4].copy_from_slice(&length16(ip_len).to_be_bytes());
+            edit::refresh_ipv4_checksum(ip);
+        } else {
+            ip[4..6].copy_from_slice(&length16(transport_len).to_be_bytes());
+        }
+        if !tcp {
+            transport[4..6].copy_from_slice(&length16(transport_len).to_be_bytes());
+        }
+        let at = usize::from(checksum_offset);
+        let partial = checksum::pseudo_header(&self.key, transport_len);
+        transport[at..at + 2].copy_from_slice(&partial.to_be_bytes());
+    }
+}
+
+fn identification(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[ETHERNET_LEN + 4], frame[ETHERNET_LEN + 5]])
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Lengths here are those of parts of one IP packet: below 65 536.
+fn length16(len: usize) -> u16 {
+    u16::try_from(len).unwrap_or(u16::MAX)
+}
+
+fn length32(len: usize) -> u32 {
+    u32::from(length16(len))
+}

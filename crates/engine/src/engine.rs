@@ -1,0 +1,121 @@
+//! The whole way of a packet, from either side: [`from_port`] and
+//! [`from_uplink`] decide, [`answer`] makes what the gateway says.
+
+use std::time::Instant;
+
+use weft_wire::{ParseError, edit, vxlan::VxlanError};
+
+use crate::{
+    Batch, Counters, DropReason, Inbox, PeerId, Port, Runs, Snapshot, Tunnel, Verdict,
+    flow::FlowCache, limit::Bucket,
+};
+
+mod answer;
+mod from_port;
+mod from_uplink;
+
+/// One worker's mind: what it remembers between batches.
+#[derive(Debug)]
+pub struct Engine {
+    flows: FlowCache,
+    complaints: Bucket,
+    reply: Vec<u8>,
+}
+
+/// ICMP errors a second, and at once (RFC 4443 section 2.4(f)); Linux's own
+/// figures (`icmp_msgs_per_sec`, `icmp_msgs_burst`).
+const COMPLAINTS_PER_SECOND: u32 = 1000;
+const COMPLAINTS_BURST: u32 = 50;
+
+/// What a decision may look at besides the packet, and where answers go.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    pub tables: &'a Snapshot,
+    pub counters: &'a Counters,
+    /// Frames that the engine makes, each with its verdict.
+    pub replies: &'a mut Batch,
+    pub now: Instant,
+}
+
+impl Engine {
+    /// `seed` should be random: it hides which flows collide.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            flows: FlowCache::new(seed),
+            complaints: Bucket::new(COMPLAINTS_PER_SECOND, COMPLAINTS_BURST),
+            reply: Vec::new(),
+        }
+    }
+
+    /// Decides each frame of a batch that came from one port.
+    pub fn from_port(&mut self, scene: &mut Scene<'_>, ingress: &Port, batch: &mut Batch) {
+        for place in 0..batch.len() {
+            let (frame, bytes) = batch.frame_mut(place);
+            let vnet = frame.vnet;
+            let (packets, decided) = self.decide_from_port(scene, ingress, bytes, vnet);
+            frame.packets = packets;
+            frame.verdict = decided.unwrap_or_else(Verdict::Drop);
+            scene.counters.received_from_ports.add(packets);
+            ingress.from_pod.add(packets, frame.len);
+            match frame.verdict {
+                Verdict::Drop(reason) => scene.counters.lose(reason, packets),
+                Verdict::Answered => scene.counters.answered.add(packets),
+                Verdict::Fragmented => scene.counters.fragmented.add(packets),
+                Verdict::Deliver(_) | Verdict::Tunnel(_) => {}
+            }
+        }
+    }
+
+    /// Decides each datagram of one read of the uplink. What goes to ports
+    /// is put into `runs`.
+    pub fn from_uplink(&mut self, scene: &mut Scene<'_>, inbox: &mut Inbox, runs: &mut Runs) {
+        let (trains, buffer) = inbox.split();
+        for train in trains {
+            scene.counters.received_from_peers.add(train.count());
+            match scene.tables.peer_from(train.from) {
+                None => scene.counters.lose(DropReason::UnknownPeer, train.count()),
+                Some(_) if train.truncated => {
+                    scene
+                        .counters
+                        .lose(DropReason::DatagramTruncated, train.count());
+                }
+                Some(peer) => self.decide_train(scene, train, peer, buffer, runs),
+            }
+        }
+        runs.finish();
+    }
+}
+
+/// The verdict for a frame to `peer` whose flow has `hash`.
+fn tunnel(peer: PeerId, hash: u64, frame: &[u8]) -> Verdict {
+    // The hash's high bits: its low ones place the flow in the cache.
+    let entropy = (hash >> 48) as u16;
+    Verdict::Tunnel(Tunnel {
+        peer,
+        entropy,
+        ecn: edit::ecn(frame),
+    })
+}
+
+impl From<ParseError> for DropReason {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::Ethernet => Self::MalformedEthernet,
+            ParseError::IpLength
+            | ParseError::IpVersion
+            | ParseError::IpChecksum
+            | ParseError::Extensions => Self::MalformedIp,
+            ParseError::Transport => Self::MalformedTransport,
+        }
+    }
+}
+
+impl From<VxlanError> for DropReason {
+    fn from(error: VxlanError) -> Self {
+        match error {
+            VxlanError::Truncated => Self::VxlanTruncated,
+            VxlanError::NoVni => Self::VxlanNoVni,
+            VxlanError::Reserved => Self::VxlanReserved,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What the gateway says: answers to pods and peers, and errors about their
+//! packets.
+
+use std::net::IpAddr;
+
+use weft_wire::{Packet, edit};
+
+use super::{Engine, Scene, tunnel};
+use crate::{
+    Gateway, PeerId, Port, Verdict,
+    gateway::icmp::{self, Complaint},
+};
+
+impl Engine {
+    /// Sends the reply at hand to the pod it answers.
+    pub(super) fn reply_to_port(&self, scene: &mut Scene<'_>, port: &Port) -> Verdict {
+        if scene.replies.push(&self.reply, Verdict::Deliver(port.id)) {
+            scene.counters.originated.add(1);
+        }
+        Verdict::Answered
+    }
+
+    /// Sends the reply at hand into the tunnel. `hash` is that of the flow
+    /// it belongs to.
+    pub(super) fn reply_to_peer(&mut self, scene: &mut Scene<'_>, peer: PeerId, hash: u64) {
+        edit::set_macs(
+            &mut self.reply,
+            scene.tables.peer(peer).mac,
+            scene.tables.vtep.mac,
+        );
+        if scene
+            .replies
+            .push(&self.reply, tunnel(peer, hash, &self.reply))
+        {
+            scene.counters.originated.add(1);
+        }
+    }
+
+    /// Tells a pod what is wrong with its packet, if errors may be sent.
+    pub(super) fn complain_to_port(
+        &mut self,
+        scene: &mut Scene<'_>,
+        complaint: Complaint,
+        frame: &[u8],
+        packet: &Packet,
+        port: &Port,
+    ) {
+        let Gateway { mac, v4, v6 } = scene.tables.gateway;
+        let source: IpAddr = if packet.is_v4() { v4.into() } else { v6.into() };
+        if self.may_complain(scene)
+            && icmp::complain(
+                complaint,
+                frame,
+                packet,
+                source,
+                port.mac,
+                mac,
+                &mut self.reply,
+            )
+        {
+            self.reply_to_port(scene, port);
+        }
+    }
+
+    /// Tells the sender behind a peer what is wrong with its packet. The
+    /// error comes from the node's own address; a node that has none stays
+    /// silent.
+    pub(super) fn complain_to_peer(
+        &mut self,
+        scene: &mut Scene<'_>,
+        complaint: Complaint,
+        frame: &[u8],
+        packet: &Packet,
+        peer: PeerId,
+    ) {
+        let same_family = |address: &&IpAddr| address.is_ipv4() == packet.is_v4();
+        let Some(&source) = scene.tables.vtep.addresses.iter().find(same_family) else {
+            return;
+        };
+        let (dst, src) = (scene.tables.peer(peer).mac, scene.tables.vtep.mac);
+        if self.may_complain(scene)
+            && icmp::complain(complaint, frame, packet, source, dst, src, &mut self.reply)
+        {
+            let hash = self.flows.hash(&packet.key);
+            self.reply_to_peer(scene, peer, hash);
+        }
+    }
+
+    fn may_complain(&mut self, scene: &Scene<'_>) -> bool {
+        let may = self.complaints.take(scene.now);
+        if !may {
+            scene.counters.icmp_suppressed.add(1);
+        }
+        may
+    }
+}

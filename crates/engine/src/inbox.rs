@@ -1,0 +1,63 @@
+//! What one read of the uplink yields: trains of datagrams, as UDP_GRO
+//! delivers them.
+
+use std::net::IpAddr;
+
+/// Bytes for one train: the largest that the kernel hands out.
+pub const TRAIN_MAX: usize = 65_536;
+
+#[derive(Debug)]
+pub struct Inbox {
+    buffer: Box<[u8]>,
+    pub trains: Vec<Train>,
+}
+
+/// Datagrams from one sender, `stride` bytes each, the last perhaps shorter.
+#[derive(Debug, Clone, Copy)]
+pub struct Train {
+    pub start: usize,
+    pub len: usize,
+    pub stride: usize,
+    pub from: IpAddr,
+    /// The outer header's ECN bits.
+    pub ecn: u8,
+    /// The kernel cut off what did not fit.
+    pub truncated: bool,
+}
+
+impl Inbox {
+    /// Room for `trains` trains.
+    pub fn new(trains: usize) -> Self {
+        Self {
+            buffer: vec![0; trains * TRAIN_MAX].into(),
+            trains: Vec::with_capacity(trains),
+        }
+    }
+
+    pub fn buffer(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    pub fn split(&mut self) -> (&[Train], &mut [u8]) {
+        (&self.trains, &mut self.buffer)
+    }
+
+    /// One slot of [`TRAIN_MAX`] bytes for each train.
+    pub fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.buffer.chunks_exact_mut(TRAIN_MAX)
+    }
+}
+
+impl Train {
+    /// Where its datagrams lie in the inbox.
+    pub fn datagrams(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        let (start, end, stride) = (self.start, self.start + self.len, self.stride.max(1));
+        (start..end)
+            .step_by(stride)
+            .map(move |at| at..end.min(at + stride))
+    }
+
+    pub fn count(&self) -> u64 {
+        self.len.div_ceil(self.stride.max(1)) as u64
+    }
+}

@@ -1,0 +1,124 @@
+//! The forwarder's command line and the order of its start: what needs a
+//! privilege first, then the workers, then nothing is left to lose.
+
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    config::Config,
+    confine::{confine, raise_open_files},
+    control::{ControlSocket, Forwarder, Server, Signals, listen_metrics},
+};
+
+/// Carry pods' packets in user space.
+#[derive(Debug, Parser)]
+#[command(name = "weft-forwarder", version)]
+struct Arguments {
+    /// Where to listen for orders.
+    #[arg(long, value_name = "PATH", default_value = "/run/weft/forwarder.sock")]
+    control: PathBuf,
+    /// The configuration, in TOML; every key has a default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Serve /metrics and /healthz here, as 127.0.0.1:9100.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
+    /// Threads that carry packets.
+    #[arg(long, value_name = "COUNT")]
+    workers: Option<usize>,
+    /// How to write the log to standard error; RUST_LOG says how much.
+    #[arg(long, value_enum, default_value_t)]
+    log: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Runs the forwarder until a signal ends it.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody is left to tell when the terminal has gone.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    start_log(arguments.log);
+    match serve(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weft-forwarder: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = configure(arguments)?;
+    if let Err(fault) = raise_open_files() {
+        warn!("the limit of open files stays as it is: {fault}");
+    }
+    let signals = Signals::block().context("watch for signals")?;
+    let socket = ControlSocket::bind(&arguments.control, config.mode, &config.uids)?;
+    let listen = |address| {
+        listen_metrics(address).with_context(|| {
+            format!("metrics address {address}: choose a free address of this node")
+        })
+    };
+    let metrics = config.metrics.map(listen).transpose()?;
+    let forwarder = Forwarder::start(&config)?;
+    confine()?;
+    announce(&arguments.control, &config);
+    let signal = Server::new(socket, metrics, signals, forwarder)?.run()?;
+    info!(%signal, "the forwarder ends");
+    Ok(())
+}
+
+fn configure(arguments: &Arguments) -> anyhow::Result<Config> {
+    let mut config = Config::load(arguments.config.as_deref())?;
+    if let Some(workers) = arguments.workers {
+        config.set_workers(workers)?;
+    }
+    config.metrics = arguments.metrics.or(config.metrics);
+    Ok(config)
+}
+
+fn announce(control: &Path, config: &Config) {
+    info!(
+        node = %config.node,
+        control = %control.display(),
+        underlay = ?config.uplink.addresses,
+        port = config.uplink.port,
+        mtu = config.uplink.mtu,
+        workers = config.workers,
+        "the forwarder is ready"
+    );
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A log that is already there, as in tests, stays.
+    let _ = match format {
+        LogFormat::Text => log
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}

@@ -1,0 +1,373 @@
+//! The configuration file: TOML, every key optional, no key unknown. What
+//! leaves this file is complete and within its limits.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::ifaddrs::getifaddrs;
+use serde::Deserialize;
+use weft_api::{
+    forwarder::DEFAULT_PORT,
+    names::{Mac, Name, Vni},
+};
+
+use crate::{publish::checks, sys, uplink::UplinkConfig};
+
+/// Workers that start unless told otherwise, where the machine has the
+/// processors: more pay only with as many busy flows.
+const WORKERS_DEFAULT: usize = 4;
+const WORKERS_MAX: usize = 256;
+const ENTROPY_PORTS_DEFAULT: u16 = 16;
+const ENTROPY_PORTS_MAX: u16 = 1024;
+/// Ethernet's MTU (IEEE 802.3), where no interface says otherwise.
+const MTU_DEFAULT: u16 = 1500;
+/// Every IPv4 link carries so much (RFC 791).
+const MTU_MIN: u16 = 576;
+const MODE_DEFAULT: u32 = 0o600;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node: Name,
+    pub workers: usize,
+    pub vtep_mac: Mac,
+    pub metrics: Option<SocketAddr>,
+    pub uplink: UplinkConfig,
+    pub vni: Vni,
+    /// The control socket's file mode.
+    pub mode: u32,
+    /// Who may connect besides root and the forwarder's own user.
+    pub uids: Vec<u32>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read {}: {source}; name a readable file or leave --config out", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}: {problem}", path.display())]
+    Parse {
+        path: PathBuf,
+        problem: toml::de::Error,
+    },
+    #[error("{key}: {problem}; {remedy}")]
+    Value {
+        key: &'static str,
+        problem: String,
+        remedy: String,
+    },
+}
+
+impl Config {
+    /// The file at `path`, or the defaults without one.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return File::default().complete();
+        };
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let file: File = toml::from_str(&text).map_err(|problem| ConfigError::Parse {
+            path: path.to_owned(),
+            problem,
+        })?;
+        file.complete()
+    }
+
+    pub fn set_workers(&mut self, workers: usize) -> Result<(), ConfigError> {
+        self.workers = within("workers", workers, 1, WORKERS_MAX)?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    node: Option<Name>,
+    workers: Option<usize>,
+    vtep_mac: Option<Mac>,
+    metrics: Option<SocketAddr>,
+    uplink: Uplink,
+    control: Control,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Uplink {
+    addresses: Vec<IpAddr>,
+    port: u16,
+    vni: Vni,
+    mtu: Option<u16>,
+    entropy_ports: u16,
+    gso: bool,
+    gro: bool,
+}
+
+impl Default for Uplink {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            port: DEFAULT_PORT,
+            vni: Vni::DEFAULT,
+            mtu: None,
+            entropy_ports: ENTROPY_PORTS_DEFAULT,
+            gso: true,
+            gro: true,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Control {
+    mode: Option<String>,
+    uids: Vec<u32>,
+}
+
+impl File {
+    fn complete(self) -> Result<Config, ConfigError> {
+        let node = match self.node {
+            Some(node) => node,
+            None => hostname()?,
+        };
+        let vtep_mac = match self.vtep_mac {
+            Some(mac) => checks::unicast_mac(mac)
+                .map_err(|problem| value("vtep_mac", problem, "give a unicast MAC"))?,
+            None => mac_of(&node),
+        };
+        let mut config = Config {
+            node,
+            workers: 0,
+            vtep_mac,
+            metrics: self.metrics,
+            vni: self.uplink.vni,
+            uplink: self.uplink.complete()?,
+            mode: self.control.mode()?,
+            uids: self.control.uids,
+        };
+        config.set_workers(self.workers.unwrap_or_else(default_workers))?;
+        Ok(config)
+    }
+}
+
+impl Uplink {
+    fn complete(self) -> Result<UplinkConfig, ConfigError> {
+        let key = "uplink.addresses";
+        checks::underlay(&self.addresses)
+            .map_err(|problem| value(key, problem, "list the node's addresses that peers reach"))?;
+        if self.port == 0 {
+            return Err(value("uplink.port", "port 0 is none", "give 1 to 65535"));
+        }
+        let entropy_ports = within(
+            "uplink.entropy_ports",
+            self.entropy_ports,
+            1,
+            ENTROPY_PORTS_MAX,
+        )?;
+        let mtu = self.mtu()?;
+        Ok(UplinkConfig {
+            addresses: self.addresses,
+            port: self.port,
+            mtu,
+            entropy_ports,
+            gso: self.gso,
+            gro: self.gro,
+        })
+    }
+
+    /// What the file says, else the least MTU among the interfaces that hold
+    /// the addresses.
+    fn mtu(&self) -> Result<u16, ConfigError> {
+        if let Some(mtu) = self.mtu {
+            return within("uplink.mtu", mtu, MTU_MIN, u16::MAX);
+        }
+        let found = interfaces_of(&self.addresses)
+            .map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
+        let least = found
+            .iter()
+            .filter_map(|interface| sys::link::mtu(interface).ok())
+            .min();
+        within(
+            "uplink.mtu",
+            least.unwrap_or(MTU_DEFAULT),
+            MTU_MIN,
+            u16::MAX,
+        )
+    }
+}
+
+impl Control {
+    fn mode(&self) -> Result<u32, ConfigError> {
+        let Some(text) = &self.mode else {
+            return Ok(MODE_DEFAULT);
+        };
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(mode),
+            _ => Err(value(
+                "control.mode",
+                format!("{text:?} is no file mode"),
+                "give three octal digits, as \"0660\"",
+            )),
+        }
+    }
+}
+
+fn hostname() -> Result<Name, ConfigError> {
+    let remedy = "name the node in the configuration: node = \"…\"";
+    let text = fs::read_to_string("/proc/sys/kernel/hostname").map_err(|e| {
+        value(
+            "node",
+            format!("the host's name cannot be read: {e}"),
+            remedy,
+        )
+    })?;
+    Name::new(text.trim()).map_err(|e| value("node", e, remedy))
+}
+
+/// A locally administered unicast MAC: the low 48 bits of the name's FNV-1a
+/// hash with the two lowest bits of the first byte set to `10`.
+fn mac_of(node: &Name) -> Mac {
+    let hash = node
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+    let [_, _, first, b, c, d, e, f] = hash.to_be_bytes();
+    Mac([first & 0xfc | 0x02, b, c, d, e, f])
+}
+
+fn interfaces_of(addresses: &[IpAddr]) -> io::Result<Vec<String>> {
+    let holds = |storage: Option<nix::sys::socket::SockaddrStorage>| {
+        let Some(storage) = storage else { return false };
+        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+        let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()));
+        v4.or(v6)
+            .is_some_and(|address| addresses.contains(&address))
+    };
+    let found = getifaddrs()?
+        .filter(|i| holds(i.address))
+        .map(|i| i.interface_name);
+    Ok(found.collect())
+}
+
+fn default_workers() -> usize {
+    thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(WORKERS_DEFAULT)
+}
+
+fn within<T>(key: &'static str, given: T, least: T, most: T) -> Result<T, ConfigError>
+where
+    T: PartialOrd + std::fmt::Display,
+{
+    if given < least || given > most {
+        let problem = format!("{given} is out of range");
+        return Err(value(key, problem, format!("give {least} to {most}")));
+    }
+    Ok(given)
+}
+
+fn value(key: &'static str, problem: impl ToString, remedy: impl ToString) -> ConfigError {
+    ConfigError::Value {
+        key,
+        problem: problem.to_string(),
+        remedy: remedy.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Result<Config, String> {
+        let file: File = toml::from_str(text).map_err(|e| e.to_string())?;
+        file.complete().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_a_node_without_peers() {
+        let config = config("node = 'n1'").expect("all else has defaults");
+        assert_eq!(config.uplink.addresses, Vec::<IpAddr>::new());
+        assert_eq!((config.uplink.port, config.vni.value()), (4789, 4096));
+        assert_eq!((config.uplink.mtu, config.mode), (1500, 0o600));
+        assert!((1..=4).contains(&config.workers));
+    }
+
+    #[test]
+    fn every_key_is_taken() {
+        let config = config(
+            "node = 'n1'\nworkers = 3\nvtep_mac = '02:00:00:00:00:07'\nmetrics = '[::1]:9100'\n\
+             [uplink]\naddresses = ['192.0.2.1', '2001:db8::1']\nport = 8472\nvni = 1\nmtu = 9000\n\
+             entropy_ports = 4\ngso = false\ngro = false\n[control]\nmode = '0660'\nuids = [7]\n",
+        )
+        .expect("valid");
+        assert_eq!(
+            (config.workers, config.vtep_mac),
+            (3, Mac([2, 0, 0, 0, 0, 7]))
+        );
+        assert_eq!((config.vni.value(), config.uplink.mtu), (1, 9000));
+        assert_eq!((config.uplink.port, config.uplink.entropy_ports), (8472, 4));
+        assert_eq!((config.uplink.gso, config.uplink.gro), (false, false));
+        assert_eq!((config.mode, config.uids), (0o660, vec![7]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, expected) in [
+            ("nod = 'n1'", "unknown field `nod`"),
+            ("node = 'a b'", "rename it"),
+            ("workers = 0", "workers: 0 is out of range; give 1 to 256"),
+            (
+                "vtep_mac = '01:00:00:00:00:00'",
+                "vtep_mac: 01:00:00:00:00:00 is not a unicast",
+            ),
+            ("[uplink]\nport = 0", "uplink.port"),
+            ("[uplink]\nport = 70000", "port"),
+            ("[uplink]\nvni = 16777216", "VNI 16777216"),
+            (
+                "[uplink]\nmtu = 500",
+                "uplink.mtu: 500 is out of range; give 576 to 65535",
+            ),
+            ("[uplink]\nentropy_ports = 0", "uplink.entropy_ports"),
+            (
+                "[uplink]\naddresses = ['192.0.2.1', '192.0.2.2']",
+                "uplink.addresses",
+            ),
+            ("[uplink]\naddresses = ['224.0.0.1']", "uplink.addresses"),
+            ("[control]\nmode = '0999'", "control.mode"),
+            ("[control]\nmode = '01000'", "control.mode"),
+        ] {
+            let text = if text.starts_with("node") {
+                text.into()
+            } else {
+                format!("node = 'n1'\n{text}")
+            };
+            let error = config(&text).expect_err(&text);
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_mac_of_a_name_is_stable_local_and_unicast() {
+        let name = |name| Name::new(name).expect("valid");
+        assert_eq!(mac_of(&name("n1")).to_string(), "7a:07:b5:58:d4:c0");
+        assert_ne!(mac_of(&name("n1")), mac_of(&name("n2")));
+        for node in ["n1", "n2", "worker-17.example"] {
+            assert_eq!(mac_of(&name(node)).0[0] & 0x03, 0x02);
+        }
+    }
+
+    #[test]
+    fn the_mtu_is_that_of_the_interface_that_holds_the_address() {
+        let config = config("node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']").expect("valid");
+        assert_eq!(
+            config.uplink.mtu,
+            sys::link::mtu("lo").expect("loopback exists")
+        );
+    }
+}

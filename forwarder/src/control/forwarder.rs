@@ -1,0 +1,251 @@
+//! The forwarder behind the socket: requests in, answers out. It alone
+//! changes the tables; a change is in force on every worker before its
+//! answer leaves.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use weft_api::{
+    forwarder as api,
+    forwarder::{Answer, Attach, Code, Driver, Error, Node, PortState, QUEUES_MAX, Reply, Request},
+};
+use weft_engine::{DropReason, Epoch, counters::Traffic};
+
+use crate::{
+    config::Config,
+    metrics::{Flow, Scrape, Totals},
+    port::Port,
+    publish::{PeerRow, State, Takes, refusal},
+    tables::Tables,
+    workers::{Workers, WorkersError},
+};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[derive(Debug)]
+pub struct Forwarder {
+    state: State,
+    /// The open ports, each at its `PortId`.
+    open: Vec<Option<Arc<Port>>>,
+    epoch: Epoch,
+    count: usize,
+    workers: Workers,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Workers(#[from] WorkersError),
+    #[error(transparent)]
+    Tables(#[from] Error),
+}
+
+impl Forwarder {
+    /// Opens the uplink and starts the workers, with no port and no peer.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let own = Node {
+            name: config.node.clone(),
+            underlay: config.uplink.addresses.clone(),
+            vtep_mac: config.vtep_mac,
+            vni: config.vni,
+            port: config.uplink.port,
+            blocks: Vec::new(),
+            tunnel: Vec::new(),
+        };
+        let state = State::new(own, config.uplink.mtu);
+        let epoch = Epoch::default();
+        let tables = Tables {
+            snapshot: state.snapshot(epoch)?,
+            ports: Vec::new(),
+        };
+        let workers = Workers::start(config.workers, &config.uplink, tables)?;
+        Ok(Self {
+            state,
+            open: Vec::new(),
+            epoch,
+            count: config.workers,
+            workers,
+        })
+    }
+
+    /// `fds` are those that came with the request.
+    pub fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> Answer {
+        let reply = match request {
+            Request::Attach(spec) => self.attach(spec, fds),
+            Request::Detach { name } => self.detach(&name),
+            Request::Apply(nodes) => self
+                .state
+                .with_nodes(nodes)
+                .and_then(|state| self.publish(state, self.open.clone())),
+            Request::List => Ok(Reply::Ports(self.ports())),
+            Request::Peers => Ok(Reply::Peers(self.state.peers().iter().map(peer).collect())),
+            Request::Counters => Ok(Reply::Counters(Box::new(self.counters()))),
+            Request::Drops => Ok(Reply::Drops(self.drops())),
+            Request::Status => Ok(Reply::Status(Box::new(self.status()))),
+        };
+        reply.map_or_else(Answer::Error, Answer::Ok)
+    }
+
+    pub fn scrape(&self) -> Scrape {
+        let port = |row: &crate::publish::PortRow| {
+            Flow::new(&row.spec.name, &row.port.from_pod, &row.port.to_pod)
+        };
+        let peer =
+            |row: &PeerRow| Flow::new(&row.node.name, &row.peer.from_peer, &row.peer.to_peer);
+        Scrape {
+            version: VERSION,
+            totals: Totals::of(self.workers.counters()),
+            ports: self.state.ports().map(port).collect(),
+            peers: self.state.peers().iter().map(peer).collect(),
+            ports_gone: self
+                .open
+                .iter()
+                .flatten()
+                .filter(|port| port.gone())
+                .count(),
+            workers: self.count,
+            epoch: self.epoch.0,
+            gso: self.workers.gso(),
+            gro: self.workers.gro(),
+        }
+    }
+
+    fn attach(&mut self, spec: Attach, fds: Vec<OwnedFd>) -> Result<Reply, Error> {
+        // Refuse before the fds are touched.
+        self.state.place_for(&spec)?;
+        check_count(&spec, fds.len())?;
+        let port = Port::open(spec.driver, fds).map_err(|fault| {
+            let message = format!("attach port {}: {fault}", spec.name);
+            refusal(
+                Code::Descriptor,
+                message,
+                "pass the queues of the pod's own device",
+            )
+        })?;
+        let takes = Takes {
+            udp: port.takes_udp(),
+            tcp: port.takes_tcp(),
+        };
+        let (state, id) = self.state.with_port(spec, takes)?;
+        let mut open = self.open.clone();
+        let place = usize::from(id.0);
+        open.resize(open.len().max(place + 1), None);
+        open[place] = Some(Arc::new(port));
+        self.publish(state, open)
+    }
+
+    fn detach(&mut self, name: &weft_api::names::Name) -> Result<Reply, Error> {
+        let (state, id) = self.state.without_port(name)?;
+        let mut open = self.open.clone();
+        open[usize::from(id.0)] = None;
+        while let Some(None) = open.last() {
+            open.pop();
+        }
+        self.publish(state, open)
+    }
+
+    fn publish(&mut self, state: State, open: Vec<Option<Arc<Port>>>) -> Result<Reply, Error> {
+        let epoch = Epoch(self.epoch.0 + 1);
+        let snapshot = state.snapshot(epoch)?;
+        self.workers.publish(Tables {
+            snapshot,
+            ports: open.clone(),
+        });
+        (self.state, self.open, self.epoch) = (state, open, epoch);
+        Ok(Reply::Done { epoch: epoch.0 })
+    }
+
+    fn ports(&self) -> Vec<api::Port> {
+        let row = |row: &crate::publish::PortRow| {
+            let open = self.open[usize::from(row.port.id.0)].as_deref()?;
+            let spec = row.spec.clone();
+            Some(api::Port {
+                name: spec.name,
+                driver: spec.driver,
+                state: if open.gone() {
+                    PortState::Gone
+                } else {
+                    PortState::Up
+                },
+                mac: spec.mac,
+                addresses: spec.addresses,
+                mtu: spec.mtu,
+                queues: open.queues(),
+                uso: open.takes_udp(),
+                from_pod: traffic(&row.port.from_pod),
+                to_pod: traffic(&row.port.to_pod),
+            })
+        };
+        self.state.ports().filter_map(row).collect()
+    }
+
+    fn counters(&self) -> api::Counters {
+        let totals = Totals::of(self.workers.counters());
+        let values = totals
+            .values
+            .iter()
+            .map(|&(name, _, value)| (name.to_owned(), value));
+        let dropped = ("dropped_packets".to_owned(), totals.dropped());
+        api::Counters {
+            values: values.chain([dropped]).collect(),
+        }
+    }
+
+    fn drops(&self) -> Vec<api::Drop> {
+        let totals = Totals::of(self.workers.counters());
+        let row = |(reason, packets): (&DropReason, u64)| api::Drop {
+            reason: reason.name().to_owned(),
+            severity: reason.severity().name().to_owned(),
+            sentence: reason.sentence().to_owned(),
+            packets,
+        };
+        DropReason::ALL.iter().zip(totals.drops).map(row).collect()
+    }
+
+    fn status(&self) -> api::Status {
+        let own = self.state.own();
+        api::Status {
+            version: VERSION.to_owned(),
+            pid: std::process::id(),
+            node: own.name.clone(),
+            workers: self.count,
+            epoch: self.epoch.0,
+            underlay: self.state.uplink().to_vec(),
+            vni: own.vni,
+            port: own.port,
+            gso: self.workers.gso(),
+            gro: self.workers.gro(),
+            ports: self.state.ports().count(),
+            peers: self.state.peers().len(),
+        }
+    }
+}
+
+fn check_count(spec: &Attach, fds: usize) -> Result<(), Error> {
+    let (most, hint) = match spec.driver {
+        Driver::Basic => (1, "a basic port has exactly one queue"),
+        Driver::Tap | Driver::Veth => (
+            QUEUES_MAX,
+            "pass each queue's fd beside the line (SCM_RIGHTS)",
+        ),
+    };
+    if fds == 0 || fds > most {
+        let message = format!("attach port {}: {fds} fds came with the request", spec.name);
+        return Err(refusal(Code::Descriptor, message, hint));
+    }
+    Ok(())
+}
+
+fn peer(row: &PeerRow) -> api::Peer {
+    api::Peer {
+        node: row.node.clone(),
+        to_peer: traffic(&row.peer.to_peer),
+        from_peer: traffic(&row.peer.from_peer),
+    }
+}
+
+fn traffic(counted: &Traffic) -> api::Traffic {
+    api::Traffic {
+        packets: counted.packets.value(),
+        bytes: counted.bytes.value(),
+    }
+}

@@ -1,0 +1,69 @@
+//! Packet sockets on the host end of a veth, with a virtio-net header
+//! (`PACKET_VNET_HDR`), so that a pod with a veth has the offloads of one
+//! with a tap.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use nix::sys::socket::{LinkAddr, SockType, getsockname, getsockopt, sockopt};
+
+use super::{Offloads, PortError};
+use crate::sys;
+
+pub fn open(queues: &[OwnedFd]) -> Result<Offloads, PortError> {
+    if queues.is_empty() {
+        return Err(PortError::Count {
+            driver: "veth",
+            expected: "at least 1",
+            found: 0,
+        });
+    }
+    for (place, queue) in queues.iter().enumerate() {
+        recognise(queue).map_err(|source| PortError::NotThis {
+            place,
+            expected: "raw packet socket bound to an interface",
+            source,
+        })?;
+        for (name, what) in [
+            (libc::PACKET_VNET_HDR, "set PACKET_VNET_HDR"),
+            // What we send must not come back as received.
+            (libc::PACKET_IGNORE_OUTGOING, "set PACKET_IGNORE_OUTGOING"),
+            (libc::PACKET_QDISC_BYPASS, "set PACKET_QDISC_BYPASS"),
+        ] {
+            sys::set_option(queue, libc::SOL_PACKET, name, 1).map_err(|source| {
+                PortError::Setup {
+                    place,
+                    what,
+                    source,
+                }
+            })?;
+        }
+    }
+    Ok(Offloads {
+        tcp: true,
+        udp: true,
+    })
+}
+
+fn recognise(queue: &OwnedFd) -> io::Result<()> {
+    // A socket of another family has no such address.
+    let address: LinkAddr = getsockname(queue.as_raw_fd())?;
+    if getsockopt(queue, sockopt::SockType)? != SockType::Raw {
+        return Err(io::Error::other("its type is not SOCK_RAW"));
+    }
+    if address.ifindex() == 0 || unbound(queue.as_fd()) {
+        return Err(io::Error::other("it is not bound to an interface"));
+    }
+    Ok(())
+}
+
+/// Whether the interface was deleted: the kernel then binds the socket to
+/// interface -1 (net/packet/af_packet.c, `packet_notifier`).
+pub fn unbound(fd: BorrowedFd<'_>) -> bool {
+    let address = getsockname::<LinkAddr>(fd.as_raw_fd());
+    address.is_ok_and(|address| {
+        address.ifindex() == usize::MAX || address.ifindex() == u32::MAX as usize
+    })
+}

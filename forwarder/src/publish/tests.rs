@@ -1,0 +1,373 @@
+use weft_api::names::{Mac, Vni};
+use weft_engine::PeerId;
+
+use super::*;
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("valid")
+}
+
+fn addresses(list: &[&str]) -> Vec<IpAddr> {
+    list.iter()
+        .map(|a| a.parse().expect("an address"))
+        .collect()
+}
+
+fn node(text: &str, underlay: &[&str], blocks: &[&str]) -> Node {
+    Node {
+        name: name(text),
+        underlay: addresses(underlay),
+        vtep_mac: Mac([2, 0, 0, 0, 1, 1]),
+        vni: Vni::DEFAULT,
+        port: 4789,
+        blocks: blocks.iter().map(|b| b.parse().expect("a block")).collect(),
+        tunnel: Vec::new(),
+    }
+}
+
+fn own() -> Node {
+    node("n1", &["192.0.2.1", "2001:db8::1"], &[])
+}
+
+fn state() -> State {
+    State::new(own(), 1500)
+}
+
+fn pod(text: &str, number: u8) -> Attach {
+    Attach {
+        name: name(text),
+        driver: weft_api::forwarder::Driver::Tap,
+        mac: Mac([2, 0, 0, 0, 0, number]),
+        addresses: addresses(&[&format!("10.1.0.{number}"), &format!("fd00::{number}")]),
+        mtu: 1430,
+    }
+}
+
+const WHOLE: Takes = Takes {
+    udp: true,
+    tcp: true,
+};
+
+fn with(state: &State, spec: Attach) -> (State, PortId) {
+    state
+        .with_port(spec, WHOLE)
+        .expect("nothing stands against it")
+}
+
+fn nodes(peers: Vec<Node>) -> Nodes {
+    Nodes { node: own(), peers }
+}
+
+fn code<T>(result: Result<T, Error>) -> Option<Code> {
+    result.err().map(|error| error.code)
+}
+
+#[test]
+fn a_port_gets_the_lowest_free_place() {
+    let (state, first) = with(&state(), pod("a", 1));
+    let (state, second) = with(&state, pod("b", 2));
+    let (state, third) = with(&state, pod("c", 3));
+    assert_eq!((first, second, third), (PortId(0), PortId(1), PortId(2)));
+    let (state, gone) = state.without_port(&name("b")).expect("it is there");
+    assert_eq!(gone, PortId(1));
+    let (state, _) = state.without_port(&name("c")).expect("it is there");
+    assert_eq!(state.ports.len(), 1, "free places at the end are given up");
+    let (state, again) = with(&state, pod("d", 4));
+    assert_eq!(again, PortId(1));
+    let snapshot = state.snapshot(Epoch(7)).expect("consistent");
+    let at = |a: &str| snapshot.port_of(a.parse().expect("an address"));
+    assert_eq!(at("10.1.0.1"), Some(PortId(0)));
+    assert_eq!(at("fd00::4"), Some(PortId(1)));
+    assert_eq!(at("10.1.0.2"), None);
+    assert_eq!(code(state.without_port(&name("b"))), Some(Code::NotFound));
+}
+
+#[test]
+fn what_another_port_has_is_taken() {
+    let (state, _) = with(&state(), pod("a", 1));
+    let mut same_name = pod("b", 2);
+    same_name.name = name("a");
+    let mut same_mac = pod("b", 2);
+    same_mac.mac = pod("a", 1).mac;
+    let mut same_address = pod("b", 2);
+    same_address.addresses.push(addresses(&["fd00::1"])[0]);
+    for spec in [same_name, same_mac, same_address] {
+        assert_eq!(code(state.with_port(spec, WHOLE)), Some(Code::Taken));
+    }
+}
+
+#[test]
+fn a_port_that_cannot_be_is_invalid() {
+    let with_address = |address: &str| Attach {
+        addresses: addresses(&[address]),
+        ..pod("a", 1)
+    };
+    let bad = [
+        "0.0.0.0",
+        "127.0.0.1",
+        "224.0.0.5",
+        "255.255.255.255",
+        "240.0.0.1",
+        "169.254.1.1",
+        "169.254.9.9",
+        "::",
+        "::1",
+        "ff02::1",
+        "fe80::1",
+        "::ffff:10.0.0.1",
+    ];
+    let mut specs: Vec<Attach> = bad.map(with_address).into();
+    for mac in [[0; 6], [0xff; 6], [1, 0, 0, 0, 0, 1], [0xee; 6]] {
+        specs.push(Attach {
+            mac: Mac(mac),
+            ..pod("a", 1)
+        });
+    }
+    specs.push(Attach {
+        addresses: Vec::new(),
+        ..pod("a", 1)
+    });
+    specs.push(Attach {
+        addresses: addresses(&["10.0.0.1", "10.0.0.1"]),
+        ..pod("a", 1)
+    });
+    specs.push(Attach {
+        mtu: 1279,
+        ..pod("a", 1)
+    });
+    specs.push(Attach {
+        mtu: 67,
+        ..with_address("10.0.0.1")
+    });
+    for spec in specs {
+        assert_eq!(
+            code(state().with_port(spec.clone(), WHOLE)),
+            Some(Code::Invalid),
+            "{spec:?}"
+        );
+    }
+    with(
+        &state(),
+        Attach {
+            mtu: 68,
+            ..with_address("10.0.0.1")
+        },
+    );
+    with(
+        &state(),
+        Attach {
+            mtu: 1280,
+            ..pod("a", 1)
+        },
+    );
+}
+
+#[test]
+fn datagrams_take_the_first_family_both_nodes_have() {
+    let both = node("n2", &["2001:db8::2", "192.0.2.2"], &["10.2.0.0/24"]);
+    let v4 = node("n3", &["192.0.2.3"], &["10.3.0.0/24"]);
+    let v6 = node("n4", &["2001:db8::4"], &["10.4.0.0/24"]);
+    let none = node("n5", &[], &["10.5.0.0/24"]);
+    let peers = vec![both, v4, v6, none];
+    let state = state()
+        .with_nodes(nodes(peers.clone()))
+        .expect("consistent");
+    let snapshot = state.snapshot(Epoch(1)).expect("consistent");
+    let remote = |id| snapshot.peer(PeerId(id)).remote.map(|r| r.to_string());
+    assert_eq!(remote(0).as_deref(), Some("[2001:db8::2]:4789"));
+    assert_eq!(remote(1).as_deref(), Some("192.0.2.3:4789"));
+    assert_eq!(remote(2).as_deref(), Some("[2001:db8::4]:4789"));
+    assert_eq!(remote(3), None);
+    let mtu = |id| snapshot.peer(PeerId(id)).mtu;
+    assert_eq!((mtu(0), mtu(1), mtu(2)), (1430, 1450, 1430));
+    let from = |a: &str| snapshot.peer_from(a.parse().expect("an address"));
+    assert_eq!(from("192.0.2.2"), Some(PeerId(0)));
+    assert_eq!(from("2001:db8::2"), Some(PeerId(0)));
+
+    let single = State::new(node("n1", &["192.0.2.1"], &[]), 9000);
+    let own = node("n1", &["192.0.2.1"], &[]);
+    let state = single
+        .with_nodes(Nodes { node: own, peers })
+        .expect("consistent");
+    let snapshot = state.snapshot(Epoch(1)).expect("consistent");
+    let remote = |id| snapshot.peer(PeerId(id)).remote.map(|r| r.to_string());
+    assert_eq!(remote(0).as_deref(), Some("192.0.2.2:4789"));
+    assert_eq!(remote(2), None);
+    assert_eq!(snapshot.peer(PeerId(0)).mtu, 8950);
+}
+
+#[test]
+fn a_tunnel_address_outside_the_blocks_lives_at_its_node_too() {
+    let mut peer = node("n2", &["192.0.2.2"], &["10.2.0.0/24"]);
+    peer.tunnel = addresses(&["10.2.0.1", "fd99::2"]);
+    let state = state().with_nodes(nodes(vec![peer])).expect("consistent");
+    let snapshot = state.snapshot(Epoch(1)).expect("consistent");
+    let blocks: Vec<String> = snapshot
+        .peer(PeerId(0))
+        .blocks
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(blocks, ["10.2.0.0/24", "fd99::2/128"]);
+}
+
+#[test]
+fn counters_stay_with_the_name() {
+    let peers = |text| nodes(vec![node(text, &["192.0.2.2"], &["10.2.0.0/24"])]);
+    let (first, _) = with(&state(), pod("a", 1));
+    let first = first.with_nodes(peers("n2")).expect("consistent");
+    first.peers[0].peer.to_peer.add(3, 300);
+    first
+        .ports()
+        .next()
+        .expect("one port")
+        .port
+        .from_pod
+        .add(4, 400);
+    let (second, _) = with(&first, pod("b", 2));
+    let second = second.with_nodes(peers("n2")).expect("consistent");
+    assert_eq!(second.peers[0].peer.to_peer.packets.value(), 3);
+    assert_eq!(
+        second
+            .ports()
+            .next()
+            .expect("a port")
+            .port
+            .from_pod
+            .bytes
+            .value(),
+        400
+    );
+    let third = second.with_nodes(peers("n3")).expect("consistent");
+    assert_eq!(third.peers[0].peer.to_peer.packets.value(), 0);
+}
+
+#[test]
+fn what_another_node_has_is_taken() {
+    let n2 = node("n2", &["192.0.2.2"], &["10.2.0.0/24"]);
+    let mut tunnelled = node("n3", &["192.0.2.3"], &["10.2.0.7/32"]);
+    let mut also_tunnelled = node("n4", &["192.0.2.4"], &[]);
+    also_tunnelled.tunnel = addresses(&["10.2.0.7"]);
+    for peers in [
+        vec![n2.clone(), node("n2", &["192.0.2.3"], &[])],
+        vec![n2.clone(), node("n3", &["192.0.2.2"], &[])],
+        vec![n2.clone(), node("n3", &["192.0.2.3"], &["10.2.0.0/24"])],
+        vec![tunnelled.clone(), also_tunnelled],
+        vec![node("n1", &["192.0.2.2"], &[])],
+        vec![node("n2", &["192.0.2.1"], &[])],
+    ] {
+        assert_eq!(
+            code(state().with_nodes(nodes(peers.clone()))),
+            Some(Code::Taken),
+            "{peers:?}"
+        );
+    }
+    // A block within another's block is a borrowed address: fine.
+    tunnelled.blocks = vec!["10.2.0.7/32".parse().expect("a block")];
+    let state = state()
+        .with_nodes(nodes(vec![n2, tunnelled]))
+        .expect("nested is no clash");
+    let snapshot = state.snapshot(Epoch(1)).expect("consistent");
+    assert_eq!(
+        snapshot.peer_of(addresses(&["10.2.0.7"])[0]),
+        Some(PeerId(1))
+    );
+    assert_eq!(
+        snapshot.peer_of(addresses(&["10.2.0.8"])[0]),
+        Some(PeerId(0))
+    );
+}
+
+#[test]
+fn a_port_and_its_node_cannot_share_an_address() {
+    let (ported, _) = with(&state(), pod("a", 1));
+    let mut own = own();
+    own.tunnel = addresses(&["10.1.0.1"]);
+    let nodes = Nodes {
+        node: own,
+        peers: Vec::new(),
+    };
+    assert_eq!(code(ported.with_nodes(nodes.clone())), Some(Code::Taken));
+    let applied = state().with_nodes(nodes).expect("nobody has it yet");
+    assert_eq!(
+        code(applied.with_port(pod("a", 1), WHOLE)),
+        Some(Code::Taken)
+    );
+}
+
+#[test]
+fn a_node_that_cannot_be_is_invalid() {
+    let peer = node("n2", &["192.0.2.2"], &[]);
+    let bad = [
+        Node {
+            port: 0,
+            ..peer.clone()
+        },
+        Node {
+            vtep_mac: Mac([1, 0, 0, 0, 0, 0]),
+            ..peer.clone()
+        },
+        Node {
+            tunnel: addresses(&["10.0.0.1", "10.0.0.2"]),
+            ..peer.clone()
+        },
+        Node {
+            tunnel: addresses(&["fe80::1"]),
+            ..peer.clone()
+        },
+        node("n2", &["192.0.2.2", "192.0.2.3"], &[]),
+        node("n2", &["192.0.2.2", "2001:db8::2", "192.0.2.2"], &[]),
+        node("n2", &["fe80::2"], &[]),
+        node("n2", &["0.0.0.0"], &[]),
+        node("n2", &["239.1.1.1"], &[]),
+        node("n2", &["192.0.2.2"], &["10.2.0.1/24"]),
+        node("n2", &["192.0.2.2"], &["10.2.0.0/24", "10.2.0.0/24"]),
+        node("n2", &["192.0.2.2"], &["224.0.0.0/8"]),
+        node("n2", &["192.0.2.2"], &["127.0.0.0/8"]),
+    ];
+    for peer in bad {
+        let result = state().with_nodes(nodes(vec![peer.clone()]));
+        assert_eq!(code(result), Some(Code::Invalid), "{peer:?}");
+    }
+    for own in [
+        node("n1", &["192.0.2.9"], &[]),
+        Node {
+            port: 8472,
+            ..own()
+        },
+    ] {
+        let nodes = Nodes {
+            node: own.clone(),
+            peers: Vec::new(),
+        };
+        assert_eq!(
+            code(state().with_nodes(nodes)),
+            Some(Code::Invalid),
+            "{own:?}"
+        );
+    }
+}
+
+#[test]
+fn the_own_record_is_the_tunnels_end() {
+    let mut own = own();
+    own.vni = Vni::new(77).expect("valid");
+    own.vtep_mac = Mac([2, 9, 9, 9, 9, 9]);
+    own.tunnel = addresses(&["10.1.0.9"]);
+    let state = state()
+        .with_nodes(Nodes {
+            node: own,
+            peers: Vec::new(),
+        })
+        .expect("consistent");
+    let snapshot = state.snapshot(Epoch(3)).expect("consistent");
+    assert_eq!(
+        (snapshot.vtep.vni, snapshot.vtep.mac),
+        (77, [2, 9, 9, 9, 9, 9])
+    );
+    assert_eq!(snapshot.vtep.addresses, addresses(&["10.1.0.9"]));
+    assert_eq!(
+        (snapshot.epoch, snapshot.gateway.mac),
+        (Epoch(3), [0xee; 6])
+    );
+}

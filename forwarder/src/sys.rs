@@ -1,0 +1,73 @@
+//! Ioctls and socket options that no library offers.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
+
+pub mod link;
+pub mod passing;
+
+mod ioctl {
+    use nix::{ioctl_read, ioctl_write_int, ioctl_write_ptr};
+
+    // linux/if_tun.h: all of magic 'T'.
+    ioctl_write_int!(tun_set_offload, b'T', 208);
+    ioctl_read!(tun_interface, b'T', 210, libc::c_uint);
+    ioctl_write_ptr!(tun_set_vnet_header_size, b'T', 216, libc::c_int);
+}
+
+/// `TUN_F_*` (linux/if_tun.h): what the reader of a tap accepts.
+pub const CHECKSUM: libc::c_uint = libc::TUN_F_CSUM;
+pub const TCP: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+pub const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// The `IFF_*` flags of the tap that `fd` is a queue of.
+pub fn tap_flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    // SAFETY: an all-zero ifreq is a valid value of that plain C struct.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq at the pointer; `request` is one.
+    unsafe { ioctl::tun_interface(fd.as_raw_fd(), (&raw mut request).cast()) }?;
+    // SAFETY: TUNGETIFF fills the flags of the union.
+    Ok(unsafe { request.ifr_ifru.ifru_flags }.into())
+}
+
+/// Sets which offloads the kernel may leave to us; state of the device.
+pub fn set_tap_offload(fd: BorrowedFd<'_>, offload: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    unsafe { ioctl::tun_set_offload(fd.as_raw_fd(), offload.into()) }?;
+    Ok(())
+}
+
+/// Sets the bytes of virtio-net header before each frame; state of the
+/// device.
+pub fn set_vnet_header_size(fd: BorrowedFd<'_>, size: usize) -> io::Result<()> {
+    let size = libc::c_int::try_from(size).map_err(io::Error::other)?;
+    // SAFETY: TUNSETVNETHDRSZ reads one int at the pointer.
+    unsafe { ioctl::tun_set_vnet_header_size(fd.as_raw_fd(), &raw const size) }?;
+    Ok(())
+}
+
+/// Sets an int-sized socket option.
+pub fn set_option(
+    fd: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the option's value is the int at the pointer, of the size given.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,192 @@
+//! The worker threads, as the control thread sees them.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use crossbeam::channel;
+use mio::{Poll, Waker};
+use weft_engine::{Counters, Epoch};
+
+use crate::{
+    confine::confine,
+    dispatch::Dispatch,
+    tables::Tables,
+    uplink::{Receiver, Sender, UplinkConfig, UplinkError},
+    worker::Worker,
+};
+
+/// How long a worker may take to put new tables in force: a batch lasts well
+/// below a millisecond.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkersError {
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+    #[error("start worker {index}: {source}")]
+    Start { index: usize, source: io::Error },
+}
+
+/// All workers of a forwarder.
+#[derive(Debug)]
+pub struct Workers {
+    shared: Arc<Shared>,
+    wakers: Vec<Waker>,
+    acknowledged: channel::Receiver<(usize, Epoch)>,
+    threads: Vec<JoinHandle<()>>,
+    sender: Arc<Sender>,
+    gro: bool,
+}
+
+/// What the workers and the control thread have in common.
+#[derive(Debug)]
+pub struct Shared {
+    pub tables: ArcSwap<Tables>,
+    /// How many workers there are.
+    pub count: usize,
+    /// One per worker.
+    pub counters: Vec<Arc<Counters>>,
+    /// Hides from senders which flows collide; one for all, so that a flow
+    /// has one outer source port.
+    pub seed: u64,
+    stop: AtomicBool,
+    acknowledge: channel::Sender<(usize, Epoch)>,
+}
+
+impl Shared {
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    pub fn acknowledge(&self, index: usize, epoch: Epoch) {
+        // The other end lives as long as the workers.
+        let _ = self.acknowledge.send((index, epoch));
+    }
+}
+
+impl Workers {
+    /// Opens the uplink sockets and starts `count` threads on `tables`.
+    pub fn start(
+        count: usize,
+        uplink: &UplinkConfig,
+        tables: Tables,
+    ) -> Result<Self, WorkersError> {
+        let count = count.max(1);
+        let (acknowledge, acknowledged) = channel::unbounded();
+        let shared = Arc::new(Shared {
+            tables: ArcSwap::from_pointee(tables),
+            count,
+            counters: (0..count).map(|_| Arc::default()).collect(),
+            seed: seed(),
+            stop: AtomicBool::new(false),
+            acknowledge,
+        });
+        let sender = Arc::new(Sender::open(uplink)?);
+        let receivers: Vec<_> = (0..count)
+            .map(|_| Receiver::open(uplink))
+            .collect::<Result<_, _>>()?;
+        let gro = receivers.iter().all(Receiver::gro);
+        let mut workers = Self {
+            shared,
+            wakers: Vec::new(),
+            acknowledged,
+            threads: Vec::new(),
+            sender,
+            gro,
+        };
+        for (index, receiver) in receivers.into_iter().enumerate() {
+            workers
+                .start_one(index, receiver, uplink.entropy_ports)
+                .map_err(|source| WorkersError::Start { index, source })?;
+        }
+        Ok(workers)
+    }
+
+    fn start_one(&mut self, index: usize, receiver: Receiver, spread: u16) -> io::Result<()> {
+        let poll = Poll::new()?;
+        self.wakers
+            .push(Waker::new(poll.registry(), Worker::token())?);
+        let counters = Arc::clone(&self.shared.counters[index]);
+        let dispatch = Dispatch::new(index, counters, Arc::clone(&self.sender), spread);
+        let worker = Worker::new(index, Arc::clone(&self.shared), poll, receiver, dispatch)?;
+        let name = format!("weft-worker-{index}");
+        let confined = || match confine() {
+            Ok(()) => worker.run(),
+            Err(error) => tracing::error!(%error, "a worker does not start"),
+        };
+        self.threads
+            .push(std::thread::Builder::new().name(name).spawn(confined)?);
+        Ok(())
+    }
+
+    /// Puts new tables in force: returns once every worker uses them and has
+    /// let go of the queues of ports that are gone.
+    pub fn publish(&self, tables: Tables) {
+        let epoch = tables.snapshot.epoch;
+        self.shared.tables.store(Arc::new(tables));
+        self.wake();
+        let mut waiting: Vec<_> = (0..self.shared.count).collect();
+        while !waiting.is_empty() {
+            match self.acknowledged.recv_timeout(PATIENCE) {
+                Ok((index, seen)) if seen >= epoch => waiting.retain(|&other| other != index),
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::error!(?waiting, ?epoch, "workers do not take the new tables");
+                    return;
+                }
+            }
+        }
+    }
+
+    pub fn tables(&self) -> Arc<Tables> {
+        self.shared.tables.load_full()
+    }
+
+    /// One per worker.
+    pub fn counters(&self) -> &[Arc<Counters>] {
+        &self.shared.counters
+    }
+
+    /// Whether sends use UDP_SEGMENT; false after the kernel refused it.
+    pub fn gso(&self) -> bool {
+        self.sender.gso()
+    }
+
+    /// Whether the kernel merges received datagrams into trains.
+    pub fn gro(&self) -> bool {
+        self.gro
+    }
+
+    fn wake(&self) {
+        for waker in &self.wakers {
+            if let Err(error) = waker.wake() {
+                tracing::error!(%error, "cannot wake a worker");
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Relaxed);
+        self.wake();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A number nobody outside can guess, from the standard library's own source
+/// of hash keys.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
