@@ -19,7 +19,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::lab::Pod;
+use crate::{lab::Pod, stop};
 
 /// For each answer.
 pub const DEADLINE: Duration = Duration::from_secs(3);
@@ -55,6 +55,7 @@ impl Probe {
     /// Asks, and returns the time to the answer. The error says what did not
     /// come.
     pub fn run(self, from: &Pod, to: &Pod, family: Family, mtu: u16) -> anyhow::Result<Duration> {
+        stop::check()?;
         let address = family.of(to);
         match self {
             Self::Ping => ping(from, address),

@@ -4,6 +4,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    fs,
     os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{self, Command},
@@ -39,7 +40,9 @@ pub(crate) fn forwarder(netns: &Netns) -> anyhow::Result<Command> {
 
 pub(crate) fn executable() -> anyhow::Result<PathBuf> {
     match env::var_os(EXECUTABLE) {
-        Some(path) => Ok(path.into()),
+        Some(path) => {
+            fs::canonicalize(&path).with_context(|| format!("{EXECUTABLE} names {path:?}"))
+        }
         None => env::current_exe().context("find weft's own executable"),
     }
 }

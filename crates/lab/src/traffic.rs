@@ -21,6 +21,7 @@ use serde::Serialize;
 use crate::{
     lab::Pod,
     probe::{self, DEADLINE, Family},
+    stop,
 };
 
 /// Bytes a write of the TCP stream.
@@ -95,6 +96,7 @@ fn send_stream(mut stream: TcpStream, duration: Duration) -> anyhow::Result<()> 
     while Instant::now() < until {
         // A write that the deadline cuts short is an error: nothing moved.
         let _sent = stream.write(&bytes)?;
+        stop::check()?;
     }
     Ok(())
 }
@@ -148,6 +150,7 @@ fn send_flood(socket: &UdpSocket, until: Instant) -> anyhow::Result<u64> {
     let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BURST, None);
     let mut sent = 0;
     while Instant::now() < until {
+        stop::check()?;
         let burst = sendmmsg(
             socket.as_raw_fd(),
             &mut headers,
@@ -182,7 +185,7 @@ fn receive_flood(socket: &UdpSocket, until: Instant) -> anyhow::Result<(u64, f64
                 delivered += results.filter(|message| message.bytes == DATAGRAM).count() as u64;
                 span = Some((span.map_or(now, |(first, _)| first), now));
             }
-            Err(Errno::EAGAIN) if now < until => {}
+            Err(Errno::EAGAIN) if now < until && !stop::requested() => {}
             Err(Errno::EAGAIN) => break,
             Err(errno) => return Err(errno.into()),
         }
@@ -236,6 +239,7 @@ fn ask(socket: &UdpSocket, duration: Duration) -> anyhow::Result<Vec<Duration>> 
         let len = socket.recv(&mut bytes)?;
         ensure!(len == DATAGRAM, "an answer of {len} B");
         times.push(asked.elapsed());
+        stop::check()?;
         if asked > until {
             return Ok(times);
         }
