@@ -1,1 +1,32 @@
+//! Throw-away nodes, pods and traffic, in network namespaces without names.
+//!
+//! ```text
+//! spec ► underlay ► forwarders (weft) or kernel (the baseline) = lab
+//! lab ► probe, traffic
+//! keeper (holds a lab between commands) ► state ► session
+//! ```
+//!
+//! Pods are wired by [`weft_cni`], the way a container runtime has them
+//! wired. Whatever ends the process that holds a [`Lab`] ends the lab.
 
+mod forwarders;
+pub mod keeper;
+mod kernel;
+mod lab;
+pub mod probe;
+mod process;
+mod role;
+pub mod session;
+mod spec;
+mod state;
+pub mod stop;
+pub mod traffic;
+mod underlay;
+pub mod userns;
+
+pub use forwarders::Forwarder;
+pub use lab::{Lab, Node, Pod};
+pub use process::Process;
+pub use role::{FORWARDER, KEEPER, become_forwarder};
+pub use spec::{Attach, Kind, NodePlan, Outer, PodPlan, Spec};
+pub use state::{ForwarderState, NodeState, State};

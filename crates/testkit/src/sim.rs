@@ -213,19 +213,7 @@ impl Node {
     }
 
     fn from_uplink(&mut self, now: Instant, datagrams: &[Datagrams]) -> Vec<Datagrams> {
-        let mut inbox = Inbox::new(datagrams.len());
-        for (place, send) in datagrams.iter().enumerate() {
-            let slot = inbox.slots().nth(place).expect("a slot for each");
-            slot[..send.bytes.len()].copy_from_slice(&send.bytes);
-            inbox.trains.push(Train {
-                start: place * TRAIN_MAX,
-                len: send.bytes.len(),
-                stride: send.stride,
-                from: send.from,
-                ecn: send.ecn,
-                truncated: false,
-            });
-        }
+        let mut inbox = inbox_of(datagrams);
         let (mut runs, mut replies) = (Runs::default(), Batch::new(1 << 17));
         let (tables, counters) = (&self.tables, &self.counters);
         let mut scene = Scene {
@@ -394,4 +382,22 @@ pub fn datagram(from: usize, inner: &[u8]) -> Datagrams {
         stride: bytes.len(),
         bytes,
     }
+}
+
+/// One read of the uplink that yields these sends.
+pub fn inbox_of(datagrams: &[Datagrams]) -> Inbox {
+    let mut inbox = Inbox::new(datagrams.len());
+    for (place, send) in datagrams.iter().enumerate() {
+        let slot = inbox.slots().nth(place).expect("a slot for each");
+        slot[..send.bytes.len()].copy_from_slice(&send.bytes);
+        inbox.trains.push(Train {
+            start: place * TRAIN_MAX,
+            len: send.bytes.len(),
+            stride: send.stride,
+            from: send.from,
+            ecn: send.ecn,
+            truncated: false,
+        });
+    }
+    inbox
 }

@@ -1,0 +1,147 @@
+//! A lab that is up: nodes, pods, and who carries their packets. Dropped, it
+//! leaves nothing behind.
+
+use std::{
+    env, fs,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use weft_cni::netns::Netns;
+
+use crate::{
+    forwarders::{self, Forwarder, Starter},
+    kernel,
+    spec::{Kind, NodePlan, PodPlan, Spec},
+    underlay::{self, Underlay},
+};
+
+// Fields are dropped in order: processes before the namespaces they are in.
+#[derive(Debug)]
+pub struct Lab {
+    pub spec: Spec,
+    /// `n1` first.
+    pub nodes: Vec<Node>,
+    /// `n1p1`, `n1p2`, … `n2p1`, …
+    pub pods: Vec<Pod>,
+    _fabric: Option<Netns>,
+    _starter: Starter,
+    _dir: Option<ThrowAwayDir>,
+}
+
+#[derive(Debug)]
+pub struct Node {
+    /// None in a lab of kind [`Kind::Kernel`].
+    pub forwarder: Option<Forwarder>,
+    pub plan: NodePlan,
+    pub netns: Netns,
+}
+
+#[derive(Debug)]
+pub struct Pod {
+    pub plan: PodPlan,
+    /// Where the pod lives: an index into [`Lab::nodes`].
+    pub node: usize,
+    pub netns: Netns,
+}
+
+impl Pod {
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    pub fn v4(&self) -> Ipv4Addr {
+        self.plan.v4
+    }
+
+    pub fn v6(&self) -> Ipv6Addr {
+        self.plan.v6
+    }
+}
+
+impl Lab {
+    /// A lab whose files go with it.
+    pub fn up(spec: &Spec) -> anyhow::Result<Self> {
+        let dir = ThrowAwayDir::make()?;
+        let lab = Self::up_in(spec, &dir.0)?;
+        Ok(Self {
+            _dir: Some(dir),
+            ..lab
+        })
+    }
+
+    /// A lab whose files are in `dir`, which stays.
+    pub fn up_in(spec: &Spec, dir: &Path) -> anyhow::Result<Self> {
+        spec.check()?;
+        let plan = spec.plan();
+        let starter = Starter::new().context("start a thread")?;
+        let Underlay { nodes, fabric } = underlay::lay(spec, &plan)?;
+        let mut pods = Vec::new();
+        for node in &plan {
+            let made: Result<Vec<_>, _> =
+                node.pods.iter().map(|pod| Netns::make(&pod.name)).collect();
+            pods.push(made?);
+        }
+        let forwarders = match spec.kind {
+            Kind::Weft => forwarders::start_all(&starter, spec, &plan, &nodes, &pods, dir)?,
+            Kind::Kernel => {
+                for ((node, netns), pods) in plan.iter().zip(&nodes).zip(&pods) {
+                    kernel::set_up(spec, &plan, node, netns, pods)
+                        .with_context(|| format!("node {}", node.name))?;
+                }
+                Vec::new()
+            }
+        };
+        let mut forwarders = forwarders.into_iter();
+        let mut lab = Self {
+            spec: spec.clone(),
+            nodes: Vec::new(),
+            pods: Vec::new(),
+            _fabric: fabric,
+            _starter: starter,
+            _dir: None,
+        };
+        for (at, ((plan, netns), pods)) in plan.into_iter().zip(nodes).zip(pods).enumerate() {
+            let inside = plan.pods.iter().cloned().zip(pods);
+            lab.pods.extend(inside.map(|(plan, netns)| Pod {
+                plan,
+                node: at,
+                netns,
+            }));
+            lab.nodes.push(Node {
+                forwarder: forwarders.next(),
+                plan,
+                netns,
+            });
+        }
+        Ok(lab)
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.plan.name == name)
+    }
+
+    pub fn pod(&self, name: &str) -> Option<&Pod> {
+        self.pods.iter().find(|pod| pod.plan.name == name)
+    }
+}
+
+/// A directory of the lab's own, 0700 and gone with it.
+#[derive(Debug)]
+struct ThrowAwayDir(PathBuf);
+
+impl ThrowAwayDir {
+    fn make() -> anyhow::Result<Self> {
+        let template = env::temp_dir().join("weft-lab-XXXXXX");
+        let made = nix::unistd::mkdtemp(&template)
+            .with_context(|| format!("make a directory like {template:?}"))?;
+        Ok(Self(made))
+    }
+}
+
+impl Drop for ThrowAwayDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,159 @@
+//! What can be done to a lab that is kept: see it, enter it, end it.
+
+use std::{
+    convert::Infallible,
+    env,
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::Signal,
+};
+use serde::Serialize;
+use weft_cni::netns::Netns;
+
+use crate::{
+    process::{self, Process},
+    state::{self, MARK, State},
+};
+
+/// For each process to end in.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is left of a lab.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    #[serde(flatten)]
+    pub state: State,
+    pub keeper_runs: bool,
+    /// By node; None where the node has no forwarder.
+    pub forwarder_runs: Vec<Option<bool>>,
+}
+
+impl Status {
+    pub fn is_whole(&self) -> bool {
+        self.keeper_runs
+            && !self.state.nodes.is_empty()
+            && self.forwarder_runs.iter().all(|runs| *runs != Some(false))
+    }
+}
+
+pub fn status(name: &str) -> anyhow::Result<Status> {
+    let state = load(name)?;
+    let runs = |node: &state::NodeState| node.forwarder.as_ref().map(|f| f.process.runs());
+    Ok(Status {
+        keeper_runs: state.keeper.runs(),
+        forwarder_runs: state.nodes.iter().map(runs).collect(),
+        state,
+    })
+}
+
+/// The lab is fine; the command is not.
+#[derive(Debug, thiserror::Error)]
+#[error("run {program:?}: {source}")]
+pub struct NotRun {
+    program: OsString,
+    pub source: io::Error,
+}
+
+/// Becomes `command` inside a pod or node. Returns only what kept it from
+/// that. To be called before any thread starts.
+pub fn exec(name: &str, place: &str, command: &[OsString]) -> anyhow::Result<Infallible> {
+    let state = load(name)?;
+    ensure!(
+        state.keeper.runs(),
+        "lab {name} is dead: its keeper is gone; clean up by weft lab down --name {name}"
+    );
+    let path = state.netns(place).with_context(|| {
+        format!(
+            "lab {name} has no pod or node {place}; it has {}",
+            state.places().join(", ")
+        )
+    })?;
+    let [program, arguments @ ..] = command else {
+        bail!("no command given");
+    };
+    enter(&state, &path)?;
+    let error = Command::new(program)
+        .args(arguments)
+        .env(MARK, state.mark())
+        .exec();
+    Err(NotRun {
+        program: program.clone(),
+        source: error,
+    }
+    .into())
+}
+
+fn enter(state: &State, netns: &Path) -> anyhow::Result<()> {
+    let keeper = state.keeper.pid;
+    let here = env::current_dir();
+    let open = |kind: &str| {
+        let path = format!("/proc/{keeper}/ns/{kind}");
+        File::open(&path).with_context(|| format!("open {path}"))
+    };
+    let netns = Netns::open(netns)?;
+    if state.rootless {
+        let (user, mount) = (open("user")?, open("mnt")?);
+        setns(&user, CloneFlags::CLONE_NEWUSER).context("enter the lab's user namespace")?;
+        setns(&mount, CloneFlags::CLONE_NEWNS).context("enter the lab's mount namespace")?;
+    }
+    netns.enter()?;
+    if let Ok(here) = here {
+        // A directory that this namespace cannot reach is left.
+        let _ = env::set_current_dir(here);
+    }
+    Ok(())
+}
+
+/// Ends a lab and removes its traces, whatever is left of it.
+pub fn down(name: &str) -> anyhow::Result<()> {
+    let dir = state::dir_of(name)?;
+    ensure!(dir.exists(), "there is no lab {name}");
+    match State::load(&dir) {
+        Ok(state) => end_processes(&state)?,
+        // Killed before it wrote anything, so before it started anything.
+        Err(_) if !dir.join(state::FILE).exists() => {}
+        Err(error) => return Err(error),
+    }
+    fs::remove_dir_all(&dir).with_context(|| format!("remove {dir:?}"))
+}
+
+fn end_processes(state: &State) -> anyhow::Result<()> {
+    let me = Process::current()?;
+    let mut processes = process::with_environment(&format!("{MARK}={}", state.mark()))?;
+    processes.retain(|guest| *guest != me);
+    // The keeper ends its forwarders itself, and the kernel does for a
+    // keeper that was killed: they stand here for the case of neither.
+    processes.push(state.keeper);
+    let forwarders = state
+        .nodes
+        .iter()
+        .filter_map(|node| node.forwarder.as_ref());
+    processes.extend(forwarders.map(|forwarder| forwarder.process));
+    for process in &processes {
+        process.signal(Signal::SIGTERM)?;
+    }
+    for process in processes {
+        process
+            .end(PATIENCE)
+            .with_context(|| format!("end process {}", process.pid))?;
+    }
+    Ok(())
+}
+
+fn load(name: &str) -> anyhow::Result<State> {
+    let dir = state::dir_of(name)?;
+    if !dir.exists() {
+        bail!("there is no lab {name}; bring it up by weft lab up --name {name}");
+    }
+    State::load(&dir)
+}

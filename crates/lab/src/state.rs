@@ -1,0 +1,185 @@
+//! What is known of a lab outside the process that holds it: a directory a
+//! lab, and in it one JSON file.
+
+use std::{
+    env, fs, io,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail, ensure};
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    lab::{Lab, Node},
+    process::Process,
+    spec::{NodePlan, Spec},
+};
+
+pub(crate) const FILE: &str = "state.json";
+
+/// Marks the processes that were started in a lab.
+pub const MARK: &str = "WEFT_LAB";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    pub spec: Spec,
+    pub keeper: Process,
+    /// The keeper is in a user namespace of its own.
+    pub rootless: bool,
+    /// Empty until the lab is up.
+    pub nodes: Vec<NodeState>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeState {
+    #[serde(flatten)]
+    pub plan: NodePlan,
+    /// The keeper's fd of the node's namespace, then of its pods'.
+    pub netns: i32,
+    pub pod_netns: Vec<i32>,
+    pub forwarder: Option<ForwarderState>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ForwarderState {
+    #[serde(flatten)]
+    pub process: Process,
+    pub control: PathBuf,
+}
+
+impl State {
+    /// A lab that is about to come up.
+    pub fn starting(spec: &Spec, rootless: bool) -> anyhow::Result<Self> {
+        let keeper = Process::current()?;
+        Ok(Self {
+            spec: spec.clone(),
+            keeper,
+            rootless,
+            nodes: Vec::new(),
+        })
+    }
+
+    pub fn up(self, lab: &Lab) -> anyhow::Result<Self> {
+        let node_state = |(at, node): (usize, &Node)| {
+            let pods = lab.pods.iter().filter(|pod| pod.node == at);
+            let forwarder = node.forwarder.as_ref().map(|forwarder| {
+                let process = Process::of(forwarder.pid())
+                    .with_context(|| format!("the forwarder of {} ended", node.plan.name))?;
+                anyhow::Ok(ForwarderState {
+                    process,
+                    control: forwarder.control.clone(),
+                })
+            });
+            anyhow::Ok(NodeState {
+                plan: node.plan.clone(),
+                netns: node.netns.as_raw_fd(),
+                pod_netns: pods.map(|pod| pod.netns.as_raw_fd()).collect(),
+                forwarder: forwarder.transpose()?,
+            })
+        };
+        let nodes = lab
+            .nodes
+            .iter()
+            .enumerate()
+            .map(node_state)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { nodes, ..self })
+    }
+
+    /// The environment entry that every process started in the lab has. It
+    /// is of this keeper's lab only, not of the next of that name.
+    pub fn mark(&self) -> String {
+        format!("{} {}", self.spec.name, self.keeper)
+    }
+
+    /// The namespace of a node or pod, as a path.
+    pub fn netns(&self, place: &str) -> Option<PathBuf> {
+        let pods = self.nodes.iter().flat_map(|node| {
+            node.plan
+                .pods
+                .iter()
+                .map(|pod| pod.name.as_str())
+                .zip(node.pod_netns.iter().copied())
+        });
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|node| (node.plan.name.as_str(), node.netns));
+        let (_, fd) = pods.chain(nodes).find(|(name, _)| *name == place)?;
+        Some(format!("/proc/{}/fd/{fd}", self.keeper.pid).into())
+    }
+
+    pub fn places(&self) -> Vec<&str> {
+        let mut places = Vec::new();
+        for NodeState { plan, .. } in &self.nodes {
+            places.push(plan.name.as_str());
+            places.extend(plan.pods.iter().map(|pod| pod.name.as_str()));
+        }
+        places
+    }
+
+    pub fn load(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join(FILE);
+        let text = fs::read(&path).with_context(|| format!("read {path:?}"))?;
+        serde_json::from_slice(&text).with_context(|| format!("{path:?} is no lab's state"))
+    }
+
+    pub fn save(&self, dir: &Path) -> anyhow::Result<()> {
+        let path = dir.join(FILE);
+        let fresh = dir.join("state.json.new");
+        fs::write(&fresh, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| fs::rename(&fresh, &path))
+            .with_context(|| format!("write {path:?}"))
+    }
+}
+
+/// Where lab `name` of this user is, whether or not it is.
+pub fn dir_of(name: &str) -> anyhow::Result<PathBuf> {
+    // The rules of names keep a name from being a path.
+    Spec {
+        name: name.to_owned(),
+        ..Spec::default()
+    }
+    .check()?;
+    Ok(home()?.join(format!("lab-{name}")))
+}
+
+/// Takes the name: makes its directory, which only this user may enter.
+pub fn make_dir(name: &str) -> anyhow::Result<PathBuf> {
+    let home = home()?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&home)
+        .with_context(|| format!("make {home:?}"))?;
+    let owner = fs::metadata(&home)?.uid();
+    ensure!(
+        owner == geteuid().as_raw(),
+        "{home:?} belongs to user {owner}; remove it, or set XDG_RUNTIME_DIR to a directory of yours"
+    );
+    let dir = dir_of(name)?;
+    match fs::DirBuilder::new().mode(0o700).create(&dir) {
+        Ok(()) => Ok(fs::canonicalize(dir)?),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            bail!(
+                "there is a lab {name} already; see weft lab status --name {name}, or end it by weft lab down --name {name}"
+            )
+        }
+        Err(error) => Err(error).with_context(|| format!("make {dir:?}")),
+    }
+}
+
+fn home() -> anyhow::Result<PathBuf> {
+    if geteuid().is_root() {
+        return Ok("/run/weft".into());
+    }
+    match env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) => Ok(Path::new(&dir).join("weft")),
+        None => Ok(env::temp_dir().join(format!("weft-{}", geteuid()))),
+    }
+}
