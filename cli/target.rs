@@ -2,12 +2,8 @@
 
 use std::{env, path::PathBuf};
 
-use anyhow::{Context, bail};
-use nix::unistd::geteuid;
-use weft_api::{
-    forwarder::{Reply, Request},
-    names::Name,
-};
+use anyhow::Context;
+use weft_api::forwarder::{Reply, Request};
 use weft_cni::forwarder::Client;
 
 const DEFAULT: &str = "/run/weft/forwarder.sock";
@@ -19,10 +15,10 @@ pub struct Target {
     #[arg(long, value_name = "PATH", conflicts_with = "lab")]
     control: Option<PathBuf>,
     /// Speak to a forwarder of this lab.
-    #[arg(long, value_name = "NAME", value_parser = plain)]
+    #[arg(long, value_name = "NAME")]
     lab: Option<String>,
     /// The node of the lab.
-    #[arg(long, value_name = "NODE", requires = "lab", default_value = "n1", value_parser = plain)]
+    #[arg(long, value_name = "NODE", requires = "lab", default_value = "n1")]
     node: String,
 }
 
@@ -43,27 +39,20 @@ impl Target {
     }
 }
 
-/// A name that is no path.
-fn plain(text: &str) -> Result<String, String> {
-    let name = Name::new(text).map_err(|fault| fault.to_string())?;
-    if name.as_str().contains('/') {
-        return Err(format!("{name} holds a '/'"));
-    }
-    Ok(name.into())
-}
-
 fn lab_socket(lab: &str, node: &str) -> anyhow::Result<PathBuf> {
-    let home = match env::var_os("XDG_RUNTIME_DIR") {
-        _ if geteuid().is_root() => PathBuf::from("/run"),
-        Some(home) => home.into(),
-        None => bail!("--lab {lab}: set XDG_RUNTIME_DIR, or name the socket by --control"),
-    };
-    let folder = home.join("weft").join(format!("lab-{lab}"));
-    let known = folder.is_dir();
-    known.then_some(()).with_context(|| {
-        format!("there is no lab {lab} of this user; `weft lab up --name {lab}` makes one")
+    let nodes = weft_lab::session::status(lab)?.state.nodes;
+    let names: Vec<String> = nodes.iter().map(|node| node.plan.name.clone()).collect();
+    let named = nodes.into_iter().find(|other| other.plan.name == node);
+    let named = named.with_context(|| {
+        format!(
+            "lab {lab} has no node {node}; its nodes are {}",
+            names.join(", ")
+        )
     })?;
-    Ok(folder.join(format!("{node}.sock")))
+    let forwarder = named.forwarder.with_context(|| {
+        format!("node {node} of lab {lab} has no forwarder: the kernel carries its packets")
+    })?;
+    Ok(forwarder.control)
 }
 
 /// Asks for what only one kind of reply can answer.

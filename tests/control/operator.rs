@@ -182,6 +182,31 @@ fn without_a_forwarder_the_socket_is_named() {
 }
 
 #[test]
+fn a_labs_forwarders_are_found_by_their_nodes() {
+    let name = format!("operator-{}", std::process::id());
+    let lab = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("run weft")
+    };
+    text(&lab(&["lab", "up", "--pods", "1", "--name", &name]));
+    let found = lab(&["status", "--json", "--lab", &name, "--node", "n2"]);
+    let missing = lab(&["status", "--lab", &name, "--node", "n7"]);
+    text(&lab(&["lab", "down", "--name", &name]));
+    assert_eq!(json(&found)["ports"][0]["name"], "n2p1");
+    let said = String::from_utf8_lossy(&missing.stderr);
+    assert!(
+        said.contains("has no node n7; its nodes are n1, n2"),
+        "{said}"
+    );
+    let gone = lab(&["status", "--lab", &name]);
+    assert!(!gone.status.success());
+}
+
+#[test]
 fn a_pipe_that_closes_early_is_no_fault() {
     let server = Server::start();
     let mut child = weft(&server, &["drops", "--all"])
