@@ -204,7 +204,7 @@ fn exec(name: &str, place: &str, command: &[OsString]) -> anyhow::Result<ExitCod
     let Err(error) = session::exec(name, place, command);
     let code = match error
         .downcast_ref::<session::NotRun>()
-        .map(|e| e.source.kind())
+        .map(|e| e.error.kind())
     {
         Some(io::ErrorKind::NotFound) => 127,
         Some(_) => 126,
