@@ -1,28 +1,27 @@
-//! The `weft` command. One executable, several programs: the name under
-//! which it starts says which, as a lab's processes do.
+//! The `weft` binary. It is several programs in one file: the name under
+//! which it starts says which, as a lab's processes do. A subcommand a file.
 
+mod completions;
 mod demo;
+mod doctor;
+mod drops;
 mod lab;
+mod output;
+mod status;
+mod target;
 
 use std::{
     env,
     ffi::{OsStr, OsString},
-    io::{self, Write},
     path::Path,
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
-use serde::Serialize;
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// A pod network that lives in user space.
 #[derive(Debug, Parser)]
-#[command(
-    name = "weft",
-    version,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(name = "weft", version, arg_required_else_help = true)]
 struct Weft {
     #[command(subcommand)]
     command: Command,
@@ -30,8 +29,13 @@ struct Weft {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Demo(demo::Demo),
-    Lab(lab::Lab),
+    Demo(demo::Args),
+    #[command(subcommand)]
+    Lab(lab::Command),
+    Status(status::Args),
+    Drops(drops::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,16 +44,11 @@ fn main() -> ExitCode {
     let ended = match role(&name) {
         "weft-forwarder" => return weft_forwarder::cli::run(env::args_os()),
         weft_lab::FORWARDER => match weft_lab::become_forwarder(arguments) {
-            Ok(rest) => {
-                return weft_forwarder::cli::run([name].into_iter().chain(rest));
-            }
+            Ok(rest) => return weft_forwarder::cli::run([name].into_iter().chain(rest)),
             Err(error) => Err(error),
         },
         weft_lab::KEEPER => weft_lab::keeper::run().map(|()| ExitCode::SUCCESS),
-        _ => match Weft::parse().command {
-            Command::Demo(demo) => demo.run(),
-            Command::Lab(lab) => lab.run(),
-        },
+        _ => Weft::parse().command.run(),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("weft: {error:#}");
@@ -58,20 +57,29 @@ fn main() -> ExitCode {
 }
 
 fn role(name: &OsString) -> &str {
-    Path::new(name)
-        .file_name()
-        .and_then(OsStr::to_str)
-        .unwrap_or_default()
+    let file = Path::new(name).file_name();
+    file.and_then(OsStr::to_str).unwrap_or_default()
 }
 
-/// Writes to standard output. A reader that has gone is no error.
-fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(io::stdout(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Demo(args) => demo::run(args),
+            Self::Lab(command) => lab::run(command),
+            Self::Status(args) => status::run(args),
+            Self::Drops(args) => drops::run(args),
+            Self::Doctor(args) => doctor::run(args),
+            Self::Completions(args) => completions::run(args, &mut Weft::command()),
+        }
     }
 }
 
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&serde_json::to_string_pretty(value)?)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_does_not_contradict_itself() {
+        Weft::command().debug_assert();
+    }
 }

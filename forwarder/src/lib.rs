@@ -17,6 +17,7 @@ pub mod control;
 pub mod dispatch;
 pub mod metrics;
 pub mod port;
+pub mod probe;
 pub mod publish;
 mod sys;
 pub mod tables;

@@ -1,6 +1,7 @@
 //! Ioctls and socket options that no library offers.
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
@@ -12,6 +13,7 @@ mod ioctl {
     use nix::{ioctl_read, ioctl_write_int, ioctl_write_ptr};
 
     // linux/if_tun.h: all of magic 'T'.
+    ioctl_write_ptr!(tun_set_interface, b'T', 202, libc::c_int);
     ioctl_write_int!(tun_set_offload, b'T', 208);
     ioctl_read!(tun_interface, b'T', 210, libc::c_uint);
     ioctl_write_ptr!(tun_set_vnet_header_size, b'T', 216, libc::c_int);
@@ -21,6 +23,18 @@ mod ioctl {
 pub const CHECKSUM: libc::c_uint = libc::TUN_F_CSUM;
 pub const TCP: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 pub const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// Makes `tun`, an open `/dev/net/tun`, the queue of a new device with these
+/// `IFF_*` flags; the kernel names it.
+pub fn make_tap(tun: File, flags: libc::c_int) -> io::Result<File> {
+    // SAFETY: an all-zero ifreq is a valid value of that plain C struct.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
+    // SAFETY: TUNSETIFF reads and writes one ifreq at the pointer, whatever
+    // type its number is made from; `request` is one.
+    unsafe { ioctl::tun_set_interface(tun.as_raw_fd(), (&raw const request).cast()) }?;
+    Ok(tun)
+}
 
 /// The `IFF_*` flags of the tap that `fd` is a queue of.
 pub fn tap_flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {

@@ -17,19 +17,19 @@ use weft_cni::{
 use crate::server::{Client, LIMIT, Server, plain_file};
 
 /// A request to attach, which an edit may spoil.
-fn request(name: &str, number: u8) -> String {
+pub fn request(name: &str, number: u8) -> String {
     format!(
         "{{\"op\":\"attach\",\"name\":\"{name}\",\"driver\":\"tap\",\
          \"mac\":\"02:00:00:00:00:{number:02x}\",\"addresses\":[\"10.1.0.{number}\"],\"mtu\":1450}}\n"
     )
 }
 
-struct Pod {
-    netns: Netns,
+pub struct Pod {
+    pub netns: Netns,
     device: Device,
 }
 
-fn pod(number: u8) -> Pod {
+pub fn pod(number: u8) -> Pod {
     let netns = Netns::make("a pod").expect("a network namespace: root, or unshare -Urn");
     let wiring = Wiring {
         interface: "eth0".to_owned(),
@@ -50,7 +50,7 @@ impl Pod {
     }
 }
 
-fn attached(client: &mut Client, line: &str, pod: &Pod) {
+pub fn attached(client: &mut Client, line: &str, pod: &Pod) {
     client.pass(line, &pod.fds());
     let answer = client.answer();
     assert!(

@@ -1,9 +1,10 @@
-//! The forwarder's control socket as a client meets it, whatever the client
-//! does: each refusal has its type, and changes nothing.
+//! A running forwarder as its clients and operators meet it, whatever they do:
+//! each refusal has its type, and changes nothing.
 
 mod attach;
 mod life;
 mod metrics;
+mod operator;
 mod server;
 
 use std::{

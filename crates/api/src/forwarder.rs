@@ -210,9 +210,13 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-/// `received + originated = sent + answered + dropped`, at any quiet moment.
+/// What `came` is what `went`, at any quiet moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
+    /// Packets received or made here.
+    pub came: u64,
+    /// Packets sent, consumed or dropped.
+    pub went: u64,
     /// Every counter by its metric name without the `weft_` prefix and the
     /// `_total` suffix, in packets unless the name says otherwise.
     pub values: BTreeMap<String, u64>,

@@ -29,4 +29,4 @@ pub use lab::{Lab, Node, Pod};
 pub use process::Process;
 pub use role::{FORWARDER, KEEPER, become_forwarder};
 pub use spec::{Attach, Kind, NodePlan, Outer, PodPlan, Spec};
-pub use state::{ForwarderState, NodeState, State};
+pub use state::{ForwarderState, NodeState, State, dir_of};

@@ -5,4 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod frames;
+pub mod fuzz;
 pub mod golden;
+pub mod sim;

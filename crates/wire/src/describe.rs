@@ -6,9 +6,9 @@
 //! 00:00:0a > ee:ee:ee | 10.0.0.10 > 10.9.9.9 ttl 64 len 52 id 0x0186 df | tcp 40000 > 80 [S] seq 7 win 64240 len 0
 //! ```
 //!
-//! MACs are their last three bytes. Lengths are in bytes: of an IP packet
-//! with its header, of a transport payload without. VXLAN on its usual ports
-//! is looked into.
+//! MACs are their last three bytes, those of groups all six. Lengths are in
+//! bytes: of an IP packet with its header, of a transport payload without.
+//! VXLAN on its usual ports is looked into.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -42,7 +42,7 @@ impl Display for Dissection<'_> {
         if frame.len() < ETHERNET_LEN {
             return write!(f, "{} bytes, no Ethernet frame", frame.len());
         }
-        write!(f, "{} > {} | ", Colons(&frame[9..12]), Colons(&frame[3..6]))?;
+        write!(f, "{} > {} | ", short(&frame[6..12]), short(&frame[..6]))?;
         match parse(frame) {
             Ok(Ethernet::Arp) => arp(f, &frame[ETHERNET_LEN..]),
             Ok(Ethernet::Ip(packet)) => {
@@ -73,6 +73,11 @@ impl Display for Colons<'_> {
         }
         Ok(())
     }
+}
+
+fn short(mac: &[u8]) -> Colons<'_> {
+    let is_group = mac[0] & 1 != 0;
+    Colons(if is_group { mac } else { &mac[3..] })
 }
 
 fn arp(f: &mut Formatter, body: &[u8]) -> fmt::Result {

@@ -179,13 +179,20 @@ impl Forwarder {
     }
 
     fn counters(&self) -> api::Counters {
-        let totals = Totals::of(self.workers.counters());
+        let workers = self.workers.counters();
+        let totals = Totals::of(workers);
         let values = totals
             .values
             .iter()
             .map(|&(name, _, value)| (name.to_owned(), value));
         let dropped = ("dropped_packets".to_owned(), totals.dropped());
+        let (came, went) = workers
+            .iter()
+            .map(|worker| worker.balance())
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         api::Counters {
+            came,
+            went,
             values: values.chain([dropped]).collect(),
         }
     }

@@ -1,4 +1,5 @@
-//! What the kernel knows about a network interface of this namespace.
+//! Network interfaces of this thread's own namespace, by ioctl
+//! (netdevice(7)): a mounted /sys need not show that namespace.
 
 use std::{
     io,
@@ -6,9 +7,27 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-/// The interface's MTU in bytes (SIOCGIFMTU, netdevice(7)). The ioctl asks
-/// this thread's own network namespace, which a mounted /sys need not show.
+/// The interface's MTU in bytes.
 pub fn mtu(interface: &str) -> io::Result<u16> {
+    let mut request = request(interface)?;
+    ask(libc::SIOCGIFMTU, &mut request)?;
+    // SAFETY: SIOCGIFMTU succeeded, so this member is the one it wrote.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    // Loopback's 65536 is one more than any IP packet can use.
+    Ok(u16::try_from(mtu.max(0)).unwrap_or(u16::MAX))
+}
+
+/// Sets the interface up.
+pub fn raise(interface: &str) -> io::Result<()> {
+    let mut request = request(interface)?;
+    ask(libc::SIOCGIFFLAGS, &mut request)?;
+    let up = libc::c_short::try_from(libc::IFF_UP).map_err(io::Error::other)?;
+    // SAFETY: SIOCGIFFLAGS succeeded, so this member is the one it wrote.
+    unsafe { request.ifr_ifru.ifru_flags |= up };
+    ask(libc::SIOCSIFFLAGS, &mut request)
+}
+
+fn request(interface: &str) -> io::Result<libc::ifreq> {
     // SAFETY: ifreq is plain data, for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { zeroed() };
     // The kernel wants the name with a zero byte behind it.
@@ -18,6 +37,10 @@ pub fn mtu(interface: &str) -> io::Result<u16> {
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
+    Ok(request)
+}
+
+fn ask(number: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
     // SAFETY: socket(2) takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -25,14 +48,12 @@ pub fn mtu(interface: &str) -> io::Result<u16> {
     }
     // SAFETY: the socket is open and nobody else's.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: SIOCGIFMTU reads the name and writes the MTU of one live ifreq.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } < 0 {
+    // SAFETY: the interface ioctls of this file read and write one ifreq,
+    // and `request` is one.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), number, request) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: SIOCGIFMTU succeeded, so this member is the one that was written.
-    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
-    // Loopback's 65536 is one more than any IP packet can use.
-    Ok(u16::try_from(mtu.max(0)).unwrap_or(u16::MAX))
+    Ok(())
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub enum UplinkError {
 }
 
 /// Bytes of kernel buffer asked for on each socket: some 60 super-frames.
-const BUFFER: usize = 4 << 20;
+pub(crate) const BUFFER: usize = 4 << 20;
 
 /// A UDP socket bound to one of the node's addresses.
 fn open(address: IpAddr, port: u16) -> Result<OwnedFd, UplinkError> {

@@ -45,7 +45,7 @@ fn real_frames_read_well() {
     for (hex, expected) in [
         (
             ARP,
-            "00:00:0a > ff:ff:ff | arp who-has 169.254.1.1 tell 10.0.0.10 at 02:00:00:00:00:0a",
+            "00:00:0a > ff:ff:ff:ff:ff:ff | arp who-has 169.254.1.1 tell 10.0.0.10 at 02:00:00:00:00:0a",
         ),
         (
             PING,
@@ -54,7 +54,7 @@ fn real_frames_read_well() {
         ),
         (
             SOLICITATION,
-            "00:00:0a > 00:00:01 | 2001:db8::a > ff02::1:ff00:1 hop 255 len 72 \
+            "00:00:0a > 33:33:ff:00:00:01 | 2001:db8::a > ff02::1:ff00:1 hop 255 len 72 \
              | icmp6 neighbour-solicitation fe80::1 from 02:00:00:00:00:0a",
         ),
     ] {

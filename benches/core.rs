@@ -1,0 +1,245 @@
+//! What the steps of the packet's way cost, one by one.
+
+use std::{hint::black_box, net::Ipv4Addr, sync::Arc, time::Instant};
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use weft_engine::{
+    Batch, Counters, Engine, Outbox, PeerId, PortId, Runs, Scene, Tunnel, Verdict,
+    flow::{Egress, FlowCache, Ingress},
+    segment::segment,
+    snapshot::Epoch,
+};
+use weft_testkit::{
+    frames::{FrameBuilder, between},
+    sim::{self, Datagrams, GATEWAY, World, pod_mac, pod_v4},
+};
+use weft_wire::{Ethernet, Packet, VnetHeader, checksum, parse, vnet};
+
+fn flow() -> FrameBuilder {
+    between(pod_v4(0, 0), pod_v4(1, 0)).macs(pod_mac(0, 0), GATEWAY.mac)
+}
+
+fn packet(frame: &[u8]) -> Packet {
+    match parse(frame) {
+        Ok(Ethernet::Ip(packet)) => packet,
+        other => panic!("{other:?} is no packet"),
+    }
+}
+
+/// A super-frame of 44 segments, as one UDP_SEGMENT send carries.
+fn super_frame() -> (VnetHeader, Vec<u8>) {
+    flow()
+        .tcp(1, 2)
+        .dont_fragment()
+        .filled(44 * 1398)
+        .super_frame(1398)
+}
+
+fn batch_of(frames: &[(VnetHeader, Vec<u8>)]) -> Batch {
+    let mut batch = Batch::new(1 << 20);
+    for (vnet, frame) in frames {
+        let space = batch.space().expect("the batch is large");
+        space[vnet::LEN..vnet::LEN + frame.len()].copy_from_slice(frame);
+        batch.commit(*vnet, frame.len());
+    }
+    batch
+}
+
+fn parsing(c: &mut Criterion) {
+    let frame = flow().tcp(1, 2).filled(1398).build();
+    c.bench_function("parse", |b| b.iter(|| parse(black_box(&frame))));
+}
+
+fn checksums(c: &mut Criterion) {
+    let frame = flow().tcp(1, 2).filled(1398).build();
+    let packet = packet(&frame);
+    let mut group = c.benchmark_group("checksum");
+    group.throughput(Throughput::Bytes(frame.len() as u64));
+    group.bench_function("verify 1398 B", |b| {
+        b.iter(|| checksum::verify(black_box(&frame), &packet));
+    });
+    group.finish();
+}
+
+fn lookups(c: &mut Criterion) {
+    let mut group = c.benchmark_group("lookup");
+    for routes in [100_u32, 10_000, 100_000] {
+        let tables = with_routes(routes);
+        let mut at = 0_u32;
+        group.bench_function(format!("{routes} routes"), |b| {
+            b.iter(|| {
+                at = at.wrapping_add(0x9e37_79b9);
+                let address = Ipv4Addr::from(0x0b00_0000 + ((at % routes) << 6) + 9);
+                tables.peer_of(black_box(address.into()))
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Tables in which a peer has `routes` blocks of 64 addresses.
+fn with_routes(routes: u32) -> weft_engine::Snapshot {
+    let block = |place: u32| {
+        let address = Ipv4Addr::from(0x0b00_0000 + (place << 6));
+        format!("{address}/26").parse().expect("a prefix")
+    };
+    let usual = sim::tables(0, 1);
+    let peer = &usual.peers()[0];
+    let many = weft_engine::Peer {
+        remote: peer.remote,
+        underlay: peer.underlay.clone(),
+        mac: peer.mac,
+        vni: peer.vni,
+        mtu: peer.mtu,
+        blocks: (0..routes).map(block).collect(),
+        to_peer: Arc::default(),
+        from_peer: Arc::default(),
+    };
+    sim::tables_of(0, 1, Vec::new(), vec![Arc::new(many)])
+}
+
+fn flows(c: &mut Criterion) {
+    let mut cache = FlowCache::new(1);
+    let from = Ingress::Port(PortId(0));
+    let keys: Vec<_> = (0..8192)
+        .map(|port| packet(&flow().udp(port, 53).filled(9).build()).key)
+        .collect();
+    for key in &keys {
+        cache.learn(
+            cache.hash(key),
+            Epoch(1),
+            from,
+            *key,
+            Egress::Peer(PeerId(0)),
+        );
+    }
+    let mut at = 0;
+    c.bench_function("flow hit", |b| {
+        b.iter(|| {
+            at = (at + 1) % keys.len();
+            let hash = cache.hash(&keys[at]);
+            cache.find(hash, Epoch(1), from, black_box(&keys[at]))
+        });
+    });
+}
+
+fn segments(c: &mut Criterion) {
+    let (vnet, frame) = super_frame();
+    let packet = packet(&frame);
+    let mut group = c.benchmark_group("segment");
+    group.throughput(Throughput::Bytes(frame.len() as u64));
+    group.bench_function("TCP super-frame of 44", |b| {
+        b.iter(|| {
+            segment(black_box(&frame), &packet, &vnet, |headers, payload| {
+                black_box((headers, payload));
+            })
+        });
+    });
+    group.finish();
+}
+
+fn encaps(c: &mut Criterion) {
+    let tunnel = Tunnel {
+        peer: PeerId(0),
+        entropy: 7,
+        ecn: 0,
+    };
+    let mut group = c.benchmark_group("encap");
+    let small = flow().udp(1, 2).filled(64).build();
+    for (name, frames) in [
+        ("TCP super-frame of 44", vec![super_frame()]),
+        ("64 small frames", vec![(VnetHeader::default(), small); 64]),
+    ] {
+        let mut outbox = Outbox::new(16);
+        group.bench_function(name, |b| {
+            b.iter_batched_ref(
+                || batch_of(&frames),
+                |batch| {
+                    outbox.clear();
+                    for place in 0..batch.len() {
+                        outbox
+                            .push(batch, place, tunnel, 4096)
+                            .expect("sound frames");
+                    }
+                    black_box(outbox.sends().len())
+                },
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn coalesce(c: &mut Criterion) {
+    let mut group = c.benchmark_group("coalesce");
+    let small = flow().udp(1, 2).filled(64).build();
+    for (name, frames) in [
+        ("44 TCP segments", vec![super_frame()]),
+        (
+            "64 small datagrams",
+            vec![(VnetHeader::default(), small); 64],
+        ),
+    ] {
+        let sends = sends_of(&frames);
+        group.bench_function(name, |b| {
+            let tables = sim::tables(1, 1);
+            let counters = Counters::default();
+            let mut engine = Engine::new(1);
+            let mut replies = Batch::new(1 << 17);
+            let mut runs = Runs::default();
+            let mut inbox = sim::inbox_of(&sends);
+            b.iter(|| {
+                runs.clear();
+                let mut scene = Scene {
+                    tables: &tables,
+                    counters: &counters,
+                    replies: &mut replies,
+                    now: Instant::now(),
+                };
+                engine.from_uplink(&mut scene, &mut inbox, &mut runs);
+                black_box(runs.runs().len())
+            });
+        });
+    }
+    group.finish();
+}
+
+fn sends_of(frames: &[(VnetHeader, Vec<u8>)]) -> Vec<Datagrams> {
+    let mut world = World {
+        hold: true,
+        ..World::default()
+    };
+    world.send_all(0, 0, frames);
+    std::mem::take(&mut world.nodes[0].held)
+}
+
+fn decide(c: &mut Criterion) {
+    let tables = sim::tables(0, 1);
+    let counters = Counters::default();
+    let mut engine = Engine::new(1);
+    let mut replies = Batch::new(1 << 17);
+    let small = flow().udp(1, 2).filled(64).build();
+    let frames = vec![(VnetHeader::default(), small); 64];
+    let ingress = tables.port(PortId(0)).expect("pod 0 has a port");
+    c.bench_function("from_port, 64 small frames", |b| {
+        b.iter_batched_ref(
+            || batch_of(&frames),
+            |batch| {
+                let mut scene = Scene {
+                    tables: &tables,
+                    counters: &counters,
+                    replies: &mut replies,
+                    now: Instant::now(),
+                };
+                engine.from_port(&mut scene, ingress, batch);
+                assert!(matches!(batch.frames()[0].verdict, Verdict::Tunnel(_)));
+            },
+            BatchSize::LargeInput,
+        );
+    });
+}
+
+criterion_group!(
+    core, parsing, checksums, lookups, flows, segments, encaps, coalesce, decide
+);
+criterion_main!(core);

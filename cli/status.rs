@@ -1,0 +1,250 @@
+//! `weft status`: who answers, what it carries, and whether its counts add
+//! up.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use weft_api::forwarder::{
+    Counters, Driver, Peer, Port, PortState, Reply, Request, Status, Traffic,
+};
+
+use crate::{
+    output::{bytes, counted, grouped, lines, show, show_json, table},
+    target::{Target, ask},
+};
+
+/// Show a running forwarder: its uplink, ports, peers and counts.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+struct Report {
+    status: Status,
+    ports: Vec<Port>,
+    peers: Vec<Peer>,
+    counters: Counters,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut client = args.target.connect()?;
+    let report = Report {
+        status: ask(&mut client, &Request::Status, |reply| match reply {
+            Reply::Status(status) => Some(*status),
+            _ => None,
+        })?,
+        ports: ask(&mut client, &Request::List, |reply| match reply {
+            Reply::Ports(ports) => Some(ports),
+            _ => None,
+        })?,
+        peers: ask(&mut client, &Request::Peers, |reply| match reply {
+            Reply::Peers(peers) => Some(peers),
+            _ => None,
+        })?,
+        counters: ask(&mut client, &Request::Counters, |reply| match reply {
+            Reply::Counters(counters) => Some(*counters),
+            _ => None,
+        })?,
+    };
+    if args.json {
+        show_json(&report)
+    } else {
+        show(&page(&report))
+    }
+}
+
+fn page(report: &Report) -> String {
+    let Report {
+        status,
+        ports,
+        peers,
+        counters,
+    } = report;
+    let mut page = head(status);
+    if !ports.is_empty() {
+        page += "\n";
+        page += &ports_table(ports);
+    }
+    if !peers.is_empty() {
+        page += "\n";
+        page += &peers_table(peers);
+    }
+    page += "\n";
+    let mut totals = table(&["counter", ""]);
+    for (name, &value) in &counters.values {
+        totals.add_row([name.replace('_', " "), grouped(value)]);
+    }
+    page += &lines(&totals);
+    page + "\n" + &balance(counters)
+}
+
+fn head(status: &Status) -> String {
+    let on = |on| if on { "on" } else { "off" };
+    let uplink = if status.underlay.is_empty() {
+        "none: only pods of this node reach each other".to_owned()
+    } else {
+        format!(
+            "{} port {}, VNI {}, GSO {}, GRO {}",
+            joined(&status.underlay),
+            status.port,
+            status.vni.value(),
+            on(status.gso),
+            on(status.gro)
+        )
+    };
+    format!(
+        "node    {}: weft {}, process {}, {}, tables {}\nuplink  {uplink}\ncarries {}, {}\n",
+        status.node,
+        status.version,
+        status.pid,
+        counted(status.workers, "worker"),
+        status.epoch,
+        counted(status.ports, "port"),
+        counted(status.peers, "peer"),
+    )
+}
+
+fn ports_table(ports: &[Port]) -> String {
+    let headings = [
+        "port",
+        "driver",
+        "state",
+        "mac",
+        "addresses",
+        "mtu",
+        "queues",
+        "from pod",
+        "to pod",
+    ];
+    let mut rows = table(&headings);
+    for port in ports {
+        let driver = match port.driver {
+            Driver::Tap if port.uso => "tap",
+            Driver::Tap => "tap, no USO",
+            Driver::Basic => "basic",
+            Driver::Veth => "veth",
+        };
+        let state = match port.state {
+            PortState::Up => "up",
+            PortState::Gone => "gone",
+        };
+        rows.add_row([
+            port.name.to_string(),
+            driver.to_owned(),
+            state.to_owned(),
+            port.mac.to_string(),
+            joined(&port.addresses),
+            port.mtu.to_string(),
+            port.queues.to_string(),
+            traffic(port.from_pod),
+            traffic(port.to_pod),
+        ]);
+    }
+    lines(&rows)
+}
+
+fn peers_table(peers: &[Peer]) -> String {
+    let mut rows = table(&["peer", "underlay", "blocks", "to peer", "from peer"]);
+    for peer in peers {
+        rows.add_row([
+            peer.node.name.to_string(),
+            joined(&peer.node.underlay),
+            joined(&peer.node.blocks),
+            traffic(peer.to_peer),
+            traffic(peer.from_peer),
+        ]);
+    }
+    lines(&rows)
+}
+
+fn balance(counters: &Counters) -> String {
+    let Counters { came, went, .. } = counters;
+    let verdict = if came == went {
+        "no packet is lost without a reason".to_owned()
+    } else {
+        format!(
+            "{} are under way, or lost without a reason",
+            grouped(came.abs_diff(*went))
+        )
+    };
+    format!(
+        "balance: {} came, {} went; {verdict}\n",
+        grouped(*came),
+        grouped(*went)
+    )
+}
+
+fn traffic(traffic: Traffic) -> String {
+    format!("{} ({})", grouped(traffic.packets), bytes(traffic.bytes))
+}
+
+fn joined(list: &[impl ToString]) -> String {
+    list.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        serde_json::from_value(serde_json::json!({
+            "status": {
+                "version": "0.1.0", "pid": 7, "node": "n1", "workers": 2, "epoch": 3,
+                "underlay": ["192.0.2.1"], "vni": 4096, "port": 4789, "gso": true, "gro": false,
+                "ports": 1, "peers": 1
+            },
+            "ports": [{
+                "name": "n1p1", "driver": "tap", "state": "up", "mac": "02:00:00:00:00:01",
+                "addresses": ["10.1.0.1", "fd00::1"], "mtu": 1450, "queues": 2, "uso": true,
+                "from_pod": {"packets": 1234, "bytes": 2048}, "to_pod": {"packets": 0, "bytes": 0}
+            }],
+            "peers": [{
+                "name": "n2", "underlay": ["192.0.2.2"], "vtep_mac": "02:00:00:00:00:02",
+                "vni": 4096, "port": 4789, "blocks": ["10.2.0.0/24"], "tunnel": [],
+                "to_peer": {"packets": 3, "bytes": 300}, "from_peer": {"packets": 0, "bytes": 0}
+            }],
+            "counters": {"came": 1234, "went": 1230, "values": {"sent_to_ports": 1230}}
+        }))
+        .expect("a report")
+    }
+
+    #[test]
+    fn a_page_shows_each_part() {
+        let page = page(&report());
+        for part in [
+            "node    n1: weft 0.1.0, process 7, 2 workers, tables 3\n",
+            "uplink  192.0.2.1 port 4789, VNI 4096, GSO on, GRO off\n",
+            "carries 1 port, 1 peer\n",
+            "10.1.0.1, fd00::1",
+            "1 234 (2.0 KiB)",
+            "10.2.0.0/24",
+            "sent to ports",
+            "balance: 1 234 came, 1 230 went; 4 are under way, or lost without a reason\n",
+        ] {
+            assert!(page.contains(part), "{part:?} is not in:\n{page}");
+        }
+        assert!(page.lines().all(|line| line == line.trim_end()), "{page}");
+    }
+
+    #[test]
+    fn a_balance_that_holds_says_so() {
+        let counters = Counters {
+            came: 5,
+            went: 5,
+            ..Counters::default()
+        };
+        assert_eq!(
+            balance(&counters),
+            "balance: 5 came, 5 went; no packet is lost without a reason\n"
+        );
+    }
+}

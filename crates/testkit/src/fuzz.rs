@@ -1,0 +1,186 @@
+//! The bodies of the fuzz targets. `fuzz/` calls them with bytes that
+//! libFuzzer makes up, `tests/corpus.rs` with the committed corpus.
+//!
+//! Each panics when a promise of the crates under test is broken, whatever
+//! the bytes.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use weft_engine::{
+    DropReason, Gateway, Port, PortId,
+    counters::Traffic,
+    gateway::{
+        arp,
+        icmp::{self, Complaint},
+        ndp,
+    },
+};
+use weft_wire::{
+    ETHERNET_LEN, Ethernet, Mac, Packet, checksum, describe, edit, parse::Fragment, vxlan,
+};
+
+/// The pod of the `neighbours` capture.
+const POD_MAC: Mac = [2, 0, 0, 0, 0, 0x0a];
+const POD_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
+const POD_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x0a);
+const GATEWAY: Gateway = Gateway {
+    mac: [0xee; 6],
+    v4: Ipv4Addr::new(169, 254, 1, 1),
+    v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+};
+
+/// Parsing, summing, editing and describing one frame.
+pub fn parse(frame: &[u8]) {
+    for frame in [frame, &mended(frame)] {
+        assert_eq!(describe(frame).lines().count(), 1);
+        if let Ok(Ethernet::Ip(packet)) = weft_wire::parse(frame) {
+            parsed(frame, packet);
+        }
+    }
+}
+
+fn parsed(frame: &[u8], packet: Packet) {
+    assert!(ETHERNET_LEN < packet.transport && packet.transport <= packet.payload);
+    assert!(packet.payload <= packet.end && packet.end <= frame.len());
+    assert_eq!(packet.key.src.is_ipv4(), packet.key.dst.is_ipv4());
+    if packet.fragment != Fragment::Whole {
+        assert_eq!((packet.key.src_port, packet.key.dst_port), (0, 0));
+    }
+    let mut edited = frame.to_vec();
+    checksum::complete(&mut edited, &packet);
+    assert!(checksum::verify(&edited, &packet));
+    if packet.hop_limit > 0 {
+        edit::decrement_hop_limit(&mut edited, &packet);
+        let hop_limit = packet.hop_limit - 1;
+        let expected = Ethernet::Ip(Packet {
+            hop_limit,
+            ..packet
+        });
+        assert_eq!(weft_wire::parse(&edited), Ok(expected));
+    }
+}
+
+/// Taking a datagram's inner frame out, and parsing that.
+pub fn vxlan(datagram: &[u8]) {
+    if let Ok((vni, frame)) = vxlan::decap(datagram) {
+        assert_eq!([&vxlan::header(vni), frame].concat(), datagram);
+        parse(frame);
+    }
+}
+
+/// Showing one frame to every responder of the gateway.
+pub fn gateway(frame: &[u8]) {
+    for frame in [frame, &mended(frame)] {
+        let mut reply = b"left over".to_vec();
+        match arp::answer(frame, &GATEWAY, &port(), &mut reply) {
+            Ok(()) => assert_eq!(weft_wire::parse(&reply), Ok(Ethernet::Arp)),
+            Err(_) => assert!(reply.is_empty()),
+        }
+        if let Ok(Ethernet::Ip(packet)) = weft_wire::parse(frame) {
+            shown(frame, packet);
+        }
+    }
+}
+
+fn shown(frame: &[u8], packet: Packet) {
+    let mut reply = b"left over".to_vec();
+    let answered = ndp::answer(frame, &packet, &GATEWAY, &port(), &mut reply);
+    if sound(answered, &reply).is_some() {
+        assert!(ndp::is_ndp(&packet, frame));
+    }
+    let answered = icmp::echo(frame, &packet, &mut reply);
+    if let Some(echoed) = sound(answered, &reply) {
+        assert_eq!(echoed.key.src, packet.key.dst);
+        assert_eq!(echoed.key.dst, packet.key.src);
+        assert_eq!(echoed.key.src_port, packet.key.src_port);
+    }
+    for complaint in complaints(packet.ip_len()) {
+        let answered = complain(complaint, frame, &packet, &mut reply);
+        let Some(told) = sound(answered, &reply) else {
+            continue;
+        };
+        assert_eq!(told.key.dst, packet.key.src);
+        assert!(told.ip_len() <= if told.is_v4() { 576 } else { 1280 });
+        let mut nothing = Vec::new();
+        let errors_about_an_error = complaints(0)
+            .into_iter()
+            .filter(|about| complain(*about, &reply, &told, &mut nothing).is_ok());
+        assert_eq!(errors_about_an_error.count(), 0);
+    }
+}
+
+fn complaints(mtu: usize) -> [Complaint; 4] {
+    [
+        Complaint::HopLimit,
+        Complaint::TooBig { mtu },
+        Complaint::NoRoute,
+        Complaint::PortUnreachable,
+    ]
+}
+
+fn complain(
+    complaint: Complaint,
+    frame: &[u8],
+    packet: &Packet,
+    reply: &mut Vec<u8>,
+) -> Result<(), DropReason> {
+    let source = match packet.is_v4() {
+        true => IpAddr::V4(GATEWAY.v4),
+        false => IpAddr::V6(GATEWAY.v6),
+    };
+    let (dst, src) = (POD_MAC, GATEWAY.mac);
+    icmp::complain(complaint, frame, packet, source, dst, src, reply)
+        .then_some(())
+        .ok_or(DropReason::GatewayUnserved)
+}
+
+/// The packet of an answer, of which every byte is accounted for. Without an
+/// answer nothing may be left in the buffer.
+fn sound(answered: Result<(), DropReason>, reply: &[u8]) -> Option<Packet> {
+    if answered.is_err() {
+        assert!(reply.is_empty());
+        return None;
+    }
+    let Ok(Ethernet::Ip(packet)) = weft_wire::parse(reply) else {
+        panic!("the answer {} is no IP packet", describe(reply));
+    };
+    assert_eq!(packet.end, reply.len());
+    assert!(checksum::verify(reply, &packet));
+    Some(packet)
+}
+
+/// The frame with checksums that are right, past which made-up bytes would
+/// hardly ever get.
+fn mended(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if let Some(&first) = frame.get(ETHERNET_LEN) {
+        let header_end = ETHERNET_LEN + usize::from(first & 0x0f) * 4;
+        let has_header = first >> 4 == 4 && header_end >= ETHERNET_LEN + 20;
+        if let Some(header) = frame
+            .get_mut(ETHERNET_LEN..header_end)
+            .filter(|_| has_header)
+        {
+            edit::refresh_ipv4_checksum(header);
+        }
+    }
+    if let Ok(Ethernet::Ip(packet)) = weft_wire::parse(&frame) {
+        checksum::complete(&mut frame, &packet);
+    }
+    frame
+}
+
+fn port() -> Port {
+    Port {
+        id: PortId(0),
+        mac: POD_MAC,
+        addresses: vec![POD_V4.into(), POD_V6.into()],
+        mtu: 1450,
+        takes_udp: true,
+        takes_tcp: true,
+        from_pod: Arc::new(Traffic::default()),
+        to_pod: Arc::new(Traffic::default()),
+    }
+}

@@ -1,0 +1,403 @@
+//! Two whole nodes in memory: engines joined by a scripted underlay, in
+//! virtual time. What a forwarder does with verdicts is done here with
+//! vectors.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use weft_engine::{
+    Batch, Counters, DropReason, Engine, Epoch, Gateway, Inbox, Outbox, Peer, PeerId, Port, PortId,
+    Runs, Scene, Snapshot, Verdict, Vtep,
+    inbox::{TRAIN_MAX, Train},
+    outbox::{Piece, Send},
+};
+use weft_wire::{ETHERNET_LEN, Mac, VnetHeader, vnet};
+
+pub const GATEWAY: Gateway = Gateway {
+    mac: [0xee; 6],
+    v4: Ipv4Addr::new(169, 254, 1, 1),
+    v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee),
+};
+pub const VNI: u32 = 4096;
+/// The pods' MTU, and that of the way between the nodes.
+pub const MTU: usize = 1450;
+
+/// One node: two pods, and what they have received.
+#[derive(Debug)]
+pub struct Node {
+    pub tables: Snapshot,
+    pub counters: Counters,
+    pub received: Vec<Received>,
+    /// Sends that left for the other node, kept by [`World::hold`].
+    pub held: Vec<Datagrams>,
+    engine: Engine,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    pub port: PortId,
+    pub vnet: VnetHeader,
+    pub frame: Vec<u8>,
+}
+
+/// Datagrams of one send, on their way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagrams {
+    pub from: IpAddr,
+    pub ecn: u8,
+    pub stride: usize,
+    pub bytes: Vec<u8>,
+}
+
+/// Node 0 and node 1.
+#[derive(Debug)]
+pub struct World {
+    pub nodes: [Node; 2],
+    pub now: Instant,
+    /// Keep sends instead of carrying them.
+    pub hold: bool,
+}
+
+pub fn underlay(node: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, byte(node) + 1))
+}
+
+pub fn pod_v4(node: usize, pod: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, byte(node), byte(pod) + 10)
+}
+
+pub fn pod_v6(node: usize, pod: usize) -> Ipv6Addr {
+    Ipv6Addr::new(
+        0xfd00,
+        0x10,
+        0x244,
+        byte(node).into(),
+        0,
+        0,
+        0,
+        u16::from(byte(pod)) + 0x10,
+    )
+}
+
+/// The node's own address in the pod network.
+pub fn tunnel_v4(node: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, byte(node), 0)
+}
+
+pub fn pod_mac(node: usize, pod: usize) -> Mac {
+    [2, 0, 0, 0, byte(node), byte(pod)]
+}
+
+pub fn vtep_mac(node: usize) -> Mac {
+    [2, 1, 0, 0, 0, byte(node)]
+}
+
+fn byte(place: usize) -> u8 {
+    u8::try_from(place).expect("a test has few nodes and pods")
+}
+
+fn port(node: usize, pod: usize) -> Arc<Port> {
+    Arc::new(Port {
+        id: PortId(byte(pod).into()),
+        mac: pod_mac(node, pod),
+        addresses: vec![pod_v4(node, pod).into(), pod_v6(node, pod).into()],
+        mtu: MTU,
+        takes_udp: true,
+        takes_tcp: true,
+        from_pod: Arc::default(),
+        to_pod: Arc::default(),
+    })
+}
+
+fn peer(node: usize) -> Arc<Peer> {
+    let v4 = format!("10.244.{node}.0/24").parse().expect("a prefix");
+    let v6 = format!("fd00:10:244:{node}::/64")
+        .parse()
+        .expect("a prefix");
+    Arc::new(Peer {
+        remote: Some(SocketAddr::new(underlay(node), 4789)),
+        underlay: vec![underlay(node)],
+        mac: vtep_mac(node),
+        vni: VNI,
+        mtu: MTU,
+        blocks: vec![v4, v6],
+        to_peer: Arc::default(),
+        from_peer: Arc::default(),
+    })
+}
+
+/// The tables of a node whose pods and peer are as usual.
+pub fn tables(node: usize, epoch: u64) -> Snapshot {
+    tables_of(
+        node,
+        epoch,
+        vec![port(node, 0), port(node, 1)],
+        vec![peer(1 - node)],
+    )
+}
+
+pub fn tables_of(
+    node: usize,
+    epoch: u64,
+    ports: Vec<Arc<Port>>,
+    peers: Vec<Arc<Peer>>,
+) -> Snapshot {
+    let vtep = Vtep {
+        mac: vtep_mac(node),
+        vni: VNI,
+        addresses: vec![tunnel_v4(node).into()],
+    };
+    let ports = ports.into_iter().map(Some).collect();
+    Snapshot::build(Epoch(epoch), GATEWAY, vtep, ports, peers).expect("nothing is held twice")
+}
+
+impl Node {
+    fn new(node: usize) -> Self {
+        Self {
+            tables: tables(node, 1),
+            counters: Counters::default(),
+            received: Vec::new(),
+            held: Vec::new(),
+            engine: Engine::new(42),
+        }
+    }
+
+    /// Puts tables in force in which this node's port or the peer differ.
+    pub fn change(
+        &mut self,
+        node: usize,
+        port_edit: impl Fn(&mut Port),
+        peer_edit: impl Fn(&mut Peer),
+    ) {
+        let edited = |mut port: Arc<Port>| {
+            port_edit(Arc::get_mut(&mut port).expect("just made"));
+            port
+        };
+        let mut other = peer(1 - node);
+        peer_edit(Arc::get_mut(&mut other).expect("just made"));
+        let ports = vec![edited(port(node, 0)), edited(port(node, 1))];
+        self.tables = tables_of(node, self.tables.epoch.0 + 1, ports, vec![other]);
+    }
+
+    fn from_port(
+        &mut self,
+        now: Instant,
+        pod: usize,
+        frames: &[(VnetHeader, Vec<u8>)],
+    ) -> Vec<Datagrams> {
+        let mut batch = Batch::new(1 << 20);
+        for (vnet, frame) in frames {
+            let space = batch.space().expect("the batch is large");
+            space[vnet::LEN..vnet::LEN + frame.len()].copy_from_slice(frame);
+            batch.commit(*vnet, frame.len());
+        }
+        let mut replies = Batch::new(1 << 17);
+        let (tables, counters) = (&self.tables, &self.counters);
+        let mut scene = Scene {
+            tables,
+            counters,
+            replies: &mut replies,
+            now,
+        };
+        let ingress = tables
+            .port(PortId(byte(pod).into()))
+            .expect("the pod has a port");
+        self.engine.from_port(&mut scene, ingress, &mut batch);
+        let mut out = self.dispatch(&mut batch);
+        out.extend(self.dispatch(&mut replies));
+        out
+    }
+
+    fn from_uplink(&mut self, now: Instant, datagrams: &[Datagrams]) -> Vec<Datagrams> {
+        let mut inbox = inbox_of(datagrams);
+        let (mut runs, mut replies) = (Runs::default(), Batch::new(1 << 17));
+        let (tables, counters) = (&self.tables, &self.counters);
+        let mut scene = Scene {
+            tables,
+            counters,
+            replies: &mut replies,
+            now,
+        };
+        self.engine.from_uplink(&mut scene, &mut inbox, &mut runs);
+        for run in runs.runs() {
+            let mut bytes = run.head.clone();
+            run.pieces
+                .iter()
+                .for_each(|piece| bytes.extend(&inbox.buffer()[piece.clone()]));
+            let vnet = VnetHeader::read(&bytes).expect("a head begins with it");
+            let frame = bytes.split_off(vnet::LEN);
+            self.received.push(Received {
+                port: run.port,
+                vnet,
+                frame,
+            });
+            self.counters.sent_to_ports.add(run.packets);
+        }
+        self.dispatch(&mut replies)
+    }
+
+    fn dispatch(&mut self, batch: &mut Batch) -> Vec<Datagrams> {
+        let mut outbox = Outbox::new(4);
+        for place in 0..batch.len() {
+            let frame = batch.frames()[place];
+            match frame.verdict {
+                Verdict::Deliver(port) => {
+                    let received = Received {
+                        port,
+                        vnet: frame.vnet,
+                        frame: batch.bytes(&frame).to_vec(),
+                    };
+                    self.received.push(received);
+                    self.counters.sent_to_ports.add(frame.packets);
+                }
+                Verdict::Tunnel(tunnel) => {
+                    let vni = self.tables.peer(tunnel.peer).vni;
+                    if let Err(reason) = outbox.push(batch, place, tunnel, vni) {
+                        self.counters.lose(reason, frame.packets);
+                    }
+                }
+                Verdict::Answered | Verdict::Fragmented | Verdict::Drop(_) => {}
+            }
+        }
+        outbox
+            .sends()
+            .iter()
+            .map(|send| self.leave(send, batch, &outbox))
+            .collect()
+    }
+
+    fn leave(&self, send: &Send, batch: &Batch, outbox: &Outbox) -> Datagrams {
+        assert_eq!(send.peer, PeerId(0), "a node has one peer");
+        let bytes = send.pieces.iter().flat_map(|piece| match *piece {
+            Piece::Batch { start, len } => &batch.buffer()[start..start + len],
+            Piece::Header { start, len } => &outbox.headers()[start..start + len],
+        });
+        let bytes: Vec<u8> = bytes.copied().collect();
+        assert_eq!(bytes.len(), send.len);
+        assert_eq!(bytes.len().div_ceil(send.size) as u64, send.datagrams);
+        self.counters.sent_to_peers.add(send.datagrams);
+        Datagrams {
+            from: underlay(0),
+            ecn: send.ecn,
+            stride: send.size,
+            bytes,
+        }
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        // Far enough from the clock's zero that an hour before it exists.
+        let now = Instant::now() + Duration::from_secs(3600);
+        Self {
+            nodes: [Node::new(0), Node::new(1)],
+            now,
+            hold: false,
+        }
+    }
+}
+
+impl World {
+    /// A pod sends one frame, and everything that follows happens.
+    pub fn send(&mut self, node: usize, pod: usize, frame: &[u8]) {
+        self.send_all(node, pod, &[(VnetHeader::default(), frame.to_vec())]);
+    }
+
+    /// A pod sends frames that are read in one batch.
+    pub fn send_all(&mut self, node: usize, pod: usize, frames: &[(VnetHeader, Vec<u8>)]) {
+        let out = self.nodes[node].from_port(self.now, pod, frames);
+        self.carry(node, out);
+    }
+
+    /// Datagrams reach a node in one read.
+    pub fn arrive(&mut self, node: usize, datagrams: &[Datagrams]) {
+        let out = self.nodes[node].from_uplink(self.now, datagrams);
+        self.carry(node, out);
+    }
+
+    fn carry(&mut self, node: usize, mut out: Vec<Datagrams>) {
+        out.iter_mut().for_each(|send| send.from = underlay(node));
+        if self.hold {
+            self.nodes[node].held.extend(out);
+        } else if !out.is_empty() {
+            self.arrive(1 - node, &out);
+        }
+    }
+
+    /// What a pod has received since last asked.
+    pub fn received(&mut self, node: usize, pod: usize) -> Vec<Received> {
+        let port = PortId(byte(pod).into());
+        let all = std::mem::take(&mut self.nodes[node].received);
+        let (its, others) = all.into_iter().partition(|received| received.port == port);
+        self.nodes[node].received = others;
+        its
+    }
+
+    /// Runs `act` and tells which of a node's counters moved, by how much.
+    /// Whatever it does, the node's balance must hold.
+    pub fn moved(
+        &mut self,
+        node: usize,
+        act: impl FnOnce(&mut Self),
+    ) -> BTreeMap<&'static str, u64> {
+        let before = values(&self.nodes[node].counters);
+        act(self);
+        let (came, went) = self.nodes[node].counters.balance();
+        assert_eq!(came, went, "node {node}: what came in is not what went out");
+        let after = values(&self.nodes[node].counters);
+        let deltas = after
+            .into_iter()
+            .map(|(name, value)| (name, value - before[name]));
+        deltas.filter(|(_, delta)| *delta > 0).collect()
+    }
+}
+
+/// All counters by name, drops by their reason.
+pub fn values(counters: &Counters) -> BTreeMap<&'static str, u64> {
+    let drops = DropReason::ALL
+        .iter()
+        .map(|reason| (reason.name(), counters.dropped(*reason)));
+    counters
+        .each()
+        .map(|(name, _, value)| (name, value))
+        .chain(drops)
+        .collect()
+}
+
+/// A VXLAN datagram as node `from` would send it, around a frame for the
+/// other node.
+pub fn datagram(from: usize, inner: &[u8]) -> Datagrams {
+    let mut bytes = weft_wire::vxlan::header(VNI).to_vec();
+    bytes.extend_from_slice(inner);
+    if inner.len() >= ETHERNET_LEN {
+        weft_wire::edit::set_macs(&mut bytes[8..], vtep_mac(1 - from), vtep_mac(from));
+    }
+    Datagrams {
+        from: underlay(from),
+        ecn: 0,
+        stride: bytes.len(),
+        bytes,
+    }
+}
+
+/// One read of the uplink that yields these sends.
+pub fn inbox_of(datagrams: &[Datagrams]) -> Inbox {
+    let mut inbox = Inbox::new(datagrams.len());
+    for (place, send) in datagrams.iter().enumerate() {
+        let slot = inbox.slots().nth(place).expect("a slot for each");
+        slot[..send.bytes.len()].copy_from_slice(&send.bytes);
+        inbox.trains.push(Train {
+            start: place * TRAIN_MAX,
+            len: send.bytes.len(),
+            stride: send.stride,
+            from: send.from,
+            ecn: send.ecn,
+            truncated: false,
+        });
+    }
+    inbox
+}
