@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use weft_wire::{ETHERNET_LEN, Packet, VnetHeader, protocol, vnet};
+use weft_wire::{Packet, VnetHeader, protocol, vnet};
 
 use crate::{DropReason, Gateway, Port};
 
@@ -33,8 +33,9 @@ pub fn is_link_local(address: Ipv6Addr) -> bool {
 /// true to it.
 pub fn packets(vnet: &VnetHeader, packet: &Packet) -> Result<u64, DropReason> {
     if vnet.needs_checksum() {
+        // Finishing it must not reach the headers that admission looked at.
         let field = usize::from(vnet.csum_start) + usize::from(vnet.csum_offset);
-        if usize::from(vnet.csum_start) < ETHERNET_LEN || field + 2 > packet.end {
+        if usize::from(vnet.csum_start) < packet.transport || field + 2 > packet.end {
             return Err(DropReason::MalformedOffload);
         }
     }

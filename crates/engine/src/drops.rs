@@ -51,9 +51,9 @@ macro_rules! reasons {
 
 reasons! {
     // What a frame says of itself.
-    MalformedEthernet "malformed_ethernet" Suspect "The frame is shorter than an Ethernet header.";
+    MalformedEthernet "malformed_ethernet" Suspect "The frame is shorter than an Ethernet header, or its ARP message is cut short.";
     MalformedIp "malformed_ip" Suspect "The IP header is cut short, lies about its length or version, or its checksum is wrong.";
-    MalformedTransport "malformed_transport" Suspect "The TCP, UDP, SCTP or ICMP header is cut short or lies about its length.";
+    MalformedTransport "malformed_transport" Suspect "The TCP, UDP, SCTP or ICMP header is cut short, lies about its length, or breaks a rule of neighbour discovery.";
     MalformedOffload "malformed_offload" Suspect "The virtio-net header names places outside the frame, or a super-frame that is none.";
     UnsupportedEthertype "unsupported_ethertype" Normal "Only IPv4, IPv6 and ARP are carried.";
 

@@ -183,7 +183,7 @@ impl Node {
         self.tables = tables_of(node, self.tables.epoch.0 + 1, ports, vec![other]);
     }
 
-    fn from_port(
+    fn port_reads(
         &mut self,
         now: Instant,
         pod: usize,
@@ -212,7 +212,7 @@ impl Node {
         out
     }
 
-    fn from_uplink(&mut self, now: Instant, datagrams: &[Datagrams]) -> Vec<Datagrams> {
+    fn uplink_reads(&mut self, now: Instant, datagrams: &[Datagrams]) -> Vec<Datagrams> {
         let mut inbox = inbox_of(datagrams);
         let (mut runs, mut replies) = (Runs::default(), Batch::new(1 << 17));
         let (tables, counters) = (&self.tables, &self.counters);
@@ -309,13 +309,13 @@ impl World {
 
     /// A pod sends frames that are read in one batch.
     pub fn send_all(&mut self, node: usize, pod: usize, frames: &[(VnetHeader, Vec<u8>)]) {
-        let out = self.nodes[node].from_port(self.now, pod, frames);
+        let out = self.nodes[node].port_reads(self.now, pod, frames);
         self.carry(node, out);
     }
 
     /// Datagrams reach a node in one read.
     pub fn arrive(&mut self, node: usize, datagrams: &[Datagrams]) {
-        let out = self.nodes[node].from_uplink(self.now, datagrams);
+        let out = self.nodes[node].uplink_reads(self.now, datagrams);
         self.carry(node, out);
     }
 
