@@ -7,7 +7,6 @@ mod report;
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
 use anyhow::ensure;
-use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use weft_lab::{
     Kind, Lab, Pod, Spec,
@@ -15,6 +14,7 @@ use weft_lab::{
     stop, userns,
 };
 
+use crate::output::{show, show_json};
 use measure::Labs;
 use report::{Asked, Report};
 
@@ -24,8 +24,8 @@ use report::{Asked, Report};
 /// that fills the MTU and one that has to be cut. Then TCP, small datagrams
 /// and round trips are measured, on weft and on the kernel's own bridge and
 /// VXLAN in turn. Exits with 0 only if every answer came.
-#[derive(Debug, Args)]
-pub struct Demo {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// Nodes of the lab.
     #[arg(long, default_value_t = 2)]
     nodes: usize,
@@ -40,50 +40,53 @@ pub struct Demo {
     json: bool,
 }
 
-impl Demo {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        ensure!(
-            self.seconds > 0.0 && self.seconds <= 3600.0,
-            "{} seconds: measure for more than 0 and at most 3600",
-            self.seconds
-        );
-        if userns::needed()? {
-            userns::enter()?;
-        }
-        stop::on_signal()?;
-        let spec = Spec {
-            name: "demo".to_owned(),
-            nodes: self.nodes,
-            pods: self.pods,
-            ..Spec::default()
-        };
-        let report = self.report(spec)?;
-        if self.json {
-            crate::print_json(&report)?;
-        } else {
-            crate::print(&report.to_string())?;
-        }
-        Ok(if report.is_good() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Args {
+        nodes,
+        pods,
+        seconds,
+        json,
+    } = args;
+    ensure!(
+        seconds > 0.0 && seconds <= 3600.0,
+        "{seconds} seconds: measure for more than 0 and at most 3600"
+    );
+    if userns::needed()? {
+        userns::enter()?;
     }
+    stop::on_signal()?;
+    let spec = Spec {
+        name: "demo".to_owned(),
+        nodes,
+        pods,
+        ..Spec::default()
+    };
+    let report = observe(spec, Duration::from_secs_f64(seconds))?;
+    if json {
+        show_json(&report)?;
+    } else {
+        show(&report.page())?;
+    }
+    Ok(if report.is_good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
 
-    fn report(&self, spec: Spec) -> anyhow::Result<Report> {
-        let progress = progress_bar();
-        progress.set_message("bringing up the lab");
-        let weft = Lab::up(&spec)?;
-        let kernel = Lab::up(&Spec {
-            kind: Kind::Kernel,
-            ..spec.clone()
-        });
-        let probes = ask_all(&weft, &progress)?;
-        let labs = Labs::new(&spec, weft, kernel)?;
-        let speeds = labs.measure(Duration::from_secs_f64(self.seconds), &progress)?;
-        progress.finish_and_clear();
-        Report::new(spec, probes, speeds, labs.drops()?)
-    }
+fn observe(spec: Spec, duration: Duration) -> anyhow::Result<Report> {
+    let progress = progress_bar();
+    progress.set_message("bringing up the lab");
+    let weft = Lab::up(&spec)?;
+    let kernel = Lab::up(&Spec {
+        kind: Kind::Kernel,
+        ..spec.clone()
+    });
+    let probes = ask_all(&weft, &progress)?;
+    let labs = Labs::new(&spec, weft, kernel)?;
+    let speeds = labs.measure(duration, &progress)?;
+    progress.finish_and_clear();
+    Report::new(spec, probes, speeds, labs.drops()?)
 }
 
 fn ask_all(lab: &Lab, progress: &ProgressBar) -> anyhow::Result<Vec<Asked>> {

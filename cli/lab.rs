@@ -3,21 +3,17 @@
 use std::{ffi::OsString, io, process::ExitCode};
 
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use weft_lab::{
     Attach, Spec, State, keeper,
     session::{self, Status},
 };
 
-/// Bring up nodes and pods in network namespaces, to try things on.
-#[derive(Debug, Args)]
-pub struct Lab {
-    #[command(subcommand)]
-    verb: Verb,
-}
+use crate::output::{lines, show, show_json, table};
 
+/// Bring up nodes and pods in network namespaces, to try things on.
 #[derive(Debug, Subcommand)]
-enum Verb {
+pub enum Command {
     /// Bring up a lab that stays until `weft lab down`.
     Up(Up),
     /// Show the parts of a lab, and whether they live.
@@ -46,14 +42,14 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
-struct Name {
+pub struct Name {
     /// Which lab.
     #[arg(long, default_value = "lab")]
     name: String,
 }
 
 #[derive(Debug, Args)]
-struct Up {
+pub struct Up {
     /// Nodes, joined by an underlay of 192.0.2.0/24 and 2001:db8::/64.
     #[arg(long, default_value_t = 2)]
     nodes: usize,
@@ -77,26 +73,24 @@ struct Up {
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum AttachBy {
+pub enum AttachBy {
     #[default]
     Tap,
     Veth,
 }
 
-impl Lab {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        match self.verb {
-            Verb::Up(up) => up.run(),
-            Verb::Status { name, json } => status(&name.name, json),
-            Verb::Exec {
-                name,
-                place,
-                command,
-            } => exec(&name.name, &place, &command),
-            Verb::Down { name } => {
-                session::down(&name.name)?;
-                Ok(ExitCode::SUCCESS)
-            }
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(up) => up.run(),
+        Command::Status { name, json } => status(&name.name, json),
+        Command::Exec {
+            name,
+            place,
+            command,
+        } => exec(&name.name, &place, &command),
+        Command::Down { name } => {
+            session::down(&name.name)?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -116,22 +110,21 @@ impl Up {
             ..Spec::default()
         })?;
         if self.json {
-            crate::print_json(&state)?;
-            return Ok(ExitCode::SUCCESS);
+            return show_json(&state);
         }
         let name = &state.spec.name;
         let (first, last) = (state.nodes.first(), state.nodes.last());
         let pods = first
             .and_then(|n| n.plan.pods.first())
             .zip(last.and_then(|n| n.plan.pods.last()));
-        crate::print(&table(&state, |_| "up").trim_fmt())?;
+        let mut text = lines(&places(&state, |_| "up"));
         if let Some((from, to)) = pods {
-            crate::print(&format!(
-                "\ntry: weft lab exec --name {name} {} -- ping {}\nend: weft lab down --name {name}",
+            text += &format!(
+                "\ntry: weft lab exec --name {name} {} -- ping {}\nend: weft lab down --name {name}\n",
                 from.name, to.v4
-            ))?;
+            );
         }
-        Ok(ExitCode::SUCCESS)
+        show(&text)
     }
 }
 
@@ -139,15 +132,15 @@ impl Up {
 fn status(name: &str, json: bool) -> anyhow::Result<ExitCode> {
     let status = session::status(name)?;
     if json {
-        crate::print_json(&status)?;
+        show_json(&status)?;
     } else {
-        crate::print(&format!("lab {name}: {}", summary(&status)))?;
         let forwarder = |at: usize| match status.forwarder_runs.get(at).copied().flatten() {
             Some(true) => "up",
             Some(false) => "dead",
             None => "none",
         };
-        crate::print(&table(&status.state, forwarder).trim_fmt())?;
+        let places = lines(&places(&status.state, forwarder));
+        show(&format!("lab {name}: {}\n\n{places}", summary(&status)))?;
     }
     Ok(if status.is_whole() {
         ExitCode::SUCCESS
@@ -178,10 +171,8 @@ fn summary(status: &Status) -> String {
     }
 }
 
-fn table(state: &State, forwarder: impl Fn(usize) -> &'static str) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["NODE", "UNDERLAY", "FORWARDER", "POD", "ADDRESSES"]);
+fn places(state: &State, forwarder: impl Fn(usize) -> &'static str) -> Table {
+    let mut table = table(&["NODE", "UNDERLAY", "FORWARDER", "POD", "ADDRESSES"]);
     for (at, node) in state.nodes.iter().enumerate() {
         let underlay = node
             .plan
@@ -204,7 +195,7 @@ fn exec(name: &str, place: &str, command: &[OsString]) -> anyhow::Result<ExitCod
     let Err(error) = session::exec(name, place, command);
     let code = match error
         .downcast_ref::<session::NotRun>()
-        .map(|e| e.source.kind())
+        .map(|e| e.error.kind())
     {
         Some(io::ErrorKind::NotFound) => 127,
         Some(_) => 126,

@@ -1,5 +1,5 @@
-//! The `weft` binary: the operator's command, and by the name it is started
-//! under every other program of weft.
+//! The `weft` binary. It is several programs in one file: the name under
+//! which it starts says which, as a lab's processes do. A subcommand a file.
 
 mod completions;
 mod demo;
@@ -18,16 +18,10 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, Subcommand};
-use output::{show_json as print_json, show_line as print};
 
 /// A pod network that lives in user space.
 #[derive(Debug, Parser)]
-#[command(
-    name = "weft",
-    version,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(name = "weft", version, arg_required_else_help = true)]
 struct Weft {
     #[command(subcommand)]
     command: Command,
@@ -35,8 +29,9 @@ struct Weft {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Demo(demo::Demo),
-    Lab(lab::Lab),
+    Demo(demo::Args),
+    #[command(subcommand)]
+    Lab(lab::Command),
     Status(status::Args),
     Drops(drops::Args),
     Doctor(doctor::Args),
@@ -53,14 +48,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         weft_lab::KEEPER => weft_lab::keeper::run().map(|()| ExitCode::SUCCESS),
-        _ => match Weft::parse().command {
-            Command::Demo(demo) => demo.run(),
-            Command::Lab(lab) => lab.run(),
-            Command::Status(args) => status::run(args),
-            Command::Drops(args) => drops::run(args),
-            Command::Doctor(args) => doctor::run(args),
-            Command::Completions(args) => completions::run(args, &mut Weft::command()),
-        },
+        _ => Weft::parse().command.run(),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("weft: {error:#}");
@@ -69,6 +57,29 @@ fn main() -> ExitCode {
 }
 
 fn role(name: &OsString) -> &str {
-    let file = Path::new(name).file_name().and_then(OsStr::to_str);
-    file.unwrap_or_default()
+    let file = Path::new(name).file_name();
+    file.and_then(OsStr::to_str).unwrap_or_default()
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Demo(args) => demo::run(args),
+            Self::Lab(command) => lab::run(command),
+            Self::Status(args) => status::run(args),
+            Self::Drops(args) => drops::run(args),
+            Self::Doctor(args) => doctor::run(args),
+            Self::Completions(args) => completions::run(args, &mut Weft::command()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_does_not_contradict_itself() {
+        Weft::command().debug_assert();
+    }
 }

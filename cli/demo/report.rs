@@ -1,8 +1,8 @@
 //! What the demo found, for people and for programs.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, Table};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 use weft_api::forwarder::Drop;
@@ -12,6 +12,7 @@ use weft_lab::{
 };
 
 use super::measure::{Side, Speed};
+use crate::output::{counted, lines, table};
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -91,53 +92,49 @@ impl Asked {
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Report {
+    pub fn page(&self) -> String {
         let Spec {
             nodes, pods, mtu, ..
         } = self.lab;
-        writeln!(
-            f,
-            "weft {} on Linux {}, {} processors: {nodes} nodes of {pods} pods, underlay MTU {mtu}",
-            self.weft, self.kernel, self.processors
-        )?;
-        writeln!(
-            f,
-            "{} of {} questions between pods answered",
-            self.answered, self.asked
-        )?;
+        let mut page = format!(
+            "weft {} on Linux {}, {}: {} of {}, underlay MTU {mtu}\n{} of {} between pods answered\n",
+            self.weft,
+            self.kernel,
+            counted(self.processors, "processor"),
+            counted(nodes, "node"),
+            counted(pods, "pod"),
+            self.answered,
+            counted(self.asked, "question"),
+        );
         for error in self.probes.iter().filter_map(|asked| asked.error.as_ref()) {
-            writeln!(f, "  {error}")?;
+            page += &format!("  {error}\n");
         }
         if self.answered < self.asked {
-            self.write_drops(f)?;
+            page += &self.losses();
         }
-        write!(f, "\n{}", speeds(&self.speeds))?;
+        page += &format!("\n{}", lines(&speeds(&self.speeds)));
         let mut reasons: Vec<_> = self.speeds.iter().flat_map(reasons).collect();
         reasons.dedup();
         reasons
             .iter()
-            .try_for_each(|reason| write!(f, "\n{reason}"))
+            .fold(page, |page, reason| page + reason + "\n")
     }
-}
 
-impl Report {
-    fn write_drops(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Dropped { node, drops } in &self.drops {
-            for drop in drops {
-                writeln!(f, "  {node} dropped {}: {}", drop.packets, drop.sentence)?;
-            }
-        }
-        Ok(())
+    fn losses(&self) -> String {
+        let of_node = |Dropped { node, drops }: &Dropped| {
+            let line =
+                |drop: &Drop| format!("  {node} dropped {}: {}\n", drop.packets, drop.sentence);
+            drops.iter().map(line).collect::<String>()
+        };
+        self.drops.iter().map(of_node).collect()
     }
 }
 
 fn speeds(speeds: &[Speed]) -> Table {
     let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    let heads = ["", "", "WEFT", "KERNEL", "", "WEFT / KERNEL"];
-    table.set_header(heads.map(|head| right(head.to_owned())));
+    let heads = ["LOAD", "PATH", "WEFT", "KERNEL", "UNIT", "WEFT / KERNEL"];
+    let mut table = table(&heads);
     for speed in speeds {
         let ratio = speed
             .ratio

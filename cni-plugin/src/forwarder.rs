@@ -25,10 +25,10 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("connect to the forwarder at {path:?}: {source}; is weft-forwarder running?")]
-    Connect { path: PathBuf, source: io::Error },
-    #[error("speak with the forwarder at {path:?}: {source}")]
-    Speak { path: PathBuf, source: io::Error },
+    #[error("connect to the forwarder at {path:?}: {error}; is weft-forwarder running?")]
+    Connect { path: PathBuf, error: io::Error },
+    #[error("speak with the forwarder at {path:?}: {error}")]
+    Speak { path: PathBuf, error: io::Error },
     #[error("the forwarder at {path:?} gave no answer in {} s; see its log", .deadline.as_secs())]
     Deadline { path: PathBuf, deadline: Duration },
     #[error("the forwarder at {path:?} hung up before it answered; see its log")]
@@ -50,9 +50,9 @@ pub struct Client {
 
 impl Client {
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|source| ClientError::Connect {
+        let stream = UnixStream::connect(path).map_err(|error| ClientError::Connect {
             path: path.to_owned(),
-            source,
+            error,
         })?;
         Ok(Self {
             path: path.to_owned(),
@@ -165,15 +165,15 @@ impl Client {
         }
     }
 
-    fn failed(&self, source: io::Error) -> ClientError {
-        match source.kind() {
+    fn failed(&self, error: io::Error) -> ClientError {
+        match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => self.late(),
             io::ErrorKind::BrokenPipe => ClientError::HungUp {
                 path: self.path.clone(),
             },
             _ => ClientError::Speak {
                 path: self.path.clone(),
-                source,
+                error,
             },
         }
     }

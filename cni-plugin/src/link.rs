@@ -72,25 +72,19 @@ pub enum LinkError {
     Vanished { interface: String, netns: String },
     #[error("{queues} tap queues asked for {interface}; ask for 1 to {QUEUES_MAX}")]
     Queues { interface: String, queues: usize },
-    #[error("open {TUN}: {source}; load the tun module, and let this user read and write the node")]
-    Tun { source: io::Error },
-    #[error("make tap {interface}: {source}; this takes CAP_NET_ADMIN in the pod's user namespace")]
-    Tap {
-        interface: String,
-        source: io::Error,
-    },
-    #[error("set the offloads of tap {interface}: {source}")]
-    Offloads {
-        interface: String,
-        source: io::Error,
-    },
+    #[error("open {TUN}: {error}; load the tun module, and let this user read and write the node")]
+    Tun { error: io::Error },
+    #[error("make tap {interface}: {error}; this takes CAP_NET_ADMIN in the pod's user namespace")]
+    Tap { interface: String, error: io::Error },
+    #[error("set the offloads of tap {interface}: {error}")]
+    Offloads { interface: String, error: io::Error },
     #[error(
         "make tap {interface}: the kernel refuses a vnet header, and this build has no basic \
          driver; build with feature basic-tap"
     )]
     NoBasicDriver { interface: String },
-    #[error("open a packet socket on {host_end}: {source}; this takes CAP_NET_RAW")]
-    Packet { host_end: String, source: io::Error },
+    #[error("open a packet socket on {host_end}: {error}; this takes CAP_NET_RAW")]
+    Packet { host_end: String, error: io::Error },
     #[error("{error}; undoing it failed too: {undo}; delete the link by hand")]
     Undo {
         error: Box<LinkError>,
@@ -168,7 +162,7 @@ fn add_tap(netns: &Netns, interface: &str, queues: usize) -> Result<Device, Link
     }
     // A tap belongs to the namespace in which the node was opened.
     netns.run(|| match tap_queues(interface, queues) {
-        Err(LinkError::Tap { source, .. }) if is(&source, Errno::EINVAL) => basic(interface),
+        Err(LinkError::Tap { error, .. }) if is(&error, Errno::EINVAL) => basic(interface),
         queues => Ok(Device {
             driver: Driver::Tap,
             fds: queues?,
@@ -180,9 +174,9 @@ fn tap_queues(interface: &str, queues: usize) -> Result<Vec<OwnedFd>, LinkError>
     let mut fds = Vec::with_capacity(queues);
     for number in 0..queues {
         let tun = open_tun()?;
-        sys::tap_queue(&tun, interface, number == 0).map_err(|source| LinkError::Tap {
+        sys::tap_queue(&tun, interface, number == 0).map_err(|error| LinkError::Tap {
             interface: interface.to_owned(),
-            source,
+            error,
         })?;
         if number == 0 {
             // USO came with kernel 6.2; without TSO a tap still carries
@@ -190,9 +184,9 @@ fn tap_queues(interface: &str, queues: usize) -> Result<Vec<OwnedFd>, LinkError>
             sys::tap_offloads(&tun, sys::OFFLOADS_USO)
                 .or_else(|_| sys::tap_offloads(&tun, sys::OFFLOADS))
                 .or_else(|_| sys::tap_offloads(&tun, 0))
-                .map_err(|source| LinkError::Offloads {
+                .map_err(|error| LinkError::Offloads {
                     interface: interface.to_owned(),
-                    source,
+                    error,
                 })?;
         }
         fds.push(tun.into());
@@ -205,7 +199,7 @@ fn open_tun() -> Result<File, LinkError> {
         .read(true)
         .write(true)
         .open(TUN)
-        .map_err(|source| LinkError::Tun { source })
+        .map_err(|error| LinkError::Tun { error })
 }
 
 /// The driver for kernels and sandboxes that take no more than a plain tap.
@@ -213,9 +207,9 @@ fn open_tun() -> Result<File, LinkError> {
 fn basic(interface: &str) -> Result<Device, LinkError> {
     // tun-tap has one error for the node and for the device; tell them apart.
     drop(open_tun()?);
-    let fd = sys::basic_tap(interface).map_err(|source| LinkError::Tap {
+    let fd = sys::basic_tap(interface).map_err(|error| LinkError::Tap {
         interface: interface.to_owned(),
-        source,
+        error,
     })?;
     Ok(Device {
         driver: Driver::Basic,
@@ -255,9 +249,9 @@ fn open_host_end(node: &Netlink, host_end: &str, mtu: u16) -> Result<OwnedFd, Li
         ..LinkChange::default()
     };
     node.change(index, &change)?;
-    packet_socket(index).map_err(|source| LinkError::Packet {
+    packet_socket(index).map_err(|error| LinkError::Packet {
         host_end: host_end.to_owned(),
-        source,
+        error,
     })
 }
 

@@ -36,8 +36,8 @@ pub enum NetlinkError {
     #[error("open a netlink socket: {0}")]
     Open(io::Error),
     /// The kernel's own answer.
-    #[error("{request}: {source}")]
-    Refused { request: String, source: io::Error },
+    #[error("{request}: {error}")]
+    Refused { request: String, error: io::Error },
     #[error("{request}: the answer makes no sense: {answer}")]
     Confused { request: String, answer: String },
 }
@@ -45,7 +45,7 @@ pub enum NetlinkError {
 impl NetlinkError {
     pub fn is(&self, errno: Errno) -> bool {
         match self {
-            Self::Refused { source, .. } => source.raw_os_error() == Some(errno as i32),
+            Self::Refused { error, .. } => error.raw_os_error() == Some(errno as i32),
             Self::Open(_) | Self::Confused { .. } => false,
         }
     }
@@ -321,7 +321,7 @@ impl Netlink {
         self.runtime.block_on(answer).map_err(|error| match error {
             rtnetlink::Error::NetlinkError(error) => NetlinkError::Refused {
                 request,
-                source: refusal(&error),
+                error: refusal(&error),
             },
             other => NetlinkError::Confused {
                 request,

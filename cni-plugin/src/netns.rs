@@ -22,21 +22,21 @@ use nix::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    #[error("open network namespace {path:?}: {source}; does its pod still run?")]
-    Open { path: PathBuf, source: io::Error },
+    #[error("open network namespace {path:?}: {error}; does its pod still run?")]
+    Open { path: PathBuf, error: io::Error },
     #[error("{path:?} is no network namespace; pass a path such as /proc/PID/ns/net")]
     NotNetns { path: PathBuf },
     #[error(
-        "enter network namespace {path:?}: {source}; this takes CAP_SYS_ADMIN in the user \
+        "enter network namespace {path:?}: {error}; this takes CAP_SYS_ADMIN in the user \
          namespace that owns it"
     )]
-    Enter { path: PathBuf, source: io::Error },
+    Enter { path: PathBuf, error: io::Error },
     #[error(
-        "make a network namespace: {source}; this takes root or a user namespace (unshare -Urn)"
+        "make a network namespace: {error}; this takes root or a user namespace (unshare -Urn)"
     )]
-    Make { source: io::Error },
-    #[error("start a thread to enter {path:?}: {source}")]
-    Thread { path: PathBuf, source: io::Error },
+    Make { error: io::Error },
+    #[error("start a thread to enter {path:?}: {error}")]
+    Thread { path: PathBuf, error: io::Error },
 }
 
 /// An open network namespace. It lives at least as long as this value.
@@ -55,9 +55,9 @@ impl Netns {
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)
-            .map_err(|source| NetnsError::Open {
+            .map_err(|error| NetnsError::Open {
                 path: path.to_owned(),
-                source,
+                error,
             })?;
         Ok(Self {
             file,
@@ -76,7 +76,7 @@ impl Netns {
         let path = PathBuf::from(label);
         let made = on_a_thread(&path, || {
             sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| NetnsError::Make {
-                source: errno.into(),
+                error: errno.into(),
             })?;
             Self::current()
         })?;
@@ -97,7 +97,7 @@ impl Netns {
                 Errno::EINVAL => NetnsError::NotNetns { path },
                 errno => NetnsError::Enter {
                     path,
-                    source: errno.into(),
+                    error: errno.into(),
                 },
             }
         })
@@ -125,9 +125,9 @@ fn on_a_thread<T: Send>(path: &Path, f: impl FnOnce() -> T + Send) -> Result<T, 
         let thread = thread::Builder::new()
             .name("netns".to_owned())
             .spawn_scoped(scope, f)
-            .map_err(|source| NetnsError::Thread {
+            .map_err(|error| NetnsError::Thread {
                 path: path.to_owned(),
-                source,
+                error,
             })?;
         match thread.join() {
             Ok(value) => Ok(value),

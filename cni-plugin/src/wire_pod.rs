@@ -16,18 +16,18 @@ use crate::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    #[error("wire {port}: {source}")]
-    Link { port: Name, source: LinkError },
-    #[error("attach {port}: {source}")]
-    Attach { port: Name, source: ClientError },
-    #[error("attach {port}: {source}; undoing its link failed too: {undo}; delete it by hand")]
+    #[error("wire {port}: {error}")]
+    Link { port: Name, error: LinkError },
+    #[error("attach {port}: {error}")]
+    Attach { port: Name, error: ClientError },
+    #[error("attach {port}: {error}; undoing its link failed too: {undo}; delete it by hand")]
     Undo {
         port: Name,
-        source: ClientError,
+        error: ClientError,
         undo: Box<LinkError>,
     },
-    #[error("detach {port}: {source}")]
-    Detach { port: Name, source: ClientError },
+    #[error("detach {port}: {error}")]
+    Detach { port: Name, error: ClientError },
 }
 
 /// Makes the pod's link and hands it to the forwarder as port `port`. The
@@ -39,9 +39,9 @@ pub fn attach_pod(
     forwarder: &mut Client,
 ) -> Result<Driver, WireError> {
     let named = || port.clone();
-    let device = link::add(pod, port, wiring).map_err(|source| WireError::Link {
+    let device = link::add(pod, port, wiring).map_err(|error| WireError::Link {
         port: named(),
-        source,
+        error,
     })?;
     let attach = Attach {
         name: named(),
@@ -51,17 +51,17 @@ pub fn attach_pod(
         mtu: wiring.mtu,
     };
     let fds: Vec<_> = device.fds.iter().map(AsFd::as_fd).collect();
-    let Err(source) = forwarder.attach(attach, &fds) else {
+    let Err(error) = forwarder.attach(attach, &fds) else {
         return Ok(device.driver);
     };
     match link::remove(pod, &wiring.interface) {
         Ok(()) => Err(WireError::Attach {
             port: named(),
-            source,
+            error,
         }),
         Err(undo) => Err(WireError::Undo {
             port: named(),
-            source,
+            error,
             undo: Box::new(undo),
         }),
     }
@@ -79,16 +79,16 @@ pub fn detach_pod(
     let detached = forwarder.map(|client| client.request(&Request::Detach { name: port.clone() }));
     match detached {
         Some(Err(ClientError::Refused(refusal))) if refusal.code == Code::NotFound => {}
-        Some(Err(source)) => errors.push(WireError::Detach {
+        Some(Err(error)) => errors.push(WireError::Detach {
             port: port.clone(),
-            source,
+            error,
         }),
         Some(Ok(_)) | None => {}
     }
-    if let Some(Err(source)) = pod.map(|pod| link::remove(pod, interface)) {
+    if let Some(Err(error)) = pod.map(|pod| link::remove(pod, interface)) {
         errors.push(WireError::Link {
             port: port.clone(),
-            source,
+            error,
         });
     }
     if errors.is_empty() {

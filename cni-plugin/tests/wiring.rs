@@ -75,7 +75,7 @@ fn a_refused_pod_has_no_link() {
             .expect_err("refused");
         match refused {
             WireError::Attach {
-                source: ClientError::Refused(told),
+                error: ClientError::Refused(told),
                 ..
             } => assert_eq!(told, error),
             other => panic!("{other}"),

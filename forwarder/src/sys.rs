@@ -46,6 +46,24 @@ pub fn tap_flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     Ok(unsafe { request.ifr_ifru.ifru_flags }.into())
 }
 
+/// The index of the interface that packet socket `fd` is bound to, 0 if to
+/// none. `getsockname` of a packet socket tells as many bytes as the
+/// interface's address has, 18 on Ethernet, which nix takes for no address.
+pub fn packet_interface(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    // SAFETY: an all-zero sockaddr_ll is a valid value of that plain C struct.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut len = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `address`.
+    let told = unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &mut len) };
+    if told < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if i32::from(address.sll_family) != libc::AF_PACKET {
+        return Err(io::Error::other("it is no packet socket"));
+    }
+    Ok(address.sll_ifindex)
+}
+
 /// Sets which offloads the kernel may leave to us; state of the device.
 pub fn set_tap_offload(fd: BorrowedFd<'_>, offload: libc::c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.

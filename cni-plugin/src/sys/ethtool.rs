@@ -17,27 +17,24 @@ mod ioctl {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FeatureError {
-    #[error("ask for the features of {interface}: {source}")]
-    Ask {
-        interface: String,
-        source: io::Error,
-    },
+    #[error("ask for the features of {interface}: {error}")]
+    Ask { interface: String, error: io::Error },
     #[error("{interface} has no feature {feature}; this kernel may name it otherwise")]
     Unknown { interface: String, feature: String },
-    #[error("set {feature} of {interface}: {source}")]
+    #[error("set {feature} of {interface}: {error}")]
     Set {
         interface: String,
         feature: String,
-        source: io::Error,
+        error: io::Error,
     },
 }
 
 /// Turns one feature of a device of the calling thread's namespace on or
 /// off, by the kernel's name for it.
 pub fn set_feature(interface: &str, feature: &str, on: bool) -> Result<(), FeatureError> {
-    let ask = |source| FeatureError::Ask {
+    let ask = |error| FeatureError::Ask {
         interface: interface.to_owned(),
-        source,
+        error,
     };
     let socket = UdpSocket::bind("0.0.0.0:0").map_err(ask)?;
     let names = names(&socket, interface).map_err(ask)?;
@@ -55,10 +52,10 @@ pub fn set_feature(interface: &str, feature: &str, on: bool) -> Result<(), Featu
     request[1] = u32::try_from(words).expect("features are few");
     request[2 + 2 * (bit / 32)] = 1 << (bit % 32);
     request[3 + 2 * (bit / 32)] = u32::from(on) << (bit % 32);
-    let set = |source| FeatureError::Set {
+    let set = |error| FeatureError::Set {
         interface: interface.to_owned(),
         feature: feature.to_owned(),
-        source,
+        error,
     };
     let answer = call(&socket, interface, &mut request).map_err(set)?;
     if answer & ETHTOOL_F_UNSUPPORTED != 0 {

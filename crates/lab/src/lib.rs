@@ -27,6 +27,6 @@ pub mod userns;
 pub use forwarders::Forwarder;
 pub use lab::{Lab, Node, Pod};
 pub use process::Process;
-pub use role::{FORWARDER, KEEPER, become_forwarder};
+pub use role::{FORWARDER, KEEPER, become_forwarder, use_executable};
 pub use spec::{Attach, Kind, NodePlan, Outer, PodPlan, Spec};
-pub use state::{ForwarderState, NodeState, State};
+pub use state::{ForwarderState, NodeState, State, dir_of};

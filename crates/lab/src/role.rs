@@ -8,6 +8,7 @@ use std::{
     os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{self, Command},
+    sync::OnceLock,
 };
 
 use anyhow::{Context, ensure};
@@ -22,8 +23,9 @@ pub const FORWARDER: &str = "weft-lab-forwarder";
 /// The process that holds a lab.
 pub const KEEPER: &str = "weft-lab-keeper";
 
-/// Names the executable where the running one is another program, as in
-/// tests.
+static USED: OnceLock<PathBuf> = OnceLock::new();
+
+/// The environment variable that does what [`use_executable`] does.
 const EXECUTABLE: &str = "WEFT_BINARY";
 
 /// A command that runs a forwarder inside `netns`; the forwarder's own
@@ -38,7 +40,16 @@ pub(crate) fn forwarder(netns: &Netns) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// Says where the executable is, for a program that is another one, as tests
+/// are. The first word counts.
+pub fn use_executable(path: impl Into<PathBuf>) {
+    let _ = USED.set(path.into());
+}
+
 pub(crate) fn executable() -> anyhow::Result<PathBuf> {
+    if let Some(path) = USED.get() {
+        return Ok(path.clone());
+    }
     match env::var_os(EXECUTABLE) {
         Some(path) => {
             fs::canonicalize(&path).with_context(|| format!("{EXECUTABLE} names {path:?}"))

@@ -58,10 +58,10 @@ pub fn status(name: &str) -> anyhow::Result<Status> {
 
 /// The lab is fine; the command is not.
 #[derive(Debug, thiserror::Error)]
-#[error("run {program:?}: {source}")]
+#[error("run {program:?}: {error}")]
 pub struct NotRun {
     program: OsString,
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// Becomes `command` inside a pod or node. Returns only what kept it from
@@ -88,7 +88,7 @@ pub fn exec(name: &str, place: &str, command: &[OsString]) -> anyhow::Result<Inf
         .exec();
     Err(NotRun {
         program: program.clone(),
-        source: error,
+        error,
     }
     .into())
 }

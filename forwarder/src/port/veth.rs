@@ -4,10 +4,10 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use nix::sys::socket::{LinkAddr, SockType, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::{Offloads, PortError};
 use crate::sys;
@@ -48,12 +48,11 @@ pub fn open(queues: &[OwnedFd]) -> Result<Offloads, PortError> {
 }
 
 fn recognise(queue: &OwnedFd) -> io::Result<()> {
-    // A socket of another family has no such address.
-    let address: LinkAddr = getsockname(queue.as_raw_fd())?;
+    let interface = sys::packet_interface(queue.as_fd())?;
     if getsockopt(queue, sockopt::SockType)? != SockType::Raw {
         return Err(io::Error::other("its type is not SOCK_RAW"));
     }
-    if address.ifindex() == 0 || unbound(queue.as_fd()) {
+    if interface <= 0 {
         return Err(io::Error::other("it is not bound to an interface"));
     }
     Ok(())
@@ -62,8 +61,5 @@ fn recognise(queue: &OwnedFd) -> io::Result<()> {
 /// Whether the interface was deleted: the kernel then binds the socket to
 /// interface -1 (net/packet/af_packet.c, `packet_notifier`).
 pub fn unbound(fd: BorrowedFd<'_>) -> bool {
-    let address = getsockname::<LinkAddr>(fd.as_raw_fd());
-    address.is_ok_and(|address| {
-        address.ifindex() == usize::MAX || address.ifindex() == u32::MAX as usize
-    })
+    sys::packet_interface(fd).is_ok_and(|interface| interface == -1)
 }

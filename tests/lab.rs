@@ -1,0 +1,427 @@
+//! `weft lab`: what it makes, what it says of it, and that nothing stays.
+//!
+//! As root it makes its namespaces directly; as an ordinary user the lab does
+//! so in a user namespace, and these tests prove that instead.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
+use serde_json::Value;
+
+const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+
+#[test]
+fn a_lab_is_there_until_it_is_ended() {
+    let lab = TestLab::up(&["--nodes", "3", "--pods", "2"]);
+    let status = lab.status();
+    assert_eq!(status["keeper_runs"], true);
+    assert_eq!(
+        status["forwarder_runs"],
+        serde_json::json!([true, true, true])
+    );
+
+    let addresses = lab.exec("n3p2", &["ip", "-o", "address", "show", "dev", "eth0"]);
+    assert!(addresses.contains("10.244.3.12/32"), "{addresses}");
+    assert!(addresses.contains("fd00:10:244:3::12/128"), "{addresses}");
+    assert!(
+        lab.exec("n3p2", &["ip", "-o", "link", "show", "eth0"])
+            .contains("mtu 1450")
+    );
+    assert!(
+        lab.exec("n2", &["ip", "-o", "address"])
+            .contains("192.0.2.2/24")
+    );
+
+    let namespaces = lab.namespaces();
+    assert_eq!(namespaces.len(), 3 + 6);
+    lab.down();
+    assert_eq!(users_of(&namespaces), Vec::<PathBuf>::new());
+    assert!(!run("status", &["--name", &lab.name]).status.success());
+}
+
+#[test]
+fn pods_reach_each_other_by_any_attachment() {
+    for attach in ["tap", "veth"] {
+        let lab = TestLab::up(&["--attach", attach, "--mtu", "1600"]);
+        for (from, to) in [
+            ("n1p1", "10.244.1.12"),
+            ("n1p1", "10.244.2.11"),
+            ("n2p2", "10.244.1.11"),
+        ] {
+            // Retried, since a server needs a moment until it listens.
+            let script = format!(
+                "for i in 1 2 3 4 5 6 7 8 9; do socat -u TCP:{to}:7000 - && exit 0; sleep 0.1; done; exit 1"
+            );
+            let at = lab.pod_of(to);
+            let mut server = lab.command(
+                "exec",
+                &[
+                    &at,
+                    "--",
+                    "socat",
+                    "-u",
+                    "EXEC:echo woven",
+                    "TCP-LISTEN:7000",
+                ],
+            );
+            let mut server = server.spawn().expect("a server");
+            assert_eq!(
+                lab.exec(from, &["sh", "-c", &script]),
+                "woven\n",
+                "{attach}: {from} to {to}"
+            );
+            server.wait().expect("the server ends");
+        }
+        lab.down();
+    }
+}
+
+#[test]
+fn exec_is_the_command_itself() {
+    let lab = TestLab::up(&["--nodes", "1", "--pods", "1"]);
+    let code = |arguments: &[&str]| lab.run("exec", arguments).status.code();
+    assert_eq!(code(&["n1p1", "--", "sh", "-c", "exit 7"]), Some(7));
+    assert_eq!(code(&["n1p1", "--", "/no/such/command"]), Some(127));
+    assert_eq!(code(&["n1p1", "--", "/etc/passwd"]), Some(126));
+    let nowhere = lab.run("exec", &["n7p1", "--", "true"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(text(&nowhere.stderr).contains("no pod or node n7p1; it has n1, n1p1"));
+    assert_eq!(
+        lab.exec("n1p1", &["pwd"]).trim(),
+        env!("CARGO_MANIFEST_DIR")
+    );
+}
+
+#[test]
+fn a_name_is_given_once_and_must_be_one() {
+    let lab = TestLab::up(&["--nodes", "1", "--pods", "1"]);
+    let again = lab.run("up", &[]);
+    assert!(!again.status.success());
+    assert!(
+        text(&again.stderr).contains("already"),
+        "{}",
+        text(&again.stderr)
+    );
+    assert_eq!(
+        lab.status()["keeper_runs"],
+        true,
+        "the first lab is unharmed"
+    );
+
+    for bad in [
+        ["--name", "../x"],
+        ["--name", ""],
+        ["--nodes", "0"],
+        ["--pods", "241"],
+        ["--mtu", "1000"],
+    ] {
+        let name = unused_name();
+        let mut arguments = vec!["--name", &name];
+        arguments.extend(bad);
+        if bad[0] == "--name" {
+            arguments.drain(..2);
+        }
+        let refused = run("up", &arguments);
+        assert_eq!(refused.status.code(), Some(1), "{bad:?}");
+        assert!(text(&refused.stderr).starts_with("weft: "), "{bad:?}");
+    }
+    for verb in ["status", "down"] {
+        assert_eq!(
+            run(verb, &["--name", &unused_name()]).status.code(),
+            Some(1)
+        );
+    }
+}
+
+#[test]
+fn nothing_stays_after_the_keeper_was_killed() {
+    let lab = TestLab::up(&[]);
+    let (keeper, forwarders) = lab.processes();
+    let namespaces = lab.namespaces();
+    // A guest that nobody waits for any more.
+    lab.exec(
+        "n1p1",
+        &["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"],
+    );
+    kill(keeper, Signal::SIGKILL).expect("killed");
+    eventually("the forwarders die with the keeper", || {
+        forwarders.iter().all(|pid| !runs(*pid))
+    });
+
+    let status = lab.run("status", &["--json"]);
+    assert_eq!(status.status.code(), Some(1));
+    let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!(status["keeper_runs"], false);
+    assert_eq!(status["forwarder_runs"], serde_json::json!([false, false]));
+    let dead = lab.run("exec", &["n1p1", "--", "true"]);
+    assert!(
+        text(&dead.stderr).contains("its keeper is gone"),
+        "{}",
+        text(&dead.stderr)
+    );
+
+    // The guest still holds its pod's namespace, until the lab is ended.
+    assert_eq!(users_of(&namespaces).len(), 1);
+    lab.down();
+    eventually("the guest is ended too", || {
+        users_of(&namespaces).is_empty()
+    });
+}
+
+#[test]
+fn nothing_stays_after_a_forwarder_was_killed() {
+    let lab = TestLab::up(&[]);
+    let (_, forwarders) = lab.processes();
+    let namespaces = lab.namespaces();
+    kill(forwarders[1], Signal::SIGKILL).expect("killed");
+    eventually("status sees it", || {
+        let status = lab.run("status", &[]);
+        status.status.code() == Some(1)
+            && text(&status.stdout).contains("but the forwarder of n2 is dead")
+    });
+    assert_eq!(lab.exec("n1p1", &["echo", "alive"]), "alive\n");
+    lab.down();
+    assert!(!runs(forwarders[0]));
+    assert_eq!(users_of(&namespaces), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_lab_that_cannot_come_up_leaves_nothing_and_says_why() {
+    let name = unused_name();
+    // No executable to start: the forwarders' own failure has the same way.
+    let failed = Command::new(WEFT)
+        .args(["lab", "up", "--name", &name])
+        .env("WEFT_BINARY", "/bin/false")
+        .output()
+        .expect("weft runs");
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stderr).starts_with("weft: "));
+    assert_eq!(run("status", &["--name", &name]).status.code(), Some(1));
+    let up_after_all = TestLab {
+        name: name.clone(),
+        prefix: Vec::new(),
+    };
+    assert!(
+        up_after_all.run("up", &["--nodes", "1"]).status.success(),
+        "the name is free"
+    );
+}
+
+#[test]
+fn an_ordinary_user_brings_up_a_lab() {
+    if !geteuid().is_root() {
+        return a_lab_is_there_until_it_is_ended();
+    }
+    // A tun node as most machines have it, whatever this one has, and a place
+    // for the user's state.
+    let home = tempfile::tempdir().expect("a directory");
+    let runtime = home.path().join("run");
+    fs::create_dir(&runtime).expect("a directory");
+    for path in [home.path(), &runtime] {
+        std::os::unix::fs::chown(path, Some(UID), Some(UID)).expect("chown");
+    }
+    let script = format!(
+        "mount -t tmpfs none /mnt && mknod -m 666 /mnt/tun c 10 200 && mount --bind /mnt/tun /dev/net/tun && \
+         export XDG_RUNTIME_DIR={} && exec setpriv --reuid={UID} --regid={UID} --clear-groups -- \"$@\"",
+        runtime.display()
+    );
+    let weft = home.path().join("weft");
+    fs::copy(WEFT, &weft).expect("a copy where the user may run it");
+    let prefix = ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned);
+    let mut lab = TestLab {
+        name: unused_name(),
+        prefix: prefix.to_vec(),
+    };
+    lab.prefix.push(weft.display().to_string());
+
+    let up = lab.run("up", &["--json"]);
+    assert!(up.status.success(), "{}", text(&up.stderr));
+    let state: Value = serde_json::from_slice(&up.stdout).expect("JSON");
+    assert_eq!(state["rootless"], true);
+    let keeper = u32::try_from(state["keeper"]["pid"].as_u64().expect("a pid")).expect("a pid");
+    let status = fs::read_to_string(format!("/proc/{keeper}/status")).expect("it runs");
+    assert!(
+        status.contains(&format!("\nUid:\t{UID}\t")),
+        "not root outside"
+    );
+
+    assert_eq!(lab.exec("n1p1", &["id", "-u"]).trim(), "0", "root inside");
+    let listens = "socat -u 'EXEC:echo woven' TCP-LISTEN:7000 >/dev/null 2>&1 &";
+    lab.exec("n2p1", &["sh", "-c", listens]);
+    let asks = "for i in 1 2 3 4 5 6 7 8 9; do socat -u TCP:10.244.2.11:7000 - && exit 0; sleep 0.1; done; exit 1";
+    assert_eq!(lab.exec("n1p1", &["sh", "-c", asks]), "woven\n");
+    lab.down();
+    eventually("the keeper ends", || {
+        !Path::new(&format!("/proc/{keeper}/ns")).exists()
+            || !runs(Pid::from_raw(i32::try_from(keeper).expect("a pid")))
+    });
+    assert_eq!(
+        fs::read_dir(runtime.join("weft"))
+            .expect("a directory")
+            .count(),
+        0
+    );
+}
+
+/// An ordinary user's id; the name behind it does not matter.
+const UID: u32 = 65_533;
+
+/// A lab of a name of its own, ended with the test.
+struct TestLab {
+    name: String,
+    /// What stands before weft's own arguments; empty is weft itself.
+    prefix: Vec<String>,
+}
+
+impl TestLab {
+    fn up(arguments: &[&str]) -> Self {
+        let lab = Self {
+            name: unused_name(),
+            prefix: Vec::new(),
+        };
+        let up = lab.run("up", arguments);
+        assert!(up.status.success(), "{}", text(&up.stderr));
+        lab
+    }
+
+    fn command(&self, verb: &str, arguments: &[&str]) -> Command {
+        let mut words = self.prefix.iter().map(String::as_str);
+        let mut command = Command::new(words.next().unwrap_or(WEFT));
+        command
+            .args(words)
+            .args(["lab", verb, "--name", &self.name])
+            .args(arguments);
+        command
+    }
+
+    fn run(&self, verb: &str, arguments: &[&str]) -> Output {
+        self.command(verb, arguments).output().expect("weft runs")
+    }
+
+    /// What a command in the lab says.
+    fn exec(&self, place: &str, command: &[&str]) -> String {
+        let output = self.run("exec", &[&[place, "--"], command].concat());
+        assert!(
+            output.status.success(),
+            "{command:?} in {place}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    fn status(&self) -> Value {
+        let output = self.run("status", &["--json"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    fn down(&self) {
+        let down = self.run("down", &[]);
+        assert!(down.status.success(), "{}", text(&down.stderr));
+    }
+
+    /// The keeper and the forwarders.
+    fn processes(&self) -> (Pid, Vec<Pid>) {
+        let status = self.status();
+        let pid = |value: &Value| {
+            let pid = value["pid"].as_i64().expect("a pid");
+            Pid::from_raw(i32::try_from(pid).expect("a pid"))
+        };
+        let nodes = status["nodes"].as_array().expect("nodes");
+        (
+            pid(&status["keeper"]),
+            nodes.iter().map(|node| pid(&node["forwarder"])).collect(),
+        )
+    }
+
+    /// All namespaces of the lab, as their links read.
+    fn namespaces(&self) -> Vec<PathBuf> {
+        let status = self.status();
+        let nodes = status["nodes"].as_array().expect("nodes");
+        let fds = nodes.iter().flat_map(|node| {
+            let pods = node["pod_netns"].as_array().expect("pods").iter();
+            pods.chain([&node["netns"]])
+        });
+        let keeper = &status["keeper"]["pid"];
+        fds.map(|fd| fs::read_link(format!("/proc/{keeper}/fd/{fd}")).expect("a namespace"))
+            .collect()
+    }
+
+    fn pod_of(&self, address: &str) -> String {
+        let mut parts = address
+            .split('.')
+            .skip(2)
+            .map(|part| part.parse::<u32>().expect("a number"));
+        let (node, host) = (parts.next().expect("four"), parts.next().expect("four"));
+        format!("n{node}p{}", host - 10)
+    }
+}
+
+impl Drop for TestLab {
+    fn drop(&mut self) {
+        // Already down, unless the test failed.
+        self.run("down", &[]);
+    }
+}
+
+fn run(verb: &str, arguments: &[&str]) -> Output {
+    Command::new(WEFT)
+        .args(["lab", verb])
+        .args(arguments)
+        .output()
+        .expect("weft runs")
+}
+
+fn unused_name() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    format!(
+        "test-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// The processes that are in one of the namespaces or hold it open.
+fn users_of(namespaces: &[PathBuf]) -> Vec<PathBuf> {
+    let uses = |path: &Path| fs::read_link(path).is_ok_and(|link| namespaces.contains(&link));
+    let processes = fs::read_dir("/proc")
+        .expect("procfs")
+        .flatten()
+        .map(|entry| entry.path());
+    let held = |process: &PathBuf| {
+        let fds = fs::read_dir(process.join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        uses(&process.join("ns/net")) || fds.into_iter().any(|fd| uses(&fd.path()))
+    };
+    processes.filter(held).collect()
+}
+
+fn runs(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, fields)| !fields.starts_with('Z'))
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(Instant::now() < until, "not in 10 s: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
