@@ -16,10 +16,6 @@ pub fn show(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
-pub fn show_line(text: &str) -> anyhow::Result<ExitCode> {
-    show(&format!("{text}\n"))
-}
-
 pub fn show_json(value: &impl serde::Serialize) -> anyhow::Result<ExitCode> {
     show(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
