@@ -69,7 +69,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         attach: attach.into(),
         ..Spec::default()
     };
-    let report = observe(spec, Duration::from_secs_f64(seconds))?;
+    let report = match observe(spec, Duration::from_secs_f64(seconds)) {
+        Err(_) if stop::requested() => {
+            eprintln!("weft: interrupted; the lab is down");
+            // As shells count it: 128 + SIGINT.
+            return Ok(ExitCode::from(130));
+        }
+        report => report?,
+    };
     if json {
         show_json(&report)?;
     } else {

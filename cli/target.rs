@@ -2,8 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-use anyhow::{Context, bail};
-use nix::unistd::geteuid;
+use anyhow::Context;
 use weft_api::{
     forwarder::{Reply, Request},
     names::Name,
@@ -53,12 +52,7 @@ fn plain(text: &str) -> Result<String, String> {
 }
 
 fn lab_socket(lab: &str, node: &str) -> anyhow::Result<PathBuf> {
-    let home = match env::var_os("XDG_RUNTIME_DIR") {
-        _ if geteuid().is_root() => PathBuf::from("/run"),
-        Some(home) => home.into(),
-        None => bail!("--lab {lab}: set XDG_RUNTIME_DIR, or name the socket by --control"),
-    };
-    let folder = home.join("weft").join(format!("lab-{lab}"));
+    let folder = weft_lab::dir_of(lab)?;
     let known = folder.is_dir();
     known.then_some(()).with_context(|| {
         format!("there is no lab {lab} of this user; `weft lab up --name {lab}` makes one")

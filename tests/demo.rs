@@ -115,7 +115,7 @@ fn an_interrupt_takes_the_lab_down() {
         status = demo.try_wait().expect("a child");
         status.is_some()
     });
-    assert_eq!(status.and_then(|status| status.code()), Some(1));
+    assert_eq!(status.and_then(|status| status.code()), Some(130));
     assert!(is_empty(files.path()));
 }
 
