@@ -157,8 +157,10 @@ fn encaps(c: &mut Criterion) {
                 |batch| {
                     outbox.clear();
                     for place in 0..batch.len() {
+                        let (frame, bytes) = batch.frame_mut(place);
+                        let vnet = frame.vnet;
                         outbox
-                            .push(batch, place, tunnel, 4096)
+                            .push(bytes, &vnet, tunnel, 4096)
                             .expect("sound frames");
                     }
                     black_box(outbox.sends().len())

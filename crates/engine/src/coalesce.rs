@@ -2,6 +2,9 @@
 //! of one flow becomes one write to the port, as the kernel's GRO would
 //! merge it (`net/ipv4/tcp_offload.c`, `net/ipv4/udp_offload.c`).
 //!
+//! A run stands in one piece: copying a payload whose checksum has just been
+//! verified costs less than the kernel's walk over a list of pieces.
+//!
 //! Order within a flow is kept by construction: runs are written in the
 //! order they were begun, and a packet joins only the newest run of its
 //! flow.
@@ -33,22 +36,23 @@ pub struct Runs {
     live: usize,
 }
 
-/// One write to a port: a head, then pieces of the inbox.
+/// One write to a port.
 #[derive(Debug)]
 pub struct Run {
     pub port: PortId,
     pub packets: u64,
     /// Ethernet bytes that came out of the tunnel.
     pub inner: usize,
-    /// Virtio-net header, then all headers of the frame.
-    pub head: Vec<u8>,
-    /// Payload, as ranges of the inbox's buffer.
-    pub pieces: Vec<Range<usize>>,
+    /// Virtio-net header, the frame's headers, payload.
+    pub bytes: Vec<u8>,
+    /// Bytes of virtio-net header and headers.
+    head: usize,
     key: Key,
     transport: usize,
-    /// Payload bytes of each packet but perhaps the last; none: the run
-    /// takes no more.
-    size: Option<usize>,
+    /// Payload bytes of each packet but perhaps the last.
+    size: usize,
+    /// Whether more may follow.
+    open: bool,
     payload: usize,
     next_sequence: u32,
     next_identification: u16,
@@ -65,18 +69,18 @@ impl Runs {
         &self.runs[..self.live]
     }
 
-    /// Takes the packet of `frame`, which starts at `start` in the inbox, for
-    /// `port`. Its hop limit must be above zero and is taken one from.
-    pub fn push(&mut self, frame: &[u8], start: usize, packet: &Packet, port: &Port, gateway: Mac) {
+    /// Takes the packet of `frame` for `port`. Its hop limit must be above
+    /// zero and is taken one from.
+    pub fn push(&mut self, frame: &[u8], packet: &Packet, port: &Port, gateway: Mac) {
         let candidate = Candidate::of(frame, packet, port);
         if let Some(candidate) = &candidate
             && let Some(run) = self.newest(port.id, &packet.key)
             && run.takes(candidate, frame)
         {
-            run.join(candidate, start);
+            run.join(candidate, frame);
             return;
         }
-        self.begin(frame, start, packet, candidate, port, gateway);
+        self.begin(frame, packet, candidate, port, gateway);
     }
 
     /// Writes the heads of the runs that became super-frames.
@@ -98,45 +102,36 @@ impl Runs {
     fn begin(
         &mut self,
         frame: &[u8],
-        start: usize,
         packet: &Packet,
         candidate: Option<Candidate>,
         port: &Port,
         gateway: Mac,
     ) {
         let spent = self.runs.get_mut(self.live);
-        let (mut head, mut pieces) = spent
-            .map(|run| {
-                (
-                    std::mem::take(&mut run.head),
-                    std::mem::take(&mut run.pieces),
-                )
-            })
+        let mut bytes = spent
+            .map(|run| std::mem::take(&mut run.bytes))
             .unwrap_or_default();
-        head.clear();
-        head.extend_from_slice(VnetHeader::default().as_bytes());
-        head.extend_from_slice(&frame[..packet.payload]);
-        edit::set_macs(&mut head[vnet::LEN..], port.mac, gateway);
-        edit::decrement_hop_limit(&mut head[vnet::LEN..], packet);
-        pieces.clear();
-        if packet.payload < packet.end {
-            pieces.push(start + packet.payload..start + packet.end);
-        }
+        bytes.clear();
+        bytes.extend_from_slice(VnetHeader::default().as_bytes());
+        bytes.extend_from_slice(&frame[..packet.end]);
+        edit::set_macs(&mut bytes[vnet::LEN..], port.mac, gateway);
+        edit::decrement_hop_limit(&mut bytes[vnet::LEN..], packet);
         let mut run = Run {
             port: port.id,
             packets: 1,
             inner: packet.end,
-            head,
-            pieces,
+            bytes,
+            head: vnet::LEN + packet.payload,
             key: packet.key,
             transport: packet.transport,
-            size: None,
+            size: packet.end - packet.payload,
+            open: false,
             payload: packet.end - packet.payload,
             next_sequence: 0,
             next_identification: 0,
         };
         if let Some(candidate) = candidate {
-            run.size = (!candidate.last).then_some(run.payload);
+            run.open = !candidate.last;
             run.next_sequence = candidate.sequence.wrapping_add(length32(run.payload));
             run.next_identification = candidate.identification.wrapping_add(1);
         }
@@ -206,13 +201,11 @@ impl Candidate {
 impl Run {
     /// Key and port are the run's own.
     fn takes(&self, candidate: &Candidate, frame: &[u8]) -> bool {
-        let Some(size) = self.size else {
-            return false;
-        };
-        let head = &self.head[vnet::LEN..];
+        let head = &self.bytes[vnet::LEN..self.head];
         let len = candidate.payload.len();
         let ip_len = head.len() - ETHERNET_LEN + self.payload + len;
-        len <= size
+        self.open
+            && len <= self.size
             && ip_len <= IP_MAX
             && self.packets < SEGMENTS_MAX as u64
             && head.len() == candidate.headers
@@ -246,27 +239,24 @@ impl Run {
             && head[18..] == tcp[18..]
     }
 
-    fn join(&mut self, candidate: &Candidate, start: usize) {
+    fn join(&mut self, candidate: &Candidate, frame: &[u8]) {
         let len = candidate.payload.len();
-        self.pieces
-            .push(start + candidate.payload.start..start + candidate.payload.end);
+        self.bytes
+            .extend_from_slice(&frame[candidate.payload.clone()]);
         self.packets += 1;
         self.payload += len;
         self.inner += candidate.headers + len;
         self.next_sequence = self.next_sequence.wrapping_add(length32(len));
         self.next_identification = self.next_identification.wrapping_add(1);
-        if candidate.last || self.size.is_some_and(|size| len < size) {
-            self.size = None;
-        }
+        self.open = !candidate.last && len == self.size;
         if self.key.protocol == protocol::TCP {
-            self.head[vnet::LEN + self.transport + 13] |= candidate.flags;
+            self.bytes[vnet::LEN + self.transport + 13] |= candidate.flags;
         }
     }
 
     fn finish(&mut self) {
         let tcp = self.key.protocol == protocol::TCP;
-        let segment = self.pieces.first().map_or(0, Range::len);
-        let (vnet_bytes, head) = self.head.split_at_mut(vnet::LEN);
+        let (vnet_bytes, head) = self.bytes[..self.head].split_at_mut(vnet::LEN);
         let checksum_offset = if tcp { 16 } else { 6 };
         let header = VnetHeader {
             flags: vnet::NEEDS_CSUM,
@@ -276,7 +266,7 @@ impl Run {
                 (false, _) => vnet::GSO_UDP_L4,
             },
             hdr_len: length16(head.len()),
-            gso_size: length16(segment),
+            gso_size: length16(self.size),
             csum_start: length16(self.transport),
             csum_offset: checksum_offset,
         };

@@ -38,7 +38,7 @@ impl Engine {
                     let start = end - frame.len();
                     inner += frame.len();
                     let frame = &mut buffer[start..end];
-                    self.decide_from_peer(scene, peer, train.ecn, frame, start, runs)
+                    self.decide_from_peer(scene, peer, train.ecn, frame, runs)
                 }
                 Err(error) => Err(error.into()),
             };
@@ -52,14 +52,12 @@ impl Engine {
         scene.tables.peer(peer).from_peer.add(train.count(), inner);
     }
 
-    /// `start` is where the frame stands in the inbox.
     fn decide_from_peer(
         &mut self,
         scene: &mut Scene<'_>,
         peer: PeerId,
         outer_ecn: u8,
         frame: &mut [u8],
-        start: usize,
         runs: &mut Runs,
     ) -> Result<Fate, DropReason> {
         let Ethernet::Ip(packet) = parse(frame)? else {
@@ -87,7 +85,7 @@ impl Engine {
         if packet.ip_len() > port.mtu {
             return self.too_big_for_port(scene, peer, frame, &packet, port);
         }
-        runs.push(frame, start, &packet, port, tables.gateway.mac);
+        runs.push(frame, &packet, port, tables.gateway.mac);
         Ok(Fate::Delivered)
     }
 
