@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! spec ► underlay ► forwarders (weft) or kernel (the baseline) = lab
-//! lab ► probe, traffic
+//! lab ► probe, traffic ► compare
 //! keeper (holds a lab between commands) ► state ► session
 //! ```
 //!
 //! Pods are wired by [`weft_cni`], the way a container runtime has them
 //! wired. Whatever ends the process that holds a [`Lab`] ends the lab.
 
+pub mod compare;
 mod forwarders;
 pub mod keeper;
 mod kernel;
