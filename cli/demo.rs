@@ -14,7 +14,10 @@ use weft_lab::{
     stop, userns,
 };
 
-use crate::output::{show, show_json};
+use crate::{
+    lab::AttachBy,
+    output::{show, show_json},
+};
 use measure::Labs;
 use report::{Asked, Report};
 
@@ -32,6 +35,9 @@ pub struct Args {
     /// Pods on each node.
     #[arg(long, default_value_t = 2)]
     pods: usize,
+    /// How pods are attached.
+    #[arg(long, value_enum, default_value_t)]
+    attach: AttachBy,
     /// How long each line of the table is measured on each side.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
@@ -44,6 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args {
         nodes,
         pods,
+        attach,
         seconds,
         json,
     } = args;
@@ -59,9 +66,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         name: "demo".to_owned(),
         nodes,
         pods,
+        attach: attach.into(),
         ..Spec::default()
     };
-    let report = observe(spec, Duration::from_secs_f64(seconds))?;
+    let report = match observe(spec, Duration::from_secs_f64(seconds)) {
+        Err(_) if stop::requested() => {
+            eprintln!("weft: interrupted; the lab is down");
+            // As shells count it: 128 + SIGINT.
+            return Ok(ExitCode::from(130));
+        }
+        report => report?,
+    };
     if json {
         show_json(&report)?;
     } else {

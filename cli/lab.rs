@@ -79,6 +79,15 @@ pub enum AttachBy {
     Veth,
 }
 
+impl From<AttachBy> for Attach {
+    fn from(by: AttachBy) -> Self {
+        match by {
+            AttachBy::Tap => Self::Tap,
+            AttachBy::Veth => Self::Veth,
+        }
+    }
+}
+
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(up) => up.run(),
@@ -102,10 +111,7 @@ impl Up {
             nodes: self.nodes,
             pods: self.pods,
             mtu: self.mtu,
-            attach: match self.attach {
-                AttachBy::Tap => Attach::Tap,
-                AttachBy::Veth => Attach::Veth,
-            },
+            attach: self.attach.into(),
             workers: self.workers,
             ..Spec::default()
         })?;

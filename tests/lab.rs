@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::atomic::{AtomicUsize, Ordering},
@@ -17,6 +18,7 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 use serde_json::Value;
+use tempfile::TempDir;
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
@@ -30,60 +32,20 @@ fn a_lab_is_there_until_it_is_ended() {
         serde_json::json!([true, true, true])
     );
 
-    let addresses = lab.exec("n3p2", &["ip", "-o", "address", "show", "dev", "eth0"]);
-    assert!(addresses.contains("10.244.3.12/32"), "{addresses}");
-    assert!(addresses.contains("fd00:10:244:3::12/128"), "{addresses}");
-    assert!(
-        lab.exec("n3p2", &["ip", "-o", "link", "show", "eth0"])
-            .contains("mtu 1450")
-    );
-    assert!(
-        lab.exec("n2", &["ip", "-o", "address"])
-            .contains("192.0.2.2/24")
-    );
+    let v4 = lab.exec("n3p2", &["cat", "/proc/net/fib_trie"]);
+    assert!(v4.contains("10.244.3.12"), "{v4}");
+    let v6 = lab.exec("n3p2", &["cat", "/proc/net/if_inet6"]);
+    assert!(v6.contains("fd000010024400030000000000000012"), "{v6}");
+    let mtu = lab.exec("n3p2", &["cat", "/proc/sys/net/ipv6/conf/eth0/mtu"]);
+    assert_eq!(mtu, "1450\n");
+    let underlay = lab.exec("n2", &["cat", "/proc/net/fib_trie"]);
+    assert!(underlay.contains("192.0.2.2"), "{underlay}");
 
     let namespaces = lab.namespaces();
     assert_eq!(namespaces.len(), 3 + 6);
     lab.down();
     assert_eq!(users_of(&namespaces), Vec::<PathBuf>::new());
     assert!(!run("status", &["--name", &lab.name]).status.success());
-}
-
-#[test]
-fn pods_reach_each_other_by_any_attachment() {
-    for attach in ["tap", "veth"] {
-        let lab = TestLab::up(&["--attach", attach, "--mtu", "1600"]);
-        for (from, to) in [
-            ("n1p1", "10.244.1.12"),
-            ("n1p1", "10.244.2.11"),
-            ("n2p2", "10.244.1.11"),
-        ] {
-            // Retried, since a server needs a moment until it listens.
-            let script = format!(
-                "for i in 1 2 3 4 5 6 7 8 9; do socat -u TCP:{to}:7000 - && exit 0; sleep 0.1; done; exit 1"
-            );
-            let at = lab.pod_of(to);
-            let mut server = lab.command(
-                "exec",
-                &[
-                    &at,
-                    "--",
-                    "socat",
-                    "-u",
-                    "EXEC:echo woven",
-                    "TCP-LISTEN:7000",
-                ],
-            );
-            let mut server = server.spawn().expect("a server");
-            assert_eq!(
-                lab.exec(from, &["sh", "-c", &script]),
-                "woven\n",
-                "{attach}: {from} to {to}"
-            );
-            server.wait().expect("the server ends");
-        }
-        lab.down();
-    }
 }
 
 #[test]
@@ -197,24 +159,41 @@ fn nothing_stays_after_a_forwarder_was_killed() {
 
 #[test]
 fn a_lab_that_cannot_come_up_leaves_nothing_and_says_why() {
-    let name = unused_name();
-    // No executable to start: the forwarders' own failure has the same way.
-    let failed = Command::new(WEFT)
-        .args(["lab", "up", "--name", &name])
-        .env("WEFT_BINARY", "/bin/false")
-        .output()
-        .expect("weft runs");
+    let lab = TestLab::unborn();
+    let files = tempfile::tempdir().expect("a directory");
+    for role in ["weft-lab-keeper", "weft-lab-forwarder"] {
+        symlink(WEFT, files.path().join(role)).expect("a link");
+    }
+    // Everything is well until the second node's forwarder.
+    let script = "#!/bin/sh\ncd ${0%/*}\ncase \"$*\" in\n'') exec ./weft-lab-keeper ;;\n\
+                  */n2.sock*) echo no second one >&2; exit 3 ;;\n\
+                  *) exec ./weft-lab-forwarder \"$@\" ;;\nesac\n";
+    let half = files.path().join("half");
+    fs::write(&half, script).expect("a script");
+    fs::set_permissions(&half, PermissionsExt::from_mode(0o755)).expect("it may run");
+    let failed = lab.command("up", &[]).env("WEFT_BINARY", &half).output();
+    let failed = failed.expect("weft runs");
     assert_eq!(failed.status.code(), Some(1));
-    assert!(text(&failed.stderr).starts_with("weft: "));
-    assert_eq!(run("status", &["--name", &name]).status.code(), Some(1));
-    let up_after_all = TestLab {
-        name: name.clone(),
-        prefix: Vec::new(),
-    };
+    let said = text(&failed.stderr);
     assert!(
-        up_after_all.run("up", &["--nodes", "1"]).status.success(),
-        "the name is free"
+        said.contains("node n2: ") && said.contains("no second one"),
+        "{said}"
     );
+    assert_eq!(
+        processes_about(&format!("lab-{}/", lab.name)),
+        Vec::<PathBuf>::new()
+    );
+
+    let silent = lab
+        .command("up", &[])
+        .env("WEFT_BINARY", "/bin/false")
+        .output();
+    let said = text(&silent.expect("weft runs").stderr);
+    assert!(said.contains("ended without a word"), "{said}");
+
+    assert_eq!(lab.run("status", &[]).status.code(), Some(1));
+    let now = lab.run("up", &["--nodes", "1"]);
+    assert!(now.status.success(), "the name is free");
 }
 
 #[test]
@@ -222,59 +201,92 @@ fn an_ordinary_user_brings_up_a_lab() {
     if !geteuid().is_root() {
         return a_lab_is_there_until_it_is_ended();
     }
-    // A tun node as most machines have it, whatever this one has, and a place
-    // for the user's state.
-    let home = tempfile::tempdir().expect("a directory");
-    let runtime = home.path().join("run");
-    fs::create_dir(&runtime).expect("a directory");
-    for path in [home.path(), &runtime] {
-        std::os::unix::fs::chown(path, Some(UID), Some(UID)).expect("chown");
-    }
-    let script = format!(
-        "mount -t tmpfs none /mnt && mknod -m 666 /mnt/tun c 10 200 && mount --bind /mnt/tun /dev/net/tun && \
-         export XDG_RUNTIME_DIR={} && exec setpriv --reuid={UID} --regid={UID} --clear-groups -- \"$@\"",
-        runtime.display()
-    );
-    let weft = home.path().join("weft");
-    fs::copy(WEFT, &weft).expect("a copy where the user may run it");
-    let prefix = ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned);
-    let mut lab = TestLab {
+    let user = OrdinaryUser::new();
+    let lab = TestLab {
         name: unused_name(),
-        prefix: prefix.to_vec(),
+        prefix: user.prefix(),
     };
-    lab.prefix.push(weft.display().to_string());
-
     let up = lab.run("up", &["--json"]);
     assert!(up.status.success(), "{}", text(&up.stderr));
     let state: Value = serde_json::from_slice(&up.stdout).expect("JSON");
     assert_eq!(state["rootless"], true);
-    let keeper = u32::try_from(state["keeper"]["pid"].as_u64().expect("a pid")).expect("a pid");
-    let status = fs::read_to_string(format!("/proc/{keeper}/status")).expect("it runs");
-    assert!(
-        status.contains(&format!("\nUid:\t{UID}\t")),
-        "not root outside"
-    );
-
-    assert_eq!(lab.exec("n1p1", &["id", "-u"]).trim(), "0", "root inside");
-    let listens = "socat -u 'EXEC:echo woven' TCP-LISTEN:7000 >/dev/null 2>&1 &";
-    lab.exec("n2p1", &["sh", "-c", listens]);
-    let asks = "for i in 1 2 3 4 5 6 7 8 9; do socat -u TCP:10.244.2.11:7000 - && exit 0; sleep 0.1; done; exit 1";
-    assert_eq!(lab.exec("n1p1", &["sh", "-c", asks]), "woven\n");
+    let (keeper, forwarders) = lab.processes();
+    for pid in forwarders.iter().chain([&keeper]) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        assert!(
+            status.contains(&format!("\nUid:\t{UID}\t")),
+            "root outside: {status}"
+        );
+    }
+    assert_eq!(lab.exec("n1p1", &["id", "-u"]), "0\n", "root inside");
+    let v4 = lab.exec("n1p1", &["cat", "/proc/net/fib_trie"]);
+    assert!(v4.contains("10.244.1.11"), "{v4}");
     lab.down();
-    eventually("the keeper ends", || {
-        !Path::new(&format!("/proc/{keeper}/ns")).exists()
-            || !runs(Pid::from_raw(i32::try_from(keeper).expect("a pid")))
-    });
+    assert!(!runs(keeper) && !forwarders.iter().any(|pid| runs(*pid)));
+    let left = fs::read_dir(user.runtime.join("weft")).expect("a directory");
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn an_ordinary_user_shows_the_demo() {
+    let run = |demo: &mut Command| {
+        let demo = demo.args(["demo", "--seconds", "0.2", "--json"]).output();
+        demo.expect("weft runs")
+    };
+    let output = if geteuid().is_root() {
+        let user = OrdinaryUser::new();
+        let [program, arguments @ ..] = &user.prefix()[..] else {
+            unreachable!("a prefix")
+        };
+        run(Command::new(program).args(arguments))
+    } else {
+        run(&mut Command::new(WEFT))
+    };
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(
-        fs::read_dir(runtime.join("weft"))
-            .expect("a directory")
-            .count(),
-        0
+        (&report["asked"], &report["answered"]),
+        (&120.into(), &120.into())
     );
 }
 
 /// An ordinary user's id; the name behind it does not matter.
 const UID: u32 = 65_533;
+
+/// Somebody with a tun node as most machines have it, whatever this machine
+/// has, and with a runtime directory.
+struct OrdinaryUser {
+    home: TempDir,
+    runtime: PathBuf,
+}
+
+impl OrdinaryUser {
+    fn new() -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let runtime = home.path().join("run");
+        fs::create_dir(&runtime).expect("a directory");
+        for path in [home.path(), &runtime] {
+            chown(path, Some(UID), Some(UID)).expect("given away");
+        }
+        // Where the user may run it.
+        fs::copy(WEFT, home.path().join("weft")).expect("a copy");
+        Self { home, runtime }
+    }
+
+    /// The words that run weft as this user.
+    fn prefix(&self) -> Vec<String> {
+        let script = format!(
+            "mount -t tmpfs none /mnt && mknod -m 666 /mnt/tun c 10 200 && \
+             mount --bind /mnt/tun /dev/net/tun && export XDG_RUNTIME_DIR={} && \
+             exec setpriv --reuid={UID} --regid={UID} --clear-groups -- \"$@\"",
+            self.runtime.display()
+        );
+        let weft = self.home.path().join("weft").display().to_string();
+        ["unshare", "-m", "sh", "-c", &script, "sh", &weft]
+            .map(str::to_owned)
+            .to_vec()
+    }
+}
 
 /// A lab of a name of its own, ended with the test.
 struct TestLab {
@@ -284,6 +296,13 @@ struct TestLab {
 }
 
 impl TestLab {
+    fn unborn() -> Self {
+        Self {
+            name: unused_name(),
+            prefix: Vec::new(),
+        }
+    }
+
     fn up(arguments: &[&str]) -> Self {
         let lab = Self {
             name: unused_name(),
@@ -356,15 +375,6 @@ impl TestLab {
         fds.map(|fd| fs::read_link(format!("/proc/{keeper}/fd/{fd}")).expect("a namespace"))
             .collect()
     }
-
-    fn pod_of(&self, address: &str) -> String {
-        let mut parts = address
-            .split('.')
-            .skip(2)
-            .map(|part| part.parse::<u32>().expect("a number"));
-        let (node, host) = (parts.next().expect("four"), parts.next().expect("four"));
-        format!("n{node}p{}", host - 10)
-    }
 }
 
 impl Drop for TestLab {
@@ -406,6 +416,19 @@ fn users_of(namespaces: &[PathBuf]) -> Vec<PathBuf> {
         uses(&process.join("ns/net")) || fds.into_iter().any(|fd| uses(&fd.path()))
     };
     processes.filter(held).collect()
+}
+
+/// The processes that have the text among their arguments.
+fn processes_about(text: &str) -> Vec<PathBuf> {
+    let processes = fs::read_dir("/proc")
+        .expect("procfs")
+        .flatten()
+        .map(|entry| entry.path());
+    let about = |process: &PathBuf| {
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(text)
+    };
+    processes.filter(about).collect()
 }
 
 fn runs(pid: Pid) -> bool {

@@ -150,6 +150,7 @@ mod tests {
 
     #[test]
     fn a_visit_is_inside_and_the_caller_stays_outside() {
+        weft_testkit::needs_namespaces!();
         let before = inode();
         let netns = Netns::make("visited").expect("a namespace; needs root or unshare -Urn");
         let inside = netns.run(inode).expect("enter");
@@ -160,6 +161,7 @@ mod tests {
 
     #[test]
     fn what_is_no_namespace_is_named() {
+        weft_testkit::needs_namespaces!();
         let missing = Netns::open(Path::new("/nonexistent/netns")).expect_err("missing");
         assert!(matches!(missing, NetnsError::Open { .. }), "{missing}");
         let file = Netns::open(Path::new("/proc/self/status")).expect("opens");

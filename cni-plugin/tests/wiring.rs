@@ -41,6 +41,7 @@ const VNET: usize = 10;
 
 #[test]
 fn a_tap_carries_both_families_to_the_gateway() {
+    weft_testkit::needs_namespaces!();
     let (request, frames) = wired_frames(Attach::Tap { queues: 2 }, VNET);
     assert_eq!(request.driver, Driver::Tap);
     assert_eq!(frames.fds, 2);
@@ -48,6 +49,7 @@ fn a_tap_carries_both_families_to_the_gateway() {
 
 #[test]
 fn a_basic_tap_carries_both_families_to_the_gateway() {
+    weft_testkit::needs_namespaces!();
     let (request, frames) = wired_frames(Attach::Basic, 0);
     assert_eq!(request.driver, Driver::Basic);
     assert_eq!(frames.fds, 1);
@@ -55,6 +57,7 @@ fn a_basic_tap_carries_both_families_to_the_gateway() {
 
 #[test]
 fn a_veth_carries_both_families_to_the_gateway() {
+    weft_testkit::needs_namespaces!();
     let (request, frames) = wired_frames(Attach::Veth, VNET);
     assert_eq!(request.driver, Driver::Veth);
     assert_eq!(frames.fds, 1);
@@ -62,6 +65,7 @@ fn a_veth_carries_both_families_to_the_gateway() {
 
 #[test]
 fn a_refused_pod_has_no_link() {
+    weft_testkit::needs_namespaces!();
     for attach in [Attach::Tap { queues: 1 }, Attach::Veth] {
         let error = Error {
             code: Code::Taken,
@@ -87,6 +91,7 @@ fn a_refused_pod_has_no_link() {
 
 #[test]
 fn a_link_of_somebody_else_stays() {
+    weft_testkit::needs_namespaces!();
     let (node, pod) = namespaces();
     let other = Netlink::open_in(&pod).expect("enter").expect("netlink");
     other.add_bridge("eth0").expect("a bridge");
@@ -102,6 +107,7 @@ fn a_link_of_somebody_else_stays() {
 
 #[test]
 fn a_link_that_cannot_be_finished_is_undone() {
+    weft_testkit::needs_namespaces!();
     let (node, pod) = namespaces();
     let mut wiring = wiring(Attach::Veth);
     // A multicast address is nobody's own.
@@ -118,6 +124,7 @@ fn a_link_that_cannot_be_finished_is_undone() {
 
 #[test]
 fn detach_takes_all_away_and_may_be_repeated() {
+    weft_testkit::needs_namespaces!();
     let (node, pod) = namespaces();
     let device = node
         .run(|| link::add(&pod, &port(), &wiring(Attach::Veth)))

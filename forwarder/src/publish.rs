@@ -211,6 +211,7 @@ impl State {
             mac: self.own.vtep_mac.0,
             vni: self.own.vni.value(),
             addresses: self.own.tunnel.clone(),
+            blocks: self.own.blocks.clone(),
         };
         let ports = self
             .ports

@@ -109,6 +109,7 @@ mod tests {
 
     #[test]
     fn a_feature_is_set_by_name_and_an_unknown_one_is_refused() {
+        weft_testkit::needs_namespaces!();
         let netns = Netns::make("features").expect("a namespace; needs root or unshare -Urn");
         let netlink = Netlink::open_in(&netns).expect("enter").expect("netlink");
         netlink.add_veth("left", "right", &netns).expect("a veth");

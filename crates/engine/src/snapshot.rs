@@ -42,6 +42,8 @@ pub struct Vtep {
     /// The node's own addresses in the pod network, at most one of each
     /// family. ICMP errors towards other nodes come from them.
     pub addresses: Vec<IpAddr>,
+    /// Address blocks that live here: what no port holds, nobody holds.
+    pub blocks: Vec<IpNet>,
 }
 
 #[derive(Debug)]
@@ -84,7 +86,8 @@ pub struct Snapshot {
     peers: Vec<Arc<Peer>>,
     port_by_address: HashMap<IpAddr, PortId>,
     peer_by_underlay: HashMap<IpAddr, PeerId>,
-    peer_by_block: JointPrefixMap<IpNet, PeerId>,
+    /// None: the block is this node's own.
+    holder_of_block: JointPrefixMap<IpNet, Option<PeerId>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,6 +110,8 @@ pub enum SnapshotError {
         first: PeerId,
         second: PeerId,
     },
+    #[error("block {block} of peer {peer:?} is this node\'s own")]
+    OwnBlock { block: IpNet, peer: PeerId },
     #[error("there are more than 65535 peers")]
     TooMany,
 }
@@ -133,7 +138,10 @@ impl Snapshot {
             }
         }
         let mut peer_by_underlay = HashMap::new();
-        let mut peer_by_block = JointPrefixMap::new();
+        let mut holder_of_block = JointPrefixMap::new();
+        for &block in &vtep.blocks {
+            holder_of_block.insert(block, None);
+        }
         for (place, peer) in peers.iter().enumerate() {
             let id = PeerId(u16::try_from(place).map_err(|_| SnapshotError::TooMany)?);
             for &address in &peer.underlay {
@@ -146,12 +154,17 @@ impl Snapshot {
                 }
             }
             for &block in &peer.blocks {
-                if let Some(first) = peer_by_block.insert(block, id) {
-                    return Err(SnapshotError::Block {
-                        block,
-                        first,
-                        second: id,
-                    });
+                match holder_of_block.insert(block, Some(id)) {
+                    None => {}
+                    Some(None) => return Err(SnapshotError::OwnBlock { block, peer: id }),
+                    Some(Some(first)) => {
+                        let second = id;
+                        return Err(SnapshotError::Block {
+                            block,
+                            first,
+                            second,
+                        });
+                    }
                 }
             }
         }
@@ -163,7 +176,7 @@ impl Snapshot {
             peers,
             port_by_address,
             peer_by_underlay,
-            peer_by_block,
+            holder_of_block,
         })
     }
 
@@ -195,9 +208,10 @@ impl Snapshot {
         self.peer_by_underlay.get(&underlay).copied()
     }
 
-    /// The peer whose block is the longest that holds `address`.
+    /// The peer whose block is the longest that holds `address`; none if
+    /// that is a block of this node.
     pub fn peer_of(&self, address: IpAddr) -> Option<PeerId> {
-        let (_, id) = self.peer_by_block.get_lpm(&IpNet::from(address))?;
-        Some(*id)
+        let (_, holder) = self.holder_of_block.get_lpm(&IpNet::from(address))?;
+        *holder
     }
 }

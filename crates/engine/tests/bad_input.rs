@@ -181,6 +181,23 @@ fn destinations_that_are_not_carried() {
 }
 
 #[test]
+fn an_address_of_the_nodes_own_block_that_no_pod_holds() {
+    let mut world = World::default();
+    // A peer claims a wider block around ours.
+    world.nodes[0].change(
+        0,
+        |_| {},
+        |peer| {
+            peer.blocks.push("10.244.0.0/16".parse().expect("a prefix"));
+        },
+    );
+    let nobody = between(pod_v4(0, 0), pod_v4(0, 9)).macs(pod_mac(0, 0), GATEWAY.mac);
+    let also = [&[MISS][..], &ICMP].concat();
+    let frame = nobody.udp(1, 2).build();
+    pod_loses_in(world, VnetHeader::default(), &frame, "no_route", &also);
+}
+
+#[test]
 fn hop_limits_that_ran_out() {
     for ttl in [0, 1] {
         let also = [&[MISS][..], &ICMP].concat();

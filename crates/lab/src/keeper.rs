@@ -12,7 +12,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, bail};
 use nix::{
     sys::signal::{SigSet, Signal},
     unistd::setsid,
@@ -75,12 +75,13 @@ fn hand_over(spec: &Spec, dir: &Path) -> anyhow::Result<()> {
     if words == READY {
         return Ok(());
     }
-    keeper.wait()?;
+    let ended = keeper.wait()?;
     let log = fs::read_to_string(&log).unwrap_or_default();
-    Err(anyhow!(
-        "{}",
-        [words.trim(), log.trim()].join("\n").trim().to_owned()
-    ))
+    let said = [words.trim(), log.trim()].join("\n");
+    match said.trim() {
+        "" => bail!("the lab's keeper ended without a word ({ended})"),
+        said => bail!("{said}"),
+    }
 }
 
 const READY: &str = "ready\n";

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use weft_cni::netns::Netns;
 
 use crate::{
@@ -83,6 +84,8 @@ impl Lab {
 
     fn make(spec: &Spec, settings: Settings<'_>, dir: &Path) -> anyhow::Result<Self> {
         spec.check()?;
+        // Each namespace is an fd here; a limit that stays low tells itself.
+        let _ = raise_open_files();
         let plan = spec.plan();
         let starter = Starter::new().context("start a thread")?;
         let Underlay { nodes, fabric } = underlay::lay(spec, &plan)?;
@@ -136,6 +139,11 @@ impl Lab {
     pub fn pod(&self, name: &str) -> Option<&Pod> {
         self.pods.iter().find(|pod| pod.plan.name == name)
     }
+}
+
+fn raise_open_files() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// A directory of the lab's own, 0700 and gone with it.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, access, geteuid};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -175,8 +175,10 @@ pub fn make_dir(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn home() -> anyhow::Result<PathBuf> {
-    if geteuid().is_root() {
-        return Ok("/run/weft".into());
+    let system = Path::new("/run");
+    // The root of a user namespace may not write there.
+    if geteuid().is_root() && access(system, AccessFlags::W_OK).is_ok() {
+        return Ok(system.join("weft"));
     }
     match env::var_os("XDG_RUNTIME_DIR") {
         Some(dir) => Ok(Path::new(&dir).join("weft")),

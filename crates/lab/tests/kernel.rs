@@ -11,6 +11,7 @@ use weft_lab::{
 
 #[test]
 fn every_pod_answers_every_pod() {
+    weft_testkit::needs_namespaces!();
     for (nodes, outer) in [(1, Outer::V4), (2, Outer::V4), (3, Outer::V6)] {
         let lab = lab(Spec {
             nodes,
@@ -31,6 +32,7 @@ fn every_pod_answers_every_pod() {
 
 #[test]
 fn a_pod_without_a_link_is_not_found() {
+    weft_testkit::needs_namespaces!();
     let lab = lab(Spec {
         nodes: 1,
         ..Spec::default()
@@ -48,6 +50,7 @@ fn a_pod_without_a_link_is_not_found() {
 
 #[test]
 fn loads_are_measured_with_and_without_tunnel_offload() {
+    weft_testkit::needs_namespaces!();
     for underlay_offload in [true, false] {
         let lab = lab(Spec {
             underlay_offload,

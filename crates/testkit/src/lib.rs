@@ -7,4 +7,5 @@
 pub mod frames;
 pub mod fuzz;
 pub mod golden;
+pub mod rights;
 pub mod sim;

@@ -4,27 +4,22 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use weft_engine::{
-    Batch, Counters, DropReason, Engine, Epoch, Gateway, Inbox, Outbox, Peer, PeerId, Port, PortId,
-    Runs, Scene, Snapshot, Verdict, Vtep,
+    Batch, Counters, DropReason, Engine, Inbox, Outbox, Peer, PeerId, Port, PortId, Runs, Scene,
+    Snapshot, Verdict,
     inbox::{TRAIN_MAX, Train},
     outbox::{Piece, Send},
 };
-use weft_wire::{ETHERNET_LEN, Mac, VnetHeader, vnet};
+use weft_wire::{ETHERNET_LEN, VnetHeader, vnet};
 
-pub const GATEWAY: Gateway = Gateway {
-    mac: [0xee; 6],
-    v4: Ipv4Addr::new(169, 254, 1, 1),
-    v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee),
-};
-pub const VNI: u32 = 4096;
-/// The pods' MTU, and that of the way between the nodes.
-pub const MTU: usize = 1450;
+mod plan;
+
+pub use plan::*;
 
 /// One node: two pods, and what they have received.
 #[derive(Debug)]
@@ -60,99 +55,6 @@ pub struct World {
     pub now: Instant,
     /// Keep sends instead of carrying them.
     pub hold: bool,
-}
-
-pub fn underlay(node: usize) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, byte(node) + 1))
-}
-
-pub fn pod_v4(node: usize, pod: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 244, byte(node), byte(pod) + 10)
-}
-
-pub fn pod_v6(node: usize, pod: usize) -> Ipv6Addr {
-    Ipv6Addr::new(
-        0xfd00,
-        0x10,
-        0x244,
-        byte(node).into(),
-        0,
-        0,
-        0,
-        u16::from(byte(pod)) + 0x10,
-    )
-}
-
-/// The node's own address in the pod network.
-pub fn tunnel_v4(node: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 244, byte(node), 0)
-}
-
-pub fn pod_mac(node: usize, pod: usize) -> Mac {
-    [2, 0, 0, 0, byte(node), byte(pod)]
-}
-
-pub fn vtep_mac(node: usize) -> Mac {
-    [2, 1, 0, 0, 0, byte(node)]
-}
-
-fn byte(place: usize) -> u8 {
-    u8::try_from(place).expect("a test has few nodes and pods")
-}
-
-fn port(node: usize, pod: usize) -> Arc<Port> {
-    Arc::new(Port {
-        id: PortId(byte(pod).into()),
-        mac: pod_mac(node, pod),
-        addresses: vec![pod_v4(node, pod).into(), pod_v6(node, pod).into()],
-        mtu: MTU,
-        takes_udp: true,
-        takes_tcp: true,
-        from_pod: Arc::default(),
-        to_pod: Arc::default(),
-    })
-}
-
-fn peer(node: usize) -> Arc<Peer> {
-    let v4 = format!("10.244.{node}.0/24").parse().expect("a prefix");
-    let v6 = format!("fd00:10:244:{node}::/64")
-        .parse()
-        .expect("a prefix");
-    Arc::new(Peer {
-        remote: Some(SocketAddr::new(underlay(node), 4789)),
-        underlay: vec![underlay(node)],
-        mac: vtep_mac(node),
-        vni: VNI,
-        mtu: MTU,
-        blocks: vec![v4, v6],
-        to_peer: Arc::default(),
-        from_peer: Arc::default(),
-    })
-}
-
-/// The tables of a node whose pods and peer are as usual.
-pub fn tables(node: usize, epoch: u64) -> Snapshot {
-    tables_of(
-        node,
-        epoch,
-        vec![port(node, 0), port(node, 1)],
-        vec![peer(1 - node)],
-    )
-}
-
-pub fn tables_of(
-    node: usize,
-    epoch: u64,
-    ports: Vec<Arc<Port>>,
-    peers: Vec<Arc<Peer>>,
-) -> Snapshot {
-    let vtep = Vtep {
-        mac: vtep_mac(node),
-        vni: VNI,
-        addresses: vec![tunnel_v4(node).into()],
-    };
-    let ports = ports.into_iter().map(Some).collect();
-    Snapshot::build(Epoch(epoch), GATEWAY, vtep, ports, peers).expect("nothing is held twice")
 }
 
 impl Node {
