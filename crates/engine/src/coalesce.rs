@@ -13,7 +13,9 @@ use weft_wire::{
 };
 use zerocopy::IntoBytes;
 
-use crate::{Port, outbox::SEGMENTS_MAX, snapshot::PortId};
+use crate::{
+    DropReason, Port, outbox::SEGMENTS_MAX, segment::segment, snapshot::PortId, unfinished,
+};
 
 /// How many runs are looked at for one that a packet may join. A flow whose
 /// run is further back begins a new one.
@@ -66,24 +68,90 @@ impl Runs {
     }
 
     /// Takes the packet of `frame`, which starts at `start` in the inbox, for
-    /// `port`. Its hop limit must be above zero and is taken one from.
-    pub fn push(&mut self, frame: &[u8], start: usize, packet: &Packet, port: &Port, gateway: Mac) {
-        let candidate = Candidate::of(frame, packet, port);
+    /// `port`; `vnet` is that of a super-frame. Its hop limit must be above
+    /// zero and is taken one from.
+    pub fn push(
+        &mut self,
+        frame: &mut [u8],
+        start: usize,
+        packet: &Packet,
+        vnet: Option<VnetHeader>,
+        port: &Port,
+        gateway: Mac,
+    ) -> Result<(), DropReason> {
+        if let Some(vnet) = vnet {
+            return self.push_super_frame(frame, start, packet, vnet, port, gateway);
+        }
+        let mut candidate = Candidate::of(frame, packet, port);
+        let finished = candidate.is_some() && checksum::verify(frame, packet);
+        let partial = !finished && checksum::is_partial(frame, packet);
+        candidate = candidate.filter(|_| finished || partial);
         if let Some(candidate) = &candidate
             && let Some(run) = self.newest(port.id, &packet.key)
             && run.takes(candidate, frame)
         {
             run.join(candidate, start);
-            return;
+            return Ok(());
         }
-        self.begin(frame, start, packet, candidate, port, gateway);
+        if partial && !port.takes_tcp {
+            checksum::complete(frame, packet);
+        }
+        let (headers, payload) = (&frame[..packet.payload], packet.payload..packet.end);
+        let run = self.begin(headers, payload, start, packet, port, gateway);
+        if partial && port.takes_tcp {
+            run.describe(unfinished::needs_checksum(packet));
+        }
+        if let Some(candidate) = candidate {
+            run.size = (!candidate.last).then_some(run.payload);
+            run.next_sequence = candidate.sequence.wrapping_add(length32(run.payload));
+            run.next_identification = candidate.identification.wrapping_add(1);
+        }
+        Ok(())
     }
 
-    /// Writes the heads of the runs that became super-frames.
+    /// One write, or one for each segment where the port does not take them
+    /// whole. Nothing joins them.
+    fn push_super_frame(
+        &mut self,
+        frame: &[u8],
+        start: usize,
+        packet: &Packet,
+        vnet: VnetHeader,
+        port: &Port,
+        gateway: Mac,
+    ) -> Result<(), DropReason> {
+        let tcp = packet.key.protocol == protocol::TCP;
+        let taken = if tcp { port.takes_tcp } else { port.takes_udp };
+        if !taken {
+            let cut = segment(frame, packet, &vnet, |headers, payload| {
+                self.begin(headers, payload, start, packet, port, gateway);
+            });
+            return if cut {
+                Ok(())
+            } else {
+                Err(DropReason::MalformedOffload)
+            };
+        }
+        let payload = packet.payload..packet.end;
+        let segments = payload.len().div_ceil(usize::from(vnet.gso_size).max(1));
+        let run = self.begin(
+            &frame[..packet.payload],
+            payload,
+            start,
+            packet,
+            port,
+            gateway,
+        );
+        run.describe(vnet);
+        run.packets = segments as u64;
+        Ok(())
+    }
+
+    /// Writes the heads of the runs that more than one packet joined.
     pub fn finish(&mut self) {
         self.runs[..self.live]
             .iter_mut()
-            .filter(|run| run.packets > 1)
+            .filter(|run| run.pieces.len() > 1)
             .for_each(Run::finish);
     }
 
@@ -95,15 +163,17 @@ impl Runs {
             .find(|run| run.port == port && run.key == *key)
     }
 
+    /// A run of the one packet that has these headers, and this payload in a
+    /// frame that starts at `start` in the inbox.
     fn begin(
         &mut self,
-        frame: &[u8],
+        headers: &[u8],
+        payload: Range<usize>,
         start: usize,
         packet: &Packet,
-        candidate: Option<Candidate>,
         port: &Port,
         gateway: Mac,
-    ) {
+    ) -> &mut Run {
         let spent = self.runs.get_mut(self.live);
         let (mut head, mut pieces) = spent
             .map(|run| {
@@ -115,40 +185,36 @@ impl Runs {
             .unwrap_or_default();
         head.clear();
         head.extend_from_slice(VnetHeader::default().as_bytes());
-        head.extend_from_slice(&frame[..packet.payload]);
+        head.extend_from_slice(headers);
         edit::set_macs(&mut head[vnet::LEN..], port.mac, gateway);
         edit::decrement_hop_limit(&mut head[vnet::LEN..], packet);
         pieces.clear();
-        if packet.payload < packet.end {
-            pieces.push(start + packet.payload..start + packet.end);
+        if !payload.is_empty() {
+            pieces.push(start + payload.start..start + payload.end);
         }
-        let mut run = Run {
+        let run = Run {
             port: port.id,
             packets: 1,
-            inner: packet.end,
+            inner: headers.len() + payload.len(),
             head,
             pieces,
             key: packet.key,
             transport: packet.transport,
             size: None,
-            payload: packet.end - packet.payload,
+            payload: payload.len(),
             next_sequence: 0,
             next_identification: 0,
         };
-        if let Some(candidate) = candidate {
-            run.size = (!candidate.last).then_some(run.payload);
-            run.next_sequence = candidate.sequence.wrapping_add(length32(run.payload));
-            run.next_identification = candidate.identification.wrapping_add(1);
-        }
         match self.runs.get_mut(self.live) {
             Some(spent) => *spent = run,
             None => self.runs.push(run),
         }
         self.live += 1;
+        &mut self.runs[self.live - 1]
     }
 }
 
-/// A packet that may be part of a super-frame.
+/// A packet that may be part of a super-frame, if its checksum is right.
 struct Candidate {
     headers: usize,
     payload: Range<usize>,
@@ -185,7 +251,7 @@ impl Candidate {
             let len = usize::from(u16::from_be_bytes([transport[4], transport[5]]));
             checksum != [0, 0] && len == packet.end - packet.transport
         };
-        if !mergeable || !checksum::verify(frame, packet) {
+        if !mergeable {
             return None;
         }
         Some(Self {
@@ -204,6 +270,10 @@ impl Candidate {
 }
 
 impl Run {
+    fn describe(&mut self, vnet: VnetHeader) {
+        self.head[..vnet::LEN].copy_from_slice(vnet.as_bytes());
+    }
+
     /// Key and port are the run's own.
     fn takes(&self, candidate: &Candidate, frame: &[u8]) -> bool {
         let Some(size) = self.size else {
