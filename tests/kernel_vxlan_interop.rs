@@ -20,75 +20,72 @@ use weft_api::{
 };
 use weft_cni::{link::Attach, netns::Netns};
 use weft_lab::{
-    Forwarder, Ledger, NodePlan, Outer, Pod, PodPlan, Spec, exchange, ground,
+    Forwarder, Ledger, NodePlan, Outer, Pod, PodPlan, Spec, exchange,
     icmp::{Question, Says},
     probe::{Family, Probe},
     use_executable,
     workshop::{self, Workshop, run},
 };
+use weft_testkit::needs_namespaces;
 
 #[test]
 fn a_flannel_node_and_ours_carry_each_other() {
-    ground::on(|| {
-        for layout in Layout::ALL {
-            Pair::new(&FLANNEL, layout, "").talk();
-        }
-    });
+    needs_namespaces!();
+    for layout in Layout::ALL {
+        Pair::new(&FLANNEL, layout, "").talk();
+    }
 }
 
 #[test]
 fn a_calico_node_and_ours_carry_each_other() {
-    ground::on(|| {
-        for layout in Layout::ALL {
-            let pair = Pair::new(&CALICO, layout, "");
-            pair.talk();
-            pair.talk_from_borrowed_addresses();
-        }
-    });
+    needs_namespaces!();
+    for layout in Layout::ALL {
+        let pair = Pair::new(&CALICO, layout, "");
+        pair.talk_from_borrowed_addresses();
+        pair.talk();
+    }
 }
 
 /// Older kernels leave the outer checksum out over IPv4, and so does a
 /// device that is told to.
 #[test]
 fn an_outer_checksum_of_zero_is_taken() {
-    ground::on(|| {
-        let pair = Pair::new(&FLANNEL, Layout::OverV4, "noudpcsum");
-        let tap = Wiretap::on(&pair.ours, Family::V4);
-        pair.probe(&pair.pods[0], &pair.pods[1]);
-        let heard = tap.heard(FLANNEL.port);
-        assert!(!heard.is_empty());
-        assert!(heard.iter().all(|datagram| datagram.checksum == 0));
-        pair.check_books();
-    });
+    needs_namespaces!();
+    let pair = Pair::new(&FLANNEL, Layout::OverV4, "noudpcsum");
+    let tap = Wiretap::on(&pair.ours, Family::V4);
+    pair.probe(&pair.pods[0], &pair.pods[1]);
+    let heard = tap.heard(FLANNEL.port);
+    assert!(!heard.is_empty());
+    assert!(heard.iter().all(|datagram| datagram.checksum == 0));
+    pair.check_books();
 }
 
 /// Calico's nodes take VXLAN only from addresses that nodes have published.
 #[test]
 fn datagrams_leave_from_the_address_that_peers_are_told() {
-    ground::on(|| {
-        let pair = Pair::new(&CALICO, Layout::Each, "");
-        // Addresses that the kernel would rather use.
-        run(
-            &pair.ours,
-            "ip route add 192.0.2.2 dev eth0 src 192.0.2.101",
-        )
-        .expect("a route");
-        run(
-            &pair.ours,
-            "ip -6 route add 2001:db8::2 dev eth0 src 2001:db8::101",
-        )
-        .expect("a route");
-        for (family, published) in Family::ALL.into_iter().zip(pair.plan[0].underlay) {
-            let tap = Wiretap::on(&pair.theirs, family);
-            pair.probe(&pair.pods[0], &pair.pods[1]);
-            let sources: BTreeSet<IpAddr> = tap
-                .heard(CALICO.port)
-                .iter()
-                .map(|datagram| datagram.from)
-                .collect();
-            assert_eq!(sources, BTreeSet::from([published]), "{family}");
-        }
-    });
+    needs_namespaces!();
+    let pair = Pair::new(&CALICO, Layout::Each, "");
+    // Addresses that the kernel would rather use.
+    run(
+        &pair.ours,
+        "ip route add 192.0.2.2 dev eth0 src 192.0.2.101",
+    )
+    .expect("a route");
+    run(
+        &pair.ours,
+        "ip -6 route add 2001:db8::2 dev eth0 src 2001:db8::101",
+    )
+    .expect("a route");
+    for (family, published) in Family::ALL.into_iter().zip(pair.plan[0].underlay) {
+        let tap = Wiretap::on(&pair.theirs, family);
+        pair.probe(&pair.pods[0], &pair.pods[1]);
+        let sources: BTreeSet<IpAddr> = tap
+            .heard(CALICO.port)
+            .iter()
+            .map(|datagram| datagram.from)
+            .collect();
+        assert_eq!(sources, BTreeSet::from([published]), "{family}");
+    }
 }
 
 /// How a network programs the kernel.
@@ -229,6 +226,7 @@ impl Pair {
             self.probe(from, to);
             for family in Family::ALL {
                 exchange::bulk(from, to, family, 1 << 20).expect("every byte");
+                exchange::train(from, to, family, 1200, 30).expect("every datagram");
                 self.sweep(from, to, family);
             }
         }
@@ -269,13 +267,19 @@ impl Pair {
         let full = usize::from(self.layout.pod_mtu()) - headers;
         let small = [1, 2, 63, 64];
         let around = (1399..=1410).filter(|size| *size <= full);
-        let top = (full - 3..=full).chain([full + 1, full + 2, 4000]);
-        exchange::datagrams(from, to, family, small.into_iter().chain(around).chain(top))
-            .unwrap_or_else(|error| panic!("{:?}: {error:#}", self.layout));
-        // The host's own link is the underlay's size, the pods' is not.
+        let mut sizes: Vec<_> = small
+            .into_iter()
+            .chain(around)
+            .chain(full - 3..=full)
+            .collect();
+        // The pods' links are all of one size, the host's may be larger.
         if from.name() != HOST {
             exchange::refused_whole(from, to, family, full + 1).expect("EMSGSIZE");
+            sizes.extend([full + 1, full + 2]);
         }
+        sizes.push(4000);
+        exchange::datagrams(from, to, family, sizes)
+            .unwrap_or_else(|error| panic!("{:?}: {error:#}", self.layout));
     }
 
     /// Each node is one hop, and the one behind the tunnel speaks from its
@@ -311,18 +315,17 @@ impl Pair {
             let device = self.dialect.devices[*outer as usize];
             let text = run(&self.theirs, &format!("ip -j -s link show {device}")).expect("stats");
             let stats: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-            for way in ["rx", "tx"] {
-                let counts = &stats[0]["stats64"][way];
-                assert_eq!(
-                    (&counts["errors"], &counts["dropped"]),
-                    (&0.into(), &0.into())
-                );
-            }
+            let received = &stats[0]["stats64"]["rx"];
+            assert_eq!(
+                (&received["errors"], &received["dropped"]),
+                (&0.into(), &0.into())
+            );
         }
     }
 }
 
 /// The underlay: one wire, and a second address on our end that came first.
+/// A node has a default route; it is what proxy ARP answers by.
 fn join(ours: &Netns, theirs: &Netns) {
     let command = format!(
         "ip link add eth0 type veth peer name eth0 netns {}",
@@ -347,11 +350,13 @@ fn join(ours: &Netns, theirs: &Netns) {
             run(node, &format!("ip address add {address} dev eth0 {nodad}")).expect("an address");
         }
     }
+    run(theirs, "ip route add default via 192.0.2.254").expect("a route");
 }
 
 /// As flanneld and felix do it: a device, and for the one peer a neighbour, a
 /// forwarding entry and routes. They differ in names and numbers, and in that
-/// felix has a route for each borrowed address and none of its own block.
+/// felix has a route for each borrowed address, one for a tunnel address that no
+/// block holds, and none for what it does not know of its own block.
 fn make_kernel_node(
     dialect: &Dialect,
     layout: Layout,
@@ -418,6 +423,7 @@ fn make_kernel_node(
                     &[
                         &format!("ip route add {borrowed} via {tunnel} dev {device} onlink"),
                         &format!("ip route add blackhole {}", plan[THEIRS].blocks[at]),
+                        &format!("ip route add {tunnel} dev {device}"),
                     ],
                 );
             }
@@ -558,9 +564,14 @@ fn add_pod_with_proxy_arp(node: &Netns, pod: &Pod, mtu: u16) {
             &format!("ip route add {} dev {cali}", pod.v6()),
         ],
     );
-    node.run(|| fs::write(format!("/proc/sys/net/ipv4/conf/{cali}/proxy_arp"), "1"))
-        .expect("enter")
-        .expect("sysctl");
+    node.run(|| {
+        for (knob, value) in [("conf", "proxy_arp", "1"), ("neigh", "proxy_delay", "0")]
+            .map(|(kind, knob, value)| (format!("ipv4/{kind}/{cali}/{knob}"), value))
+        {
+            fs::write(format!("/proc/sys/net/{knob}"), value).expect("sysctl");
+        }
+    })
+    .expect("enter");
     all(
         &pod.netns,
         &[

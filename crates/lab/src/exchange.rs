@@ -9,7 +9,9 @@ use std::{
 
 use anyhow::{Context, anyhow, ensure};
 use nix::{
-    errno::Errno, getsockopt_impl, libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt,
+    errno::Errno,
+    getsockopt_impl, libc, setsockopt_impl, sockopt_impl,
+    sys::socket::{setsockopt, sockopt},
 };
 
 use crate::{
@@ -159,6 +161,24 @@ pub fn datagrams(
             .with_context(|| told("back"))?;
         let len = asking.recv(&mut arrived).with_context(|| told("back"))?;
         ensure!(arrived[..len] == text, "{}: changed", told("back"));
+    }
+    Ok(())
+}
+
+/// Sends `count` datagrams of `size` bytes and a shorter one by one call
+/// (UDP_SEGMENT), as QUIC does; they must arrive one by one and in order.
+pub fn train(from: &Pod, to: &Pod, family: Family, size: u16, count: usize) -> anyhow::Result<()> {
+    let (asking, answering) = sockets(from, to, family)?;
+    let told = || format!("{} → {}: train over {family}", from.name(), to.name());
+    setsockopt(&asking, sockopt::UdpGsoSegment, &i32::from(size))?;
+    let size = usize::from(size);
+    let mut text = vec![0; size * count + size / 2];
+    Content::new(count as u64).fill(&mut text);
+    asking.send(&text).with_context(told)?;
+    let mut arrived = vec![0; text.len()];
+    for expected in text.chunks(size) {
+        let len = answering.recv(&mut arrived).with_context(told)?;
+        ensure!(arrived[..len] == *expected, "{}: changed", told());
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! spec ► underlay ► forwarders (weft) or kernel (the baseline) = lab
 //! lab ► probe, traffic
-//! workshop (a lab's parts one by one) ► exchange, icmp, ledger: for tests, on ground
+//! workshop (a lab's parts one by one) ► exchange, icmp, ledger: for tests
 //! keeper (holds a lab between commands) ► state ► session
 //! ```
 //!
@@ -12,7 +12,6 @@
 
 pub mod exchange;
 mod forwarders;
-pub mod ground;
 pub mod icmp;
 pub mod keeper;
 mod kernel;
