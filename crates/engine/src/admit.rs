@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use weft_wire::{Packet, VnetHeader, protocol, vnet};
+use weft_wire::{ETHERNET_LEN, Packet, VnetHeader, protocol, vnet};
 
 use crate::{DropReason, Gateway, Port};
 
@@ -53,4 +53,14 @@ pub fn packets(vnet: &VnetHeader, packet: &Packet) -> Result<u64, DropReason> {
         return Err(DropReason::MalformedOffload);
     }
     Ok(payload.div_ceil(usize::from(vnet.gso_size)) as u64)
+}
+
+/// Bytes of the largest IP packet that a frame is on a wire.
+pub fn largest(packet: &Packet, vnet: &VnetHeader) -> usize {
+    if vnet.is_super_frame() {
+        let segment = packet.payload - ETHERNET_LEN + usize::from(vnet.gso_size);
+        segment.min(packet.ip_len())
+    } else {
+        packet.ip_len()
+    }
 }

@@ -16,7 +16,9 @@ use weft_wire::{
 };
 use zerocopy::IntoBytes;
 
-use crate::{Port, outbox::SEGMENTS_MAX, snapshot::PortId};
+use crate::{
+    DropReason, Port, outbox::SEGMENTS_MAX, segment::segment, snapshot::PortId, unfinished,
+};
 
 /// How many runs are looked at for one that a packet may join. A flow whose
 /// run is further back begins a new one.
@@ -53,6 +55,9 @@ pub struct Run {
     size: usize,
     /// Whether more may follow.
     open: bool,
+    /// Whether more than one packet joined, so that the head is to be
+    /// rewritten.
+    merged: bool,
     payload: usize,
     next_sequence: u32,
     next_identification: u16,
@@ -69,25 +74,80 @@ impl Runs {
         &self.runs[..self.live]
     }
 
-    /// Takes the packet of `frame` for `port`. Its hop limit must be above
-    /// zero and is taken one from.
-    pub fn push(&mut self, frame: &[u8], packet: &Packet, port: &Port, gateway: Mac) {
+    /// Takes the packet of `frame` for `port`; `vnet` is that of a
+    /// super-frame. Its hop limit must be above zero and is taken one from.
+    pub fn push(
+        &mut self,
+        frame: &mut [u8],
+        packet: &Packet,
+        vnet: Option<VnetHeader>,
+        port: &Port,
+        gateway: Mac,
+    ) -> Result<(), DropReason> {
+        if let Some(vnet) = vnet {
+            return self.push_super_frame(frame, packet, vnet, port, gateway);
+        }
         let candidate = Candidate::of(frame, packet, port);
+        let finished = candidate.is_some() && checksum::verify(frame, packet);
+        let partial = !finished && checksum::is_partial(frame, packet);
+        let candidate = candidate.filter(|_| finished || partial);
         if let Some(candidate) = &candidate
             && let Some(run) = self.newest(port.id, &packet.key)
             && run.takes(candidate, frame)
         {
             run.join(candidate, frame);
-            return;
+            return Ok(());
         }
-        self.begin(frame, packet, candidate, port, gateway);
+        if partial && !port.takes_tcp {
+            checksum::complete(frame, packet);
+        }
+        let (headers, payload) = frame[..packet.end].split_at(packet.payload);
+        let run = self.begin(headers, payload, packet, port, gateway);
+        if partial && port.takes_tcp {
+            run.describe(unfinished::needs_checksum(packet));
+        }
+        if let Some(candidate) = candidate {
+            run.open = !candidate.last;
+            run.next_sequence = candidate.sequence.wrapping_add(length32(run.payload));
+            run.next_identification = candidate.identification.wrapping_add(1);
+        }
+        Ok(())
     }
 
-    /// Writes the heads of the runs that became super-frames.
+    /// One write, or one for each segment where the port does not take them
+    /// whole. Nothing joins them.
+    fn push_super_frame(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        vnet: VnetHeader,
+        port: &Port,
+        gateway: Mac,
+    ) -> Result<(), DropReason> {
+        let tcp = packet.key.protocol == protocol::TCP;
+        let taken = if tcp { port.takes_tcp } else { port.takes_udp };
+        if !taken {
+            let cut = segment(frame, packet, &vnet, |headers, payload| {
+                self.begin(headers, &frame[payload], packet, port, gateway);
+            });
+            return if cut {
+                Ok(())
+            } else {
+                Err(DropReason::MalformedOffload)
+            };
+        }
+        let (headers, payload) = frame[..packet.end].split_at(packet.payload);
+        let run = self.begin(headers, payload, packet, port, gateway);
+        run.describe(vnet);
+        run.packets = payload.len().div_ceil(usize::from(vnet.gso_size).max(1)) as u64;
+        Ok(())
+    }
+
+    /// Writes the heads of the runs that more than one packet joined.
     pub fn finish(&mut self) {
         self.runs[..self.live]
             .iter_mut()
-            .filter(|run| run.packets > 1)
+            .filter(|run| run.merged)
             .for_each(Run::finish);
     }
 
@@ -99,51 +159,50 @@ impl Runs {
             .find(|run| run.port == port && run.key == *key)
     }
 
+    /// A run of one packet.
     fn begin(
         &mut self,
-        frame: &[u8],
+        headers: &[u8],
+        payload: &[u8],
         packet: &Packet,
-        candidate: Option<Candidate>,
         port: &Port,
         gateway: Mac,
-    ) {
+    ) -> &mut Run {
         let spent = self.runs.get_mut(self.live);
         let mut bytes = spent
             .map(|run| std::mem::take(&mut run.bytes))
             .unwrap_or_default();
         bytes.clear();
         bytes.extend_from_slice(VnetHeader::default().as_bytes());
-        bytes.extend_from_slice(&frame[..packet.end]);
+        bytes.extend_from_slice(headers);
         edit::set_macs(&mut bytes[vnet::LEN..], port.mac, gateway);
         edit::decrement_hop_limit(&mut bytes[vnet::LEN..], packet);
-        let mut run = Run {
+        bytes.extend_from_slice(payload);
+        let run = Run {
             port: port.id,
             packets: 1,
-            inner: packet.end,
+            inner: headers.len() + payload.len(),
             bytes,
-            head: vnet::LEN + packet.payload,
+            head: vnet::LEN + headers.len(),
             key: packet.key,
             transport: packet.transport,
-            size: packet.end - packet.payload,
+            size: payload.len(),
             open: false,
-            payload: packet.end - packet.payload,
+            merged: false,
+            payload: payload.len(),
             next_sequence: 0,
             next_identification: 0,
         };
-        if let Some(candidate) = candidate {
-            run.open = !candidate.last;
-            run.next_sequence = candidate.sequence.wrapping_add(length32(run.payload));
-            run.next_identification = candidate.identification.wrapping_add(1);
-        }
         match self.runs.get_mut(self.live) {
             Some(spent) => *spent = run,
             None => self.runs.push(run),
         }
         self.live += 1;
+        &mut self.runs[self.live - 1]
     }
 }
 
-/// A packet that may be part of a super-frame.
+/// A packet that may be part of a super-frame, if its checksum is right.
 struct Candidate {
     headers: usize,
     payload: Range<usize>,
@@ -180,7 +239,7 @@ impl Candidate {
             let len = usize::from(u16::from_be_bytes([transport[4], transport[5]]));
             checksum != [0, 0] && len == packet.end - packet.transport
         };
-        if !mergeable || !checksum::verify(frame, packet) {
+        if !mergeable {
             return None;
         }
         Some(Self {
@@ -199,6 +258,10 @@ impl Candidate {
 }
 
 impl Run {
+    fn describe(&mut self, vnet: VnetHeader) {
+        self.bytes[..vnet::LEN].copy_from_slice(vnet.as_bytes());
+    }
+
     /// Key and port are the run's own.
     fn takes(&self, candidate: &Candidate, frame: &[u8]) -> bool {
         let head = &self.bytes[vnet::LEN..self.head];
@@ -243,6 +306,7 @@ impl Run {
         let len = candidate.payload.len();
         self.bytes
             .extend_from_slice(&frame[candidate.payload.clone()]);
+        self.merged = true;
         self.packets += 1;
         self.payload += len;
         self.inner += candidate.headers + len;

@@ -71,16 +71,16 @@ impl Engine {
     pub fn from_uplink(&mut self, scene: &mut Scene<'_>, inbox: &mut Inbox, runs: &mut Runs) {
         let (trains, buffer) = inbox.split();
         for train in trains {
-            scene.counters.received_from_peers.add(train.count());
-            match scene.tables.peer_from(train.from) {
-                None => scene.counters.lose(DropReason::UnknownPeer, train.count()),
-                Some(_) if train.truncated => {
-                    scene
-                        .counters
-                        .lose(DropReason::DatagramTruncated, train.count());
+            let lost = match scene.tables.peer_from(train.from) {
+                None => DropReason::UnknownPeer,
+                Some(_) if train.truncated => DropReason::DatagramTruncated,
+                Some(peer) => {
+                    self.decide_train(scene, train, peer, buffer, runs);
+                    continue;
                 }
-                Some(peer) => self.decide_train(scene, train, peer, buffer, runs),
-            }
+            };
+            scene.counters.received_from_peers.add(train.count());
+            scene.counters.lose(lost, train.count());
         }
         runs.finish();
     }

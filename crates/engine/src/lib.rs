@@ -27,6 +27,7 @@ pub mod lookup;
 pub mod outbox;
 pub mod segment;
 pub mod snapshot;
+pub mod unfinished;
 pub mod verdict;
 
 pub use batch::Batch;

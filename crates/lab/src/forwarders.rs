@@ -42,6 +42,9 @@ use crate::{
 const START_DEADLINE: Duration = Duration::from_secs(10);
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Lines that a node's `[uplink]` has besides those that the spec asks for.
+pub type Settings<'a> = &'a dyn Fn(&NodePlan) -> String;
+
 /// A running forwarder.
 #[derive(Debug)]
 pub struct Forwarder {
@@ -59,17 +62,17 @@ impl Forwarder {
         Ok(Client::connect(&self.control)?)
     }
 
-    fn start(
+    /// Starts node `name`'s in `netns`. Its files are in `dir`.
+    pub(crate) fn start(
         starter: &Starter,
-        spec: &Spec,
-        node: &NodePlan,
+        name: &str,
+        configuration: &str,
         netns: &Netns,
         dir: &Path,
     ) -> anyhow::Result<Self> {
         let [control, config, log] =
-            ["sock", "toml", "log"].map(|end| dir.join(format!("{}.{end}", node.name)));
-        fs::write(&config, configuration(spec, node))
-            .with_context(|| format!("write {config:?}"))?;
+            ["sock", "toml", "log"].map(|end| dir.join(format!("{name}.{end}")));
+        fs::write(&config, configuration).with_context(|| format!("write {config:?}"))?;
         let output = File::create(&log).with_context(|| format!("create {log:?}"))?;
         let mut command = role::forwarder(netns)?;
         command
@@ -147,6 +150,7 @@ impl Drop for Forwarder {
 pub(crate) fn start_all(
     starter: &Starter,
     spec: &Spec,
+    settings: Settings<'_>,
     plan: &[NodePlan],
     nodes: &[Netns],
     pods: &[Vec<Netns>],
@@ -155,7 +159,9 @@ pub(crate) fn start_all(
     let mut forwarders = Vec::new();
     for ((node, netns), pods) in plan.iter().zip(nodes).zip(pods) {
         let started = || format!("node {}", node.name);
-        let forwarder = Forwarder::start(starter, spec, node, netns, dir).with_context(started)?;
+        let configuration = configuration(spec, node) + &settings(node);
+        let forwarder = Forwarder::start(starter, &node.name, &configuration, netns, dir)
+            .with_context(started)?;
         let mut client = forwarder.client().with_context(started)?;
         forwarders.push(forwarder);
         client
@@ -207,7 +213,8 @@ fn nodes_as_seen_by(node: &NodePlan, plan: &[NodePlan]) -> anyhow::Result<Nodes>
     })
 }
 
-fn record(node: &NodePlan) -> anyhow::Result<Node> {
+/// What other nodes are told of this one.
+pub(crate) fn record(node: &NodePlan) -> anyhow::Result<Node> {
     Ok(Node {
         name: Name::new(&node.name)?,
         underlay: node.underlay.to_vec(),

@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use weft_cni::netns::Netns;
 
 use crate::{
-    forwarders::{self, Forwarder, Starter},
+    forwarders::{self, Forwarder, Settings, Starter},
     kernel,
     spec::{Kind, NodePlan, PodPlan, Spec},
     underlay::{self, Underlay},
@@ -64,8 +64,13 @@ impl Pod {
 impl Lab {
     /// A lab whose files go with it.
     pub fn up(spec: &Spec) -> anyhow::Result<Self> {
+        Self::up_with(spec, &|_| String::new())
+    }
+
+    /// The same, with some settings of its forwarders.
+    pub fn up_with(spec: &Spec, settings: Settings<'_>) -> anyhow::Result<Self> {
         let dir = ThrowAwayDir::make()?;
-        let lab = Self::up_in(spec, &dir.0)?;
+        let lab = Self::make(spec, settings, dir.path())?;
         Ok(Self {
             _dir: Some(dir),
             ..lab
@@ -74,6 +79,10 @@ impl Lab {
 
     /// A lab whose files are in `dir`, which stays.
     pub fn up_in(spec: &Spec, dir: &Path) -> anyhow::Result<Self> {
+        Self::make(spec, &|_| String::new(), dir)
+    }
+
+    fn make(spec: &Spec, settings: Settings<'_>, dir: &Path) -> anyhow::Result<Self> {
         spec.check()?;
         // Each namespace is an fd here; a limit that stays low tells itself.
         let _ = raise_open_files();
@@ -87,7 +96,9 @@ impl Lab {
             pods.push(made?);
         }
         let forwarders = match spec.kind {
-            Kind::Weft => forwarders::start_all(&starter, spec, &plan, &nodes, &pods, dir)?,
+            Kind::Weft => {
+                forwarders::start_all(&starter, spec, settings, &plan, &nodes, &pods, dir)?
+            }
             Kind::Kernel => {
                 for ((node, netns), pods) in plan.iter().zip(&nodes).zip(&pods) {
                     kernel::set_up(spec, &plan, node, netns, pods)
@@ -137,14 +148,18 @@ fn raise_open_files() -> nix::Result<()> {
 
 /// A directory of the lab's own, 0700 and gone with it.
 #[derive(Debug)]
-struct ThrowAwayDir(PathBuf);
+pub(crate) struct ThrowAwayDir(PathBuf);
 
 impl ThrowAwayDir {
-    fn make() -> anyhow::Result<Self> {
+    pub(crate) fn make() -> anyhow::Result<Self> {
         let template = env::temp_dir().join("weft-lab-XXXXXX");
         let made = nix::unistd::mkdtemp(&template)
             .with_context(|| format!("make a directory like {template:?}"))?;
         Ok(Self(made))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! spec ► underlay ► forwarders (weft) or kernel (the baseline) = lab
 //! lab ► probe, traffic ► compare
+//! workshop (a lab's parts one by one) ► exchange, icmp, ledger: for tests
 //! keeper (holds a lab between commands) ► state ► session
 //! ```
 //!
@@ -10,10 +11,13 @@
 //! wired. Whatever ends the process that holds a [`Lab`] ends the lab.
 
 pub mod compare;
+pub mod exchange;
 mod forwarders;
+pub mod icmp;
 pub mod keeper;
 mod kernel;
 mod lab;
+mod ledger;
 pub mod probe;
 mod process;
 mod role;
@@ -24,9 +28,11 @@ pub mod stop;
 pub mod traffic;
 mod underlay;
 pub mod userns;
+pub mod workshop;
 
-pub use forwarders::Forwarder;
+pub use forwarders::{Forwarder, Settings};
 pub use lab::{Lab, Node, Pod};
+pub use ledger::Ledger;
 pub use process::Process;
 pub use role::{FORWARDER, KEEPER, become_forwarder, use_executable};
 pub use spec::{Attach, Kind, NodePlan, Outer, PodPlan, Spec};

@@ -202,7 +202,7 @@ impl NodePlan {
 }
 
 impl PodPlan {
-    fn new(node: u8, number: usize) -> Self {
+    pub(crate) fn new(node: u8, number: usize) -> Self {
         let host = u8::try_from(10 + number).expect("checked: at most PODS_MAX");
         Self {
             name: format!("n{node}p{number}"),

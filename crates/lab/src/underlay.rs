@@ -47,7 +47,7 @@ pub(crate) fn lay(spec: &Spec, plan: &[NodePlan]) -> anyhow::Result<Underlay> {
 
 /// A namespace whose links have their link-local addresses at once: until
 /// then a node asks for no neighbour on behalf of the pods behind it.
-fn make_node(name: &str) -> Result<Netns, NetnsError> {
+pub(crate) fn make_node(name: &str) -> Result<Netns, NetnsError> {
     let netns = Netns::make(name)?;
     netns.run(|| {
         for knob in ["accept_dad", "dad_transmits"] {

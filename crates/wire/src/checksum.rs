@@ -100,6 +100,21 @@ pub fn verify(frame: &[u8], packet: &Packet) -> bool {
     has_none || full(frame, packet) == 0xffff
 }
 
+/// Whether a whole TCP or UDP packet's checksum field holds no more than the
+/// pseudo-header's sum, as a kernel leaves it to a device that sums. Where
+/// that happens to be the finished checksum too, finishing it again changes
+/// nothing.
+pub fn is_partial(frame: &[u8], packet: &Packet) -> bool {
+    let offset = match packet.key.protocol {
+        protocol::TCP => 16,
+        protocol::UDP => 6,
+        _ => return false,
+    };
+    packet.fragment == Fragment::Whole
+        && read_u16(frame, packet.transport + offset)
+            == pseudo_header(&packet.key, packet.end - packet.transport)
+}
+
 /// The checksum field for a full sum. UDP sends 0xffff for zero (RFC 768).
 pub fn field(full: u16, protocol: u8) -> u16 {
     match !full {
@@ -270,6 +285,10 @@ mod tests {
 
             let pseudo = pseudo_header(&packet.key, usize::from(len));
             write_u16(&mut partial, packet.transport + 6, pseudo);
+            prop_assert!(is_partial(&partial, &packet));
+            let mut completed = partial.clone();
+            complete(&mut completed, &packet);
+            prop_assert_eq!(&completed, &full);
             prop_assert!(complete_partial(&mut partial, packet.transport, 6, true));
             prop_assert_eq!(partial, full);
         }

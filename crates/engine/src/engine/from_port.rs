@@ -1,13 +1,14 @@
 //! A pod's frame: admitted, answered by the gateway, or sent on its way.
 
 use weft_wire::{
-    ETHERNET_LEN, Ethernet, Packet, VnetHeader, checksum, edit, parse,
+    Ethernet, Packet, VnetHeader, checksum, edit, parse,
     parse::{dst_mac, src_mac},
 };
 
 use super::{Engine, Scene, tunnel};
 use crate::{
-    DropReason, Port, Verdict, admit,
+    DropReason, Port, Verdict,
+    admit::{self, largest},
     flow::{Egress, Ingress},
     fragment,
     gateway::{arp, icmp, icmp::Complaint, ndp},
@@ -153,15 +154,5 @@ impl Engine {
             Err(_) => {}
         }
         Ok((hash, egress?))
-    }
-}
-
-/// Bytes of the largest IP packet that a frame is on a wire.
-fn largest(packet: &Packet, vnet: &VnetHeader) -> usize {
-    if vnet.is_super_frame() {
-        let segment = packet.payload - ETHERNET_LEN + usize::from(vnet.gso_size);
-        segment.min(packet.ip_len())
-    } else {
-        packet.ip_len()
     }
 }

@@ -1,15 +1,18 @@
 //! A datagram from the underlay: a known peer's, for a pod on this node.
 
-use weft_wire::{Ethernet, Packet, edit, parse, parse::dst_mac, vxlan::decap};
+use std::ops::Range;
+
+use weft_wire::{Ethernet, Packet, VnetHeader, checksum, edit, parse, parse::dst_mac, vxlan};
 
 use super::{Engine, Scene};
 use crate::{
     DropReason, PeerId, Port, Runs, Verdict,
+    admit::{self, largest},
     flow::{Egress, Ingress},
     fragment,
     gateway::{icmp, icmp::Complaint},
     inbox::Train,
-    lookup,
+    lookup, unfinished,
 };
 
 /// What became of a datagram.
@@ -18,6 +21,20 @@ enum Fate {
     Delivered,
     Answered,
     Fragmented,
+}
+
+/// Where a packet goes on, or that it does not.
+enum Way<'a> {
+    Port(&'a Port),
+    Ended(Fate),
+}
+
+/// What is known of a datagram besides its frame.
+struct Arrival {
+    peer: PeerId,
+    outer_ecn: u8,
+    /// Of its segments, where it holds a super-frame of UDP.
+    segment: Option<usize>,
 }
 
 impl Engine {
@@ -29,63 +46,103 @@ impl Engine {
         buffer: &mut [u8],
         runs: &mut Runs,
     ) {
-        let mut inner = 0;
+        let mut train = *train;
+        let mut arrival = Arrival {
+            peer,
+            outer_ecn: train.ecn,
+            segment: None,
+        };
+        let bytes = &buffer[train.start..train.start + train.len];
+        if unfinished::is_one_datagram(bytes, train.stride) {
+            arrival.segment = Some(train.stride);
+            train.stride = train.len;
+        }
+        let (mut count, mut inner) = (0, 0);
         for datagram in train.datagrams() {
-            let end = datagram.end;
-            let decided = match decap(&buffer[datagram]) {
-                Ok((vni, _)) if vni != scene.tables.peer(peer).vni => Err(DropReason::WrongVni),
-                Ok((_, frame)) => {
-                    let start = end - frame.len();
-                    inner += frame.len();
-                    let frame = &mut buffer[start..end];
-                    self.decide_from_peer(scene, peer, train.ecn, frame, runs)
-                }
-                Err(error) => Err(error.into()),
-            };
+            inner += datagram.len().saturating_sub(vxlan::LEN);
+            let (packets, decided) = self.decide_datagram(scene, &arrival, datagram, buffer, runs);
+            count += packets;
             match decided {
                 Ok(Fate::Delivered) => {}
-                Ok(Fate::Answered) => scene.counters.answered.add(1),
-                Ok(Fate::Fragmented) => scene.counters.fragmented.add(1),
-                Err(reason) => scene.counters.lose(reason, 1),
+                Ok(Fate::Answered) => scene.counters.answered.add(packets),
+                Ok(Fate::Fragmented) => scene.counters.fragmented.add(packets),
+                Err(reason) => scene.counters.lose(reason, packets),
             }
         }
-        scene.tables.peer(peer).from_peer.add(train.count(), inner);
+        scene.counters.received_from_peers.add(count);
+        scene.tables.peer(peer).from_peer.add(count, inner);
     }
 
-    fn decide_from_peer(
+    /// How many packets the datagram is, and what becomes of it.
+    fn decide_datagram(
         &mut self,
         scene: &mut Scene<'_>,
-        peer: PeerId,
-        outer_ecn: u8,
-        frame: &mut [u8],
+        arrival: &Arrival,
+        datagram: Range<usize>,
+        buffer: &mut [u8],
         runs: &mut Runs,
-    ) -> Result<Fate, DropReason> {
-        let Ethernet::Ip(packet) = parse(frame)? else {
-            return Err(DropReason::UnsupportedEthertype);
+    ) -> (u64, Result<Fate, DropReason>) {
+        let peer = scene.tables.peer(arrival.peer);
+        let end = datagram.end;
+        let start = match vxlan::decap(&buffer[datagram]) {
+            Ok((vni, _)) if vni != peer.vni => return (1, Err(DropReason::WrongVni)),
+            Ok((_, frame)) => end - frame.len(),
+            Err(error) => return (1, Err(error.into())),
         };
-        let tables = scene.tables;
+        let frame = &mut buffer[start..end];
+        let packet = match parse(frame) {
+            Ok(Ethernet::Ip(packet)) => packet,
+            Ok(_) => return (1, Err(DropReason::UnsupportedEthertype)),
+            Err(error) => return (1, Err(error.into())),
+        };
+        let mut vnet = arrival
+            .segment
+            .and_then(|size| unfinished::udp_super_frame(frame, &packet, size));
+        let decided = match self.route_from_peer(scene, arrival, frame, &packet, &mut vnet) {
+            Ok(Way::Port(port)) => runs
+                .push(frame, &packet, vnet, port, scene.tables.gateway.mac)
+                .map(|()| Fate::Delivered),
+            Ok(Way::Ended(fate)) => Ok(fate),
+            Err(reason) => Err(reason),
+        };
+        let packets = vnet.map_or(1, |vnet| admit::packets(&vnet, &packet).unwrap_or(1));
+        (packets, decided)
+    }
+
+    /// Where the frame goes; whether it is a super-frame is known then.
+    fn route_from_peer<'a>(
+        &mut self,
+        scene: &mut Scene<'a>,
+        arrival: &Arrival,
+        frame: &mut [u8],
+        packet: &Packet,
+        vnet: &mut Option<VnetHeader>,
+    ) -> Result<Way<'a>, DropReason> {
+        let (tables, peer) = (scene.tables, arrival.peer);
         if dst_mac(frame) != tables.vtep.mac {
             return Err(DropReason::WrongVtep);
         }
-        let Some(egress) = self.egress_from_peer(scene, peer, frame, &packet)? else {
-            return Ok(Fate::Answered);
+        let Some(egress) = self.egress_from_peer(scene, peer, frame, packet)? else {
+            return Ok(Way::Ended(Fate::Answered));
         };
         let Egress::Port(id) = egress else {
             return Err(DropReason::NotHere);
         };
         let port = tables.port(id).ok_or(DropReason::PortDown)?;
         if packet.hop_limit <= 1 {
-            self.complain_to_peer(scene, Complaint::HopLimit, frame, &packet, peer);
+            self.complain_to_peer(scene, Complaint::HopLimit, frame, packet, peer);
             return Err(DropReason::HopLimit);
         }
-        if outer_ecn == edit::ECN_CE && !edit::mark_congestion(frame, &packet) {
+        if arrival.outer_ecn == edit::ECN_CE && !edit::mark_congestion(frame, packet) {
             return Err(DropReason::CongestionUnmarked);
         }
-        if packet.ip_len() > port.mtu {
-            return self.too_big_for_port(scene, peer, frame, &packet, port);
+        *vnet = vnet.or_else(|| unfinished::tcp_super_frame(frame, packet, port.mtu));
+        if largest(packet, &vnet.unwrap_or_default()) > port.mtu {
+            let whole = vnet.is_none();
+            let fate = self.too_big_for_port(scene, peer, frame, packet, port, whole)?;
+            return Ok(Way::Ended(fate));
         }
-        runs.push(frame, &packet, port, tables.gateway.mac);
-        Ok(Fate::Delivered)
+        Ok(Way::Port(port))
     }
 
     /// Nothing if the packet was for the node itself, and is answered.
@@ -129,11 +186,15 @@ impl Engine {
         frame: &mut [u8],
         packet: &Packet,
         port: &Port,
+        whole: bool,
     ) -> Result<Fate, DropReason> {
-        if !fragment::allowed(frame, packet) {
+        if !whole || !fragment::allowed(frame, packet) {
             let complaint = Complaint::TooBig { mtu: port.mtu };
             self.complain_to_peer(scene, complaint, frame, packet, peer);
             return Err(DropReason::TooBig);
+        }
+        if checksum::is_partial(frame, packet) {
+            checksum::complete(frame, packet);
         }
         edit::decrement_hop_limit(frame, packet);
         edit::set_macs(frame, port.mac, scene.tables.gateway.mac);

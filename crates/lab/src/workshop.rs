@@ -1,0 +1,123 @@
+//! The parts of a lab one by one, for a network that no [`Spec`] describes:
+//! a node of another kind, a pod with a link of its own.
+//!
+//! [`Spec`]: crate::Spec
+
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use weft_api::{forwarder::Node, names::Name};
+use weft_cni::{
+    gso::Gso,
+    link::{Attach, Wiring},
+    netns::Netns,
+    wire_pod,
+};
+
+use crate::{
+    forwarders::{self, Forwarder, Starter},
+    lab::{Lab, Pod, ThrowAwayDir},
+    spec::{NodePlan, PodPlan},
+    underlay,
+};
+
+/// Where forwarders are started one by one. They end with it, at the latest.
+#[derive(Debug)]
+pub struct Workshop {
+    starter: Starter,
+    dir: ThrowAwayDir,
+}
+
+impl Workshop {
+    pub fn open() -> anyhow::Result<Self> {
+        Ok(Self {
+            starter: Starter::new().context("start a thread")?,
+            dir: ThrowAwayDir::make()?,
+        })
+    }
+
+    /// Starts node `name`'s forwarder in `netns`, with a configuration file
+    /// that holds `configuration`.
+    pub fn forwarder(
+        &self,
+        name: &str,
+        configuration: &str,
+        netns: &Netns,
+    ) -> anyhow::Result<Forwarder> {
+        Forwarder::start(&self.starter, name, configuration, netns, self.dir.path())
+            .with_context(|| format!("node {name}"))
+    }
+}
+
+/// A namespace for a node, with nothing in it.
+pub fn node(name: &str) -> anyhow::Result<Netns> {
+    Ok(underlay::make_node(name)?)
+}
+
+impl NodePlan {
+    /// What other nodes are told of this one.
+    pub fn record(&self) -> anyhow::Result<Node> {
+        forwarders::record(self)
+    }
+}
+
+impl Pod {
+    /// A namespace for a pod, with nothing in it. `node` is its place among
+    /// the nodes.
+    pub fn make(plan: PodPlan, node: usize) -> anyhow::Result<Self> {
+        let netns = Netns::make(&plan.name)?;
+        Ok(Self { plan, node, netns })
+    }
+
+    /// Wires the pod as a container runtime would have it wired, with
+    /// super-frames as large as one send takes.
+    pub fn plug(
+        &self,
+        attach: Attach,
+        mtu: u16,
+        node: &Netns,
+        forwarder: &Forwarder,
+    ) -> anyhow::Result<()> {
+        let wiring = Wiring {
+            interface: "eth0".to_owned(),
+            mac: self.plan.mac,
+            addresses: self.plan.addresses().to_vec(),
+            mtu,
+            attach,
+            gso: Some(Gso::one_send(mtu)),
+        };
+        let port = Name::new(self.name())?;
+        let mut client = forwarder.client()?;
+        node.run(|| wire_pod::attach_pod(&self.netns, &port, &wiring, &mut client))??;
+        Ok(())
+    }
+}
+
+impl Lab {
+    /// Adds a pod to a node. Its number is the next of that node.
+    pub fn add_pod(&mut self, node: usize, attach: Attach) -> anyhow::Result<&Pod> {
+        let place = &self.nodes[node];
+        let number = self.pods.iter().filter(|pod| pod.node == node).count() + 1;
+        let pod = Pod::make(PodPlan::new(place.plan.number, number), node)?;
+        let forwarder = place.forwarder.as_ref().context("no forwarder")?;
+        pod.plug(attach, self.spec.pod_mtu(), &place.netns, forwarder)?;
+        self.pods.push(pod);
+        self.pods.last().context("just pushed")
+    }
+}
+
+/// Runs a command inside `netns` and returns what it says. Its words are
+/// separated by spaces.
+pub fn run(netns: &Netns, command: &str) -> anyhow::Result<String> {
+    let mut words = command.split_whitespace();
+    let program = words.next().context("an empty command")?;
+    let output = netns
+        .run(|| Command::new(program).args(words).output())?
+        .with_context(|| format!("run {program}; is it installed?"))?;
+    ensure!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
