@@ -121,9 +121,11 @@ impl Port {
         self.offloads.tcp
     }
 
-    /// The pod's link was deleted.
+    /// The pod's link was deleted. A packet socket is not told: one has to
+    /// ask.
     pub fn gone(&self) -> bool {
-        self.gone.load(Relaxed)
+        let asked = || self.driver == Driver::Veth && veth::unbound(self.queue(0));
+        self.gone.load(Relaxed) || asked()
     }
 
     /// Fills the batch with frames from one queue, as far as there are any
@@ -154,11 +156,16 @@ impl Port {
             Driver::Tap | Driver::Basic => error == Errno::EBADFD,
             Driver::Veth => error == Errno::ENETDOWN && veth::unbound(fd),
         };
-        if !gone {
-            return Left::Nothing;
+        if gone {
+            self.gone.store(true, Relaxed);
+            return Left::Gone;
         }
-        self.gone.store(true, Relaxed);
-        Left::Gone
+        match error {
+            // News of the link, told once, or a frame that has no virtio-net
+            // header. Frames may be queued behind it, and no edge will tell.
+            Errno::ENETDOWN | Errno::EINVAL => Left::More,
+            _ => Left::Nothing,
+        }
     }
 
     /// Writes one frame that stands in one piece behind its virtio-net
@@ -172,14 +179,15 @@ impl Port {
         write(self.queue(queue), frame).map(drop).map_err(reason)
     }
 
-    /// Writes one frame that stands in pieces, the first of which begins
-    /// with the virtio-net header.
-    pub fn send_pieces(&self, queue: usize, pieces: &mut [IoSlice<'_>]) -> Result<(), DropReason> {
-        if !self.offloads.tcp
-            && let Some(first) = pieces.first_mut()
-        {
-            first.advance(vnet::LEN);
-        }
+    /// Writes one finished frame that stands in two pieces.
+    pub fn send_pieces(&self, queue: usize, pieces: [&[u8]; 2]) -> Result<(), DropReason> {
+        let [first, second] = pieces.map(IoSlice::new);
+        let all = [IoSlice::new(&[0; vnet::LEN]), first, second];
+        let pieces = if self.offloads.tcp {
+            &all[..]
+        } else {
+            &all[1..]
+        };
         writev(self.queue(queue), pieces).map(drop).map_err(reason)
     }
 }
