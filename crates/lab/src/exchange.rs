@@ -2,7 +2,7 @@
 //! datagrams of chosen sizes there and back.
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{Read, Write},
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
     thread,
 };
@@ -215,9 +215,4 @@ pub fn sockets(from: &Pod, to: &Pod, family: Family) -> anyhow::Result<(UdpSocke
         socket.set_read_timeout(Some(DEADLINE))?;
     }
     Ok((asking, answering))
-}
-
-/// Whether an error says that nothing came in time.
-pub fn is_silence(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }

@@ -121,9 +121,17 @@ impl Port {
         self.offloads.tcp
     }
 
-    /// The pod's link was deleted.
+    /// The pod's link was deleted. Its queues may not have said so: the
+    /// kernel wakes their reader just before they are detached, and only once.
     pub fn gone(&self) -> bool {
-        self.gone.load(Relaxed)
+        self.gone.load(Relaxed) || self.is_detached(self.queue(0))
+    }
+
+    fn is_detached(&self, fd: BorrowedFd<'_>) -> bool {
+        match self.driver {
+            Driver::Tap | Driver::Basic => tap::is_detached(fd),
+            Driver::Veth => veth::unbound(fd),
+        }
     }
 
     /// Fills the batch with frames from one queue, as far as there are any
@@ -149,12 +157,8 @@ impl Port {
     }
 
     fn failed(&self, fd: BorrowedFd<'_>, error: Errno) -> Left {
-        let gone = match self.driver {
-            // The queue outlived its device (drivers/net/tun.c).
-            Driver::Tap | Driver::Basic => error == Errno::EBADFD,
-            Driver::Veth => error == Errno::ENETDOWN && veth::unbound(fd),
-        };
-        if !gone {
+        let may_be = matches!(error, Errno::EBADFD | Errno::ENETDOWN);
+        if !may_be || !self.is_detached(fd) {
             return Left::Nothing;
         }
         self.gone.store(true, Relaxed);
