@@ -76,24 +76,31 @@ fn a_deleted_link_is_a_port_gone_and_others_go_on() {
 #[test]
 fn a_pod_that_takes_its_link_down_gets_nothing_until_it_is_up() {
     needs_namespaces!();
-    let lab = lab(Spec {
-        nodes: 1,
-        ..Spec::default()
-    });
-    let (down, neighbour) = (pod(&lab, "n1p1"), pod(&lab, "n1p2"));
-    let before = ledger(&lab, 0);
-    let (asking, answering) = exchange::sockets(neighbour, down, Family::V4).expect("sockets");
-    run(&down.netns, "ip link set eth0 down").expect("down");
-    asking.send(b"lost").expect("sent");
-    let drops = unexpected_drops(&lab, 0, &before);
-    assert_eq!(drops, BTreeMap::from([("port_down".to_owned(), 1)]));
-    assert_eq!(state_of(forwarder(&lab, 0), "n1p1"), PortState::Up);
+    for attach in [weft_lab::Attach::Tap, weft_lab::Attach::Veth] {
+        let lab = lab(Spec {
+            nodes: 1,
+            attach,
+            ..Spec::default()
+        });
+        let (down, neighbour) = (pod(&lab, "n1p1"), pod(&lab, "n1p2"));
+        let before = ledger(&lab, 0);
+        let (asking, answering) = exchange::sockets(neighbour, down, Family::V4).expect("sockets");
+        run(&down.netns, "ip link set eth0 down").expect("down");
+        asking.send(b"lost").expect("sent");
+        let drops = unexpected_drops(&lab, 0, &before);
+        assert_eq!(
+            drops,
+            BTreeMap::from([("port_down".to_owned(), 1)]),
+            "{attach:?}"
+        );
+        assert_eq!(state_of(forwarder(&lab, 0), "n1p1"), PortState::Up);
 
-    run(&down.netns, "ip link set eth0 up").expect("up");
-    asking.send(b"found").expect("sent");
-    let mut text = [0; 16];
-    let len = answering.recv(&mut text).expect("it arrives");
-    assert_eq!(&text[..len], b"found");
+        run(&down.netns, "ip link set eth0 up").expect("up");
+        asking.send(b"found").expect("sent");
+        let mut text = [0; 16];
+        let len = answering.recv(&mut text).expect("it arrives");
+        assert_eq!(&text[..len], b"found");
+    }
 }
 
 #[test]

@@ -173,7 +173,10 @@ impl Port {
         } else {
             &frame[vnet::LEN..]
         };
-        write(self.queue(queue), frame).map(drop).map_err(reason)
+        let fd = self.queue(queue);
+        write(fd, frame)
+            .map(drop)
+            .map_err(|error| self.reason(fd, error))
     }
 
     /// Writes one frame that stands in pieces, the first of which begins
@@ -184,7 +187,18 @@ impl Port {
         {
             first.advance(vnet::LEN);
         }
-        writev(self.queue(queue), pieces).map(drop).map_err(reason)
+        let fd = self.queue(queue);
+        writev(fd, pieces)
+            .map(drop)
+            .map_err(|error| self.reason(fd, error))
+    }
+
+    fn reason(&self, fd: BorrowedFd<'_>, error: Errno) -> DropReason {
+        let is_veth = self.driver == Driver::Veth;
+        match error {
+            Errno::ENOBUFS if is_veth && !veth::has_carrier(fd) => DropReason::PortDown,
+            error => reason(error),
+        }
     }
 }
 
