@@ -117,8 +117,7 @@ fn flows(c: &mut Criterion) {
     c.bench_function("flow hit", |b| {
         b.iter(|| {
             at = (at + 1) % keys.len();
-            let hash = cache.hash(&keys[at]);
-            cache.find(hash, Epoch(1), from, black_box(&keys[at]))
+            cache.find(Epoch(1), from, black_box(&keys[at]))
         });
     });
 }
@@ -157,8 +156,10 @@ fn encaps(c: &mut Criterion) {
                 |batch| {
                     outbox.clear();
                     for place in 0..batch.len() {
+                        let (frame, bytes) = batch.frame_mut(place);
+                        let vnet = frame.vnet;
                         outbox
-                            .push(batch, place, tunnel, 4096)
+                            .push(bytes, &vnet, tunnel, 4096)
                             .expect("sound frames");
                     }
                     black_box(outbox.sends().len())

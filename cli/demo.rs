@@ -1,7 +1,6 @@
 //! `weft demo`: a lab, every pod asked by every pod, and the speed beside
 //! the kernel's own.
 
-mod measure;
 mod report;
 
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
@@ -10,6 +9,7 @@ use anyhow::ensure;
 use indicatif::{ProgressBar, ProgressStyle};
 use weft_lab::{
     Kind, Lab, Pod, Spec,
+    compare::Labs,
     probe::{Family, Probe},
     stop, userns,
 };
@@ -18,8 +18,10 @@ use crate::{
     lab::AttachBy,
     output::{show, show_json},
 };
-use measure::Labs;
 use report::{Asked, Report};
+
+/// Weft, kernel, weft, kernel.
+const ROUNDS: u32 = 2;
 
 /// Bring up a throw-away lab, check it and measure it.
 ///
@@ -99,7 +101,12 @@ fn observe(spec: Spec, duration: Duration) -> anyhow::Result<Report> {
     });
     let probes = ask_all(&weft, &progress)?;
     let labs = Labs::new(&spec, weft, kernel)?;
-    let speeds = labs.measure(duration, &progress)?;
+    progress.set_position(0);
+    progress.set_length(labs.steps(ROUNDS));
+    let speeds = labs.measure(ROUNDS, duration, |step| {
+        progress.set_message(step);
+        progress.inc(1);
+    })?;
     progress.finish_and_clear();
     Report::new(spec, probes, speeds, labs.drops()?)
 }

@@ -8,10 +8,10 @@ use serde::Serialize;
 use weft_api::forwarder::Drop;
 use weft_lab::{
     Pod, Spec,
+    compare::{Side, Speed},
     probe::{Family, Probe},
 };
 
-use super::measure::{Side, Speed};
 use crate::output::{counted, lines, table};
 
 #[derive(Debug, Serialize)]
@@ -138,7 +138,7 @@ fn speeds(speeds: &[Speed]) -> Table {
     for speed in speeds {
         let ratio = speed
             .ratio
-            .map_or("—".to_owned(), |ratio| format!("{ratio:.2}"));
+            .map_or("—".to_owned(), |ratio| format!("{:.2}", ratio.median));
         table.add_row([
             Cell::new(speed.load.name()),
             Cell::new(speed.way.name()),

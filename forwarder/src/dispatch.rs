@@ -3,10 +3,8 @@
 
 use std::{io::IoSlice, sync::Arc};
 
-use weft_engine::{
-    Batch, Counters, DropReason, Inbox, Outbox, PortId, Runs, Verdict, segment::segment,
-};
-use weft_wire::{Ethernet, VnetHeader, checksum, parse, vnet};
+use weft_engine::{Batch, Counters, DropReason, Outbox, PortId, Runs, Verdict, segment::segment};
+use weft_wire::{Ethernet, VnetHeader, checksum, parse, vnet, vxlan};
 use zerocopy::IntoBytes;
 
 use crate::{port::Port, tables::Tables, uplink::Sender};
@@ -44,49 +42,43 @@ impl Dispatch {
                 }
                 Verdict::Tunnel(tunnel) => {
                     let vni = tables.snapshot.peer(tunnel.peer).vni;
-                    if let Err(reason) = self.outbox.push(batch, place, tunnel, vni) {
+                    let (_, bytes) = batch.frame_mut(place);
+                    if let Err(reason) = self.outbox.push(bytes, &frame.vnet, tunnel, vni) {
                         self.counters.lose(reason, frame.packets);
                     }
                 }
                 Verdict::Answered | Verdict::Fragmented | Verdict::Drop(_) => {}
             }
         }
-        self.flush(tables, batch);
+        self.flush(tables);
     }
 
     /// Writes the runs that came out of the tunnel.
-    pub fn runs(&self, tables: &Tables, runs: &Runs, inbox: &Inbox) {
-        let mut pieces = Vec::new();
+    pub fn runs(&self, tables: &Tables, runs: &Runs) {
         for run in runs.runs() {
-            pieces.clear();
-            pieces.push(IoSlice::new(&run.head));
-            let payload = run
-                .pieces
-                .iter()
-                .map(|piece| &inbox.buffer()[piece.clone()]);
-            pieces.extend(payload.map(IoSlice::new));
             let port = tables.port(run.port).ok_or(DropReason::PortDown);
-            let written = port.and_then(|port| port.send_pieces(self.index, &mut pieces));
+            let written = port.and_then(|port| port.send(self.index, &run.bytes));
             self.count(tables, run.port, run.packets, run.inner, written);
         }
     }
 
-    fn flush(&self, tables: &Tables, batch: &Batch) {
+    fn flush(&self, tables: &Tables) {
         for send in self.outbox.sends() {
             let peer = tables.snapshot.peer(send.peer);
             let Some(remote) = peer.remote else {
-                self.counters.lose(DropReason::NoUplink, send.datagrams);
+                self.counters
+                    .lose(DropReason::NoUplink, send.count() as u64);
                 continue;
             };
-            let sent = self.sender.send(send, batch, &self.outbox, remote);
+            let sent = self.sender.send(send, remote);
             self.counters.uplink_writes.add(sent.system_calls);
             self.counters.sent_to_peers.add(sent.datagrams);
             if let Some((reason, datagrams)) = sent.lost {
                 self.counters.lose(reason, datagrams);
             }
-            if sent.datagrams > 0 {
-                peer.to_peer.add(sent.datagrams, send.inner);
-            }
+            // Traffic is counted without the VXLAN headers.
+            let headers = sent.datagrams as usize * vxlan::LEN;
+            peer.to_peer.add(sent.datagrams, sent.bytes - headers);
         }
     }
 

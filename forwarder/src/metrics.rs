@@ -69,7 +69,7 @@ pub struct Flow {
 
 impl Flow {
     pub fn new(name: impl ToString, from: &Traffic, to: &Traffic) -> Self {
-        let read = |traffic: &Traffic| (traffic.packets.value(), traffic.bytes.value());
+        let read = |traffic: &Traffic| (traffic.packets(), traffic.bytes());
         Self {
             name: name.to_string(),
             from: read(from),

@@ -218,7 +218,7 @@ impl Worker {
             };
             self.engine
                 .from_uplink(&mut scene, &mut self.inbox, &mut self.runs);
-            self.dispatch.runs(&tables, &self.runs, &self.inbox);
+            self.dispatch.runs(&tables, &self.runs);
             self.dispatch.frames(&tables, &mut self.replies);
         }
         more

@@ -23,8 +23,8 @@ use crate::{
     worker::Worker,
 };
 
-/// How long a worker may take to put new tables in force: a batch lasts well
-/// below a millisecond.
+/// How long a worker may take to put new tables in force before it is said
+/// to be late: a batch lasts well below a millisecond.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +107,7 @@ impl Workers {
                 .start_one(index, receiver, uplink.entropy_ports)
                 .map_err(|source| WorkersError::Start { index, source })?;
         }
+        workers.settle(workers.tables().snapshot.epoch);
         Ok(workers)
     }
 
@@ -118,12 +119,19 @@ impl Workers {
         let dispatch = Dispatch::new(index, counters, Arc::clone(&self.sender), spread);
         let worker = Worker::new(index, Arc::clone(&self.shared), poll, receiver, dispatch)?;
         let name = format!("weft-worker-{index}");
-        let confined = || match confine() {
-            Ok(()) => worker.run(),
-            Err(error) => tracing::error!(%error, "a worker does not start"),
+        let shared = Arc::clone(&self.shared);
+        let run = move || {
+            let _end = ProcessEnd(Arc::clone(&shared));
+            match confine() {
+                Ok(()) => {
+                    shared.acknowledge(index, shared.tables.load().snapshot.epoch);
+                    worker.run();
+                }
+                Err(error) => tracing::error!(%error, "a worker cannot confine itself"),
+            }
         };
         self.threads
-            .push(std::thread::Builder::new().name(name).spawn(confined)?);
+            .push(std::thread::Builder::new().name(name).spawn(run)?);
         Ok(())
     }
 
@@ -133,15 +141,18 @@ impl Workers {
         let epoch = tables.snapshot.epoch;
         self.shared.tables.store(Arc::new(tables));
         self.wake();
+        self.settle(epoch);
+    }
+
+    /// Waits until every worker has acknowledged `epoch`. A worker that ends
+    /// takes the process with it, so this ends.
+    fn settle(&self, epoch: Epoch) {
         let mut waiting: Vec<_> = (0..self.shared.count).collect();
         while !waiting.is_empty() {
             match self.acknowledged.recv_timeout(PATIENCE) {
                 Ok((index, seen)) if seen >= epoch => waiting.retain(|&other| other != index),
                 Ok(_) => {}
-                Err(_) => {
-                    tracing::error!(?waiting, ?epoch, "workers do not take the new tables");
-                    return;
-                }
+                Err(_) => tracing::error!(?waiting, ?epoch, "workers are late with new tables"),
             }
         }
     }
@@ -180,6 +191,20 @@ impl Drop for Workers {
         self.wake();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Ends the process when a worker ends unasked, by a panic too: its queues
+/// and its share of the datagrams would be nobody's, and whoever supervises
+/// the forwarder can start it anew.
+struct ProcessEnd(Arc<Shared>);
+
+impl Drop for ProcessEnd {
+    fn drop(&mut self) {
+        if !self.0.stopping() {
+            tracing::error!("a worker ended; the forwarder ends with it");
+            std::process::exit(1);
         }
     }
 }

@@ -1,15 +1,12 @@
 //! The unit of work from ports: frames one behind another in one buffer,
 //! each with its virtio-net header in front and a verdict when decided.
 
-use weft_wire::{FRAME_MAX, VnetHeader, vnet, vxlan};
+use weft_wire::{FRAME_MAX, VnetHeader, vnet};
 
 use crate::{DropReason, Verdict};
 
 /// Bytes that must be free for one more frame of any size.
 pub const SLOT: usize = vnet::LEN + FRAME_MAX;
-
-// The VXLAN header is written over the virtio-net header, in place.
-const _: () = assert!(vxlan::LEN <= vnet::LEN);
 
 #[derive(Debug)]
 pub struct Batch {
@@ -110,14 +107,5 @@ impl Batch {
     /// them.
     pub fn with_vnet(&self, frame: &Frame) -> &[u8] {
         &self.buffer[frame.start - vnet::LEN..frame.start + frame.len]
-    }
-
-    /// The whole buffer, to which [`Frame::start`] refers.
-    pub fn buffer(&self) -> &[u8] {
-        &self.buffer
-    }
-
-    pub fn buffer_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer
     }
 }

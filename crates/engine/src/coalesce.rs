@@ -2,6 +2,9 @@
 //! of one flow becomes one write to the port, as the kernel's GRO would
 //! merge it (`net/ipv4/tcp_offload.c`, `net/ipv4/udp_offload.c`).
 //!
+//! A run stands in one piece: copying a payload whose checksum has just been
+//! verified costs less than the kernel's walk over a list of pieces.
+//!
 //! Order within a flow is kept by construction: runs are written in the
 //! order they were begun, and a packet joins only the newest run of its
 //! flow.
@@ -35,22 +38,26 @@ pub struct Runs {
     live: usize,
 }
 
-/// One write to a port: a head, then pieces of the inbox.
+/// One write to a port.
 #[derive(Debug)]
 pub struct Run {
     pub port: PortId,
     pub packets: u64,
     /// Ethernet bytes that came out of the tunnel.
     pub inner: usize,
-    /// Virtio-net header, then all headers of the frame.
-    pub head: Vec<u8>,
-    /// Payload, as ranges of the inbox's buffer.
-    pub pieces: Vec<Range<usize>>,
+    /// Virtio-net header, the frame's headers, payload.
+    pub bytes: Vec<u8>,
+    /// Bytes of virtio-net header and headers.
+    head: usize,
     key: Key,
     transport: usize,
-    /// Payload bytes of each packet but perhaps the last; none: the run
-    /// takes no more.
-    size: Option<usize>,
+    /// Payload bytes of each packet but perhaps the last.
+    size: usize,
+    /// Whether more may follow.
+    open: bool,
+    /// Whether more than one packet joined, so that the head is to be
+    /// rewritten.
+    merged: bool,
     payload: usize,
     next_sequence: u32,
     next_identification: u16,
@@ -67,42 +74,40 @@ impl Runs {
         &self.runs[..self.live]
     }
 
-    /// Takes the packet of `frame`, which starts at `start` in the inbox, for
-    /// `port`; `vnet` is that of a super-frame. Its hop limit must be above
-    /// zero and is taken one from.
+    /// Takes the packet of `frame` for `port`; `vnet` is that of a
+    /// super-frame. Its hop limit must be above zero and is taken one from.
     pub fn push(
         &mut self,
         frame: &mut [u8],
-        start: usize,
         packet: &Packet,
         vnet: Option<VnetHeader>,
         port: &Port,
         gateway: Mac,
     ) -> Result<(), DropReason> {
         if let Some(vnet) = vnet {
-            return self.push_super_frame(frame, start, packet, vnet, port, gateway);
+            return self.push_super_frame(frame, packet, vnet, port, gateway);
         }
-        let mut candidate = Candidate::of(frame, packet, port);
+        let candidate = Candidate::of(frame, packet, port);
         let finished = candidate.is_some() && checksum::verify(frame, packet);
         let partial = !finished && checksum::is_partial(frame, packet);
-        candidate = candidate.filter(|_| finished || partial);
+        let candidate = candidate.filter(|_| finished || partial);
         if let Some(candidate) = &candidate
             && let Some(run) = self.newest(port.id, &packet.key)
             && run.takes(candidate, frame)
         {
-            run.join(candidate, start);
+            run.join(candidate, frame);
             return Ok(());
         }
         if partial && !port.takes_tcp {
             checksum::complete(frame, packet);
         }
-        let (headers, payload) = (&frame[..packet.payload], packet.payload..packet.end);
-        let run = self.begin(headers, payload, start, packet, port, gateway);
+        let (headers, payload) = frame[..packet.end].split_at(packet.payload);
+        let run = self.begin(headers, payload, packet, port, gateway);
         if partial && port.takes_tcp {
             run.describe(unfinished::needs_checksum(packet));
         }
         if let Some(candidate) = candidate {
-            run.size = (!candidate.last).then_some(run.payload);
+            run.open = !candidate.last;
             run.next_sequence = candidate.sequence.wrapping_add(length32(run.payload));
             run.next_identification = candidate.identification.wrapping_add(1);
         }
@@ -114,7 +119,6 @@ impl Runs {
     fn push_super_frame(
         &mut self,
         frame: &[u8],
-        start: usize,
         packet: &Packet,
         vnet: VnetHeader,
         port: &Port,
@@ -124,7 +128,7 @@ impl Runs {
         let taken = if tcp { port.takes_tcp } else { port.takes_udp };
         if !taken {
             let cut = segment(frame, packet, &vnet, |headers, payload| {
-                self.begin(headers, payload, start, packet, port, gateway);
+                self.begin(headers, &frame[payload], packet, port, gateway);
             });
             return if cut {
                 Ok(())
@@ -132,18 +136,10 @@ impl Runs {
                 Err(DropReason::MalformedOffload)
             };
         }
-        let payload = packet.payload..packet.end;
-        let segments = payload.len().div_ceil(usize::from(vnet.gso_size).max(1));
-        let run = self.begin(
-            &frame[..packet.payload],
-            payload,
-            start,
-            packet,
-            port,
-            gateway,
-        );
+        let (headers, payload) = frame[..packet.end].split_at(packet.payload);
+        let run = self.begin(headers, payload, packet, port, gateway);
         run.describe(vnet);
-        run.packets = segments as u64;
+        run.packets = payload.len().div_ceil(usize::from(vnet.gso_size).max(1)) as u64;
         Ok(())
     }
 
@@ -151,7 +147,7 @@ impl Runs {
     pub fn finish(&mut self) {
         self.runs[..self.live]
             .iter_mut()
-            .filter(|run| run.pieces.len() > 1)
+            .filter(|run| run.merged)
             .for_each(Run::finish);
     }
 
@@ -163,44 +159,36 @@ impl Runs {
             .find(|run| run.port == port && run.key == *key)
     }
 
-    /// A run of the one packet that has these headers, and this payload in a
-    /// frame that starts at `start` in the inbox.
+    /// A run of one packet.
     fn begin(
         &mut self,
         headers: &[u8],
-        payload: Range<usize>,
-        start: usize,
+        payload: &[u8],
         packet: &Packet,
         port: &Port,
         gateway: Mac,
     ) -> &mut Run {
         let spent = self.runs.get_mut(self.live);
-        let (mut head, mut pieces) = spent
-            .map(|run| {
-                (
-                    std::mem::take(&mut run.head),
-                    std::mem::take(&mut run.pieces),
-                )
-            })
+        let mut bytes = spent
+            .map(|run| std::mem::take(&mut run.bytes))
             .unwrap_or_default();
-        head.clear();
-        head.extend_from_slice(VnetHeader::default().as_bytes());
-        head.extend_from_slice(headers);
-        edit::set_macs(&mut head[vnet::LEN..], port.mac, gateway);
-        edit::decrement_hop_limit(&mut head[vnet::LEN..], packet);
-        pieces.clear();
-        if !payload.is_empty() {
-            pieces.push(start + payload.start..start + payload.end);
-        }
+        bytes.clear();
+        bytes.extend_from_slice(VnetHeader::default().as_bytes());
+        bytes.extend_from_slice(headers);
+        edit::set_macs(&mut bytes[vnet::LEN..], port.mac, gateway);
+        edit::decrement_hop_limit(&mut bytes[vnet::LEN..], packet);
+        bytes.extend_from_slice(payload);
         let run = Run {
             port: port.id,
             packets: 1,
             inner: headers.len() + payload.len(),
-            head,
-            pieces,
+            bytes,
+            head: vnet::LEN + headers.len(),
             key: packet.key,
             transport: packet.transport,
-            size: None,
+            size: payload.len(),
+            open: false,
+            merged: false,
             payload: payload.len(),
             next_sequence: 0,
             next_identification: 0,
@@ -271,18 +259,16 @@ impl Candidate {
 
 impl Run {
     fn describe(&mut self, vnet: VnetHeader) {
-        self.head[..vnet::LEN].copy_from_slice(vnet.as_bytes());
+        self.bytes[..vnet::LEN].copy_from_slice(vnet.as_bytes());
     }
 
     /// Key and port are the run's own.
     fn takes(&self, candidate: &Candidate, frame: &[u8]) -> bool {
-        let Some(size) = self.size else {
-            return false;
-        };
-        let head = &self.head[vnet::LEN..];
+        let head = &self.bytes[vnet::LEN..self.head];
         let len = candidate.payload.len();
         let ip_len = head.len() - ETHERNET_LEN + self.payload + len;
-        len <= size
+        self.open
+            && len <= self.size
             && ip_len <= IP_MAX
             && self.packets < SEGMENTS_MAX as u64
             && head.len() == candidate.headers
@@ -316,27 +302,25 @@ impl Run {
             && head[18..] == tcp[18..]
     }
 
-    fn join(&mut self, candidate: &Candidate, start: usize) {
+    fn join(&mut self, candidate: &Candidate, frame: &[u8]) {
         let len = candidate.payload.len();
-        self.pieces
-            .push(start + candidate.payload.start..start + candidate.payload.end);
+        self.bytes
+            .extend_from_slice(&frame[candidate.payload.clone()]);
+        self.merged = true;
         self.packets += 1;
         self.payload += len;
         self.inner += candidate.headers + len;
         self.next_sequence = self.next_sequence.wrapping_add(length32(len));
         self.next_identification = self.next_identification.wrapping_add(1);
-        if candidate.last || self.size.is_some_and(|size| len < size) {
-            self.size = None;
-        }
+        self.open = !candidate.last && len == self.size;
         if self.key.protocol == protocol::TCP {
-            self.head[vnet::LEN + self.transport + 13] |= candidate.flags;
+            self.bytes[vnet::LEN + self.transport + 13] |= candidate.flags;
         }
     }
 
     fn finish(&mut self) {
         let tcp = self.key.protocol == protocol::TCP;
-        let segment = self.pieces.first().map_or(0, Range::len);
-        let (vnet_bytes, head) = self.head.split_at_mut(vnet::LEN);
+        let (vnet_bytes, head) = self.bytes[..self.head].split_at_mut(vnet::LEN);
         let checksum_offset = if tcp { 16 } else { 6 };
         let header = VnetHeader {
             flags: vnet::NEEDS_CSUM,
@@ -346,7 +330,7 @@ impl Run {
                 (false, _) => vnet::GSO_UDP_L4,
             },
             hdr_len: length16(head.len()),
-            gso_size: length16(segment),
+            gso_size: length16(self.size),
             csum_start: length16(self.transport),
             csum_offset: checksum_offset,
         };

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::DropReason;
 
+/// A count with one writer: reading it from elsewhere costs that writer
+/// nothing.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
     pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
     pub fn value(&self) -> u64 {
@@ -19,17 +21,26 @@ impl Counter {
     }
 }
 
-/// Packets and the bytes of their inner Ethernet frames, one direction.
+/// Packets and the bytes of their inner Ethernet frames, one direction of a
+/// port or peer. Any worker may add.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    pub packets: Counter,
-    pub bytes: Counter,
+    packets: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Traffic {
     pub fn add(&self, packets: u64, bytes: usize) {
-        self.packets.add(packets);
-        self.bytes.add(bytes as u64);
+        self.packets.fetch_add(packets, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub fn packets(&self) -> u64 {
+        self.packets.load(Relaxed)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 }
 

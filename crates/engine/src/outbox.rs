@@ -2,12 +2,15 @@
 //! peer from one socket and are of one size, the last perhaps shorter, as
 //! UDP_SEGMENT asks.
 //!
+//! A send stands in one piece: copying a payload whose checksum is being
+//! summed anyway costs less than the kernel's walk over a list of pieces.
+//!
 //! Order within a flow is kept by construction: a flow has one socket, and a
 //! datagram joins only the newest send of its peer and socket.
 
-use weft_wire::{Ethernet, VnetHeader, checksum, parse, vnet, vxlan};
+use weft_wire::{Ethernet, VnetHeader, checksum, parse, vxlan};
 
-use crate::{Batch, DropReason, Tunnel, segment::segment, snapshot::PeerId};
+use crate::{DropReason, Tunnel, segment::segment, snapshot::PeerId};
 
 /// Most datagrams in one send (`UDP_MAX_SEGMENTS`, linux/udp.h).
 pub const SEGMENTS_MAX: usize = 128;
@@ -19,13 +22,12 @@ pub const SEND_MAX: usize = 65_535 - 20 - 8;
 pub struct Outbox {
     /// Sockets that flows are spread over.
     spread: u16,
-    headers: Vec<u8>,
     sends: Vec<Send>,
     /// Those in use; the rest keep their memory for later.
     live: usize,
 }
 
-/// One send: what goes where, and the bytes in order.
+/// One send: what goes where.
 #[derive(Debug)]
 pub struct Send {
     pub peer: PeerId,
@@ -35,36 +37,22 @@ pub struct Send {
     pub ecn: u8,
     /// Bytes of each datagram but perhaps the last.
     pub size: usize,
-    /// Bytes in all.
-    pub len: usize,
-    pub datagrams: u64,
-    /// Inner bytes, as traffic is counted.
-    pub inner: usize,
-    pub pieces: Vec<Piece>,
+    /// The datagrams, one behind another.
+    pub bytes: Vec<u8>,
     closed: bool,
 }
 
-/// A run of bytes of a send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece {
-    /// In the batch's buffer.
-    Batch { start: usize, len: usize },
-    /// In [`Outbox::headers`].
-    Header { start: usize, len: usize },
-}
-
 impl Outbox {
+    /// `spread` is the number of sockets to spread flows over.
     pub fn new(spread: u16) -> Self {
         Self {
             spread: spread.max(1),
-            headers: Vec::new(),
             sends: Vec::new(),
             live: 0,
         }
     }
 
     pub fn clear(&mut self) {
-        self.headers.clear();
         self.live = 0;
     }
 
@@ -73,40 +61,22 @@ impl Outbox {
         &self.sends[..self.live]
     }
 
-    pub fn headers(&self) -> &[u8] {
-        &self.headers
-    }
-
-    /// Encapsulates the batch's frame at `place`, whose MACs are set. A
-    /// VXLAN header overwrites the frame's virtio-net header in place.
+    /// Encapsulates a frame whose MACs are set, finishing what the pod's
+    /// kernel left to its device. The frame is as it was when admitted.
     pub fn push(
         &mut self,
-        batch: &mut Batch,
-        place: usize,
+        frame: &mut [u8],
+        vnet: &VnetHeader,
         tunnel: Tunnel,
         vni: u32,
     ) -> Result<(), DropReason> {
-        let (frame, bytes) = batch.frame_mut(place);
-        let (start, vnet) = (frame.start, frame.vnet);
-        let Ok(Ethernet::Ip(packet)) = parse(bytes) else {
+        let Ok(Ethernet::Ip(packet)) = parse(frame) else {
             return Err(DropReason::MalformedIp);
         };
         let header = vxlan::header(vni);
         if vnet.is_super_frame() {
-            let emitted = segment(bytes, &packet, &vnet, |headers, payload| {
-                let at = self.headers.len();
-                self.headers.extend_from_slice(&header);
-                self.headers.extend_from_slice(headers);
-                let len = header.len() + headers.len() + payload.len();
-                let send = self.room(tunnel, len);
-                send.pieces.push(Piece::Header {
-                    start: at,
-                    len: header.len() + headers.len(),
-                });
-                send.pieces.push(Piece::Batch {
-                    start: start + payload.start,
-                    len: payload.len(),
-                });
+            let emitted = segment(frame, &packet, vnet, |headers, payload| {
+                self.add(tunnel, &[&header, headers, &frame[payload]]);
             });
             return if emitted {
                 Ok(())
@@ -114,63 +84,50 @@ impl Outbox {
                 Err(DropReason::MalformedOffload)
             };
         }
-        if vnet.needs_checksum() && !finish_checksum(&mut bytes[..packet.end], &vnet) {
+        // Ethernet padding is not carried.
+        let frame = &mut frame[..packet.end];
+        if vnet.needs_checksum() && !finish_checksum(frame, vnet) {
             return Err(DropReason::MalformedOffload);
         }
-        // Ethernet padding is not carried.
-        let end = packet.end;
-        batch.buffer_mut()[start - header.len()..start].copy_from_slice(&header);
-        let len = header.len() + end;
-        let send = self.room(tunnel, len);
-        send.pieces.push(Piece::Batch {
-            start: start - header.len(),
-            len,
-        });
+        self.add(tunnel, &[&header, frame]);
         Ok(())
     }
 
-    /// The send that a datagram of `len` bytes joins.
-    fn room(&mut self, tunnel: Tunnel, len: usize) -> &mut Send {
+    /// Adds one datagram, given in parts, to the send that it joins.
+    fn add(&mut self, tunnel: Tunnel, parts: &[&[u8]]) {
+        let len = parts.iter().map(|part| part.len()).sum();
         let socket = tunnel.entropy % self.spread;
         let same = |send: &Send| {
             send.peer == tunnel.peer && send.socket == socket && send.ecn == tunnel.ecn
         };
         let newest = self.sends[..self.live].iter().rposition(same);
-        let joins = |send: &Send| {
-            !send.closed
-                && len <= send.size
-                && send.len + len <= SEND_MAX
-                && send.datagrams < SEGMENTS_MAX as u64
-        };
-        let place = match newest.filter(|&place| joins(&self.sends[place])) {
+        let place = match newest.filter(|&place| self.sends[place].takes(len)) {
             Some(place) => place,
             None => self.open(tunnel, socket, len),
         };
         let send = &mut self.sends[place];
         send.closed = len < send.size;
-        send.len += len;
-        send.datagrams += 1;
-        send.inner += len - vxlan::LEN;
-        send
+        parts
+            .iter()
+            .for_each(|part| send.bytes.extend_from_slice(part));
     }
 
     fn open(&mut self, tunnel: Tunnel, socket: u16, size: usize) -> usize {
-        let pieces = match self.sends.get_mut(self.live) {
-            Some(spent) => std::mem::take(&mut spent.pieces),
-            None => Vec::new(),
-        };
-        let mut send = Send {
-            peer: tunnel.peer,
+        let spent = self
+            .sends
+            .get_mut(self.live)
+            .map(|send| std::mem::take(&mut send.bytes));
+        let mut bytes = spent.unwrap_or_default();
+        bytes.clear();
+        let Tunnel { peer, ecn, .. } = tunnel;
+        let send = Send {
+            peer,
             socket,
-            ecn: tunnel.ecn,
+            ecn,
             size,
-            len: 0,
-            datagrams: 0,
-            inner: 0,
-            pieces,
+            bytes,
             closed: false,
         };
-        send.pieces.clear();
         match self.sends.get_mut(self.live) {
             Some(spent) => *spent = send,
             None => self.sends.push(send),
@@ -180,12 +137,27 @@ impl Outbox {
     }
 }
 
-fn finish_checksum(bytes: &mut [u8], vnet: &VnetHeader) -> bool {
+impl Send {
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks(self.size)
+    }
+
+    pub fn count(&self) -> usize {
+        self.bytes.len().div_ceil(self.size)
+    }
+
+    /// Whether a datagram of `len` bytes may follow.
+    fn takes(&self, len: usize) -> bool {
+        !self.closed
+            && len <= self.size
+            && self.bytes.len() + len <= SEND_MAX
+            && self.bytes.len() < SEGMENTS_MAX * self.size
+    }
+}
+
+fn finish_checksum(frame: &mut [u8], vnet: &VnetHeader) -> bool {
     /// UDP's checksum field, from the transport header (RFC 768).
     const UDP_FIELD: u16 = 6;
     let udp = vnet.csum_offset == UDP_FIELD;
-    checksum::complete_partial(bytes, vnet.csum_start.into(), vnet.csum_offset.into(), udp)
+    checksum::complete_partial(frame, vnet.csum_start.into(), vnet.csum_offset.into(), udp)
 }
-
-// In-place encapsulation needs the room of a virtio-net header.
-const _: () = assert!(vnet::LEN >= vxlan::LEN);

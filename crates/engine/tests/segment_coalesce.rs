@@ -239,3 +239,23 @@ fn same_node_delivery_keeps_super_frame_and_partial_checksum() {
         "the transport is untouched"
     );
 }
+
+#[test]
+fn a_port_that_takes_no_super_frames_gets_none_from_the_tunnel() {
+    let mut world = World::default();
+    world.nodes[1].change(
+        1,
+        |port| (port.takes_tcp, port.takes_udp) = (false, false),
+        |_| {},
+    );
+    for builder in [flow(false).tcp(1, 2), flow(false).udp(1, 2)] {
+        let (vnet, frame) = builder.filled(3 * 1000).super_frame(1000);
+        world.send_all(0, 0, &[(vnet, frame)]);
+        let received = world.received(1, 0);
+        assert_eq!(received.len(), 3);
+        for received in received {
+            assert_eq!(received.vnet, VnetHeader::default());
+            assert_sound(&received.frame);
+        }
+    }
+}

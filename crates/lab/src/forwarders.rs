@@ -229,15 +229,13 @@ pub(crate) fn record(node: &NodePlan) -> anyhow::Result<Node> {
 /// The forwarder's file. Every value is of an alphabet that TOML takes as it
 /// is between quotes.
 fn configuration(spec: &Spec, node: &NodePlan) -> String {
-    let workers = spec
-        .workers
-        .map_or(String::new(), |count| format!("workers = {count}\n"));
     let quoted = |address: &IpAddr| format!("\"{address}\"");
     let addresses: Vec<String> = node.underlay.iter().map(quoted).collect();
     format!(
-        "node = \"{}\"\n{workers}vtep_mac = \"{}\"\n\n[uplink]\naddresses = [{}]\nport = \
+        "node = \"{}\"\nworkers = {}\nvtep_mac = \"{}\"\n\n[uplink]\naddresses = [{}]\nport = \
          {DEFAULT_PORT}\nvni = {}\nmtu = {}\n",
         node.name,
+        spec.workers(),
         node.vtep_mac,
         addresses.join(", "),
         Vni::DEFAULT.value(),

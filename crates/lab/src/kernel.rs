@@ -82,6 +82,10 @@ fn add_pod(
         },
     )?;
 
+    fill_pod(plan, pod, netns, up)
+}
+
+fn fill_pod(plan: &NodePlan, pod: &PodPlan, netns: &Netns, up: &LinkChange) -> anyhow::Result<()> {
     let inside = Netlink::open_in(netns)??;
     let loopback = inside.index("lo")?.context("no loopback device")?;
     inside.change(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! spec ► underlay ► forwarders (weft) or kernel (the baseline) = lab
-//! lab ► probe, traffic
+//! lab ► probe, traffic ► compare
 //! workshop (a lab's parts one by one) ► exchange, icmp, ledger: for tests
 //! keeper (holds a lab between commands) ► state ► session
 //! ```
@@ -10,6 +10,7 @@
 //! Pods are wired by [`weft_cni`], the way a container runtime has them
 //! wired. Whatever ends the process that holds a [`Lab`] ends the lab.
 
+pub mod compare;
 pub mod exchange;
 mod forwarders;
 pub mod icmp;

@@ -1,7 +1,10 @@
 //! What a lab is to be, and the plan that follows from it: every name,
 //! address and MAC. Pure.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZero,
+};
 
 use anyhow::ensure;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -25,7 +28,8 @@ pub struct Spec {
     pub mtu: u16,
     pub attach: Attach,
     pub kind: Kind,
-    /// Workers of each forwarder; its own choice where `None`.
+    /// Workers of each forwarder; where `None`, the nodes share out the
+    /// machine's processors.
     pub workers: Option<usize>,
     /// Whether the underlay segments tunnelled super-frames, as the best
     /// NICs do and virtual machines' do not.
@@ -102,6 +106,12 @@ impl Spec {
             "0 workers carry nothing; ask for 1 or more"
         );
         Ok(())
+    }
+
+    /// Workers of each forwarder.
+    pub fn workers(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        self.workers.unwrap_or((processors / self.nodes).max(1))
     }
 
     pub fn pod_mtu(&self) -> u16 {

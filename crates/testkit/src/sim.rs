@@ -13,7 +13,7 @@ use weft_engine::{
     Batch, Counters, DropReason, Engine, Inbox, Outbox, Peer, PeerId, Port, PortId, Runs, Scene,
     Snapshot, Verdict,
     inbox::{TRAIN_MAX, Train},
-    outbox::{Piece, Send},
+    outbox::Send,
 };
 use weft_wire::{ETHERNET_LEN, VnetHeader, vnet};
 
@@ -126,10 +126,7 @@ impl Node {
         };
         self.engine.from_uplink(&mut scene, &mut inbox, &mut runs);
         for run in runs.runs() {
-            let mut bytes = run.head.clone();
-            run.pieces
-                .iter()
-                .for_each(|piece| bytes.extend(&inbox.buffer()[piece.clone()]));
+            let mut bytes = run.bytes.clone();
             let vnet = VnetHeader::read(&bytes).expect("a head begins with it");
             let frame = bytes.split_off(vnet::LEN);
             self.received.push(Received {
@@ -158,35 +155,25 @@ impl Node {
                 }
                 Verdict::Tunnel(tunnel) => {
                     let vni = self.tables.peer(tunnel.peer).vni;
-                    if let Err(reason) = outbox.push(batch, place, tunnel, vni) {
+                    let (_, bytes) = batch.frame_mut(place);
+                    if let Err(reason) = outbox.push(bytes, &frame.vnet, tunnel, vni) {
                         self.counters.lose(reason, frame.packets);
                     }
                 }
                 Verdict::Answered | Verdict::Fragmented | Verdict::Drop(_) => {}
             }
         }
-        outbox
-            .sends()
-            .iter()
-            .map(|send| self.leave(send, batch, &outbox))
-            .collect()
+        outbox.sends().iter().map(|send| self.leave(send)).collect()
     }
 
-    fn leave(&self, send: &Send, batch: &Batch, outbox: &Outbox) -> Datagrams {
+    fn leave(&self, send: &Send) -> Datagrams {
         assert_eq!(send.peer, PeerId(0), "a node has one peer");
-        let bytes = send.pieces.iter().flat_map(|piece| match *piece {
-            Piece::Batch { start, len } => &batch.buffer()[start..start + len],
-            Piece::Header { start, len } => &outbox.headers()[start..start + len],
-        });
-        let bytes: Vec<u8> = bytes.copied().collect();
-        assert_eq!(bytes.len(), send.len);
-        assert_eq!(bytes.len().div_ceil(send.size) as u64, send.datagrams);
-        self.counters.sent_to_peers.add(send.datagrams);
+        self.counters.sent_to_peers.add(send.count() as u64);
         Datagrams {
             from: underlay(0),
             ecn: send.ecn,
             stride: send.size,
-            bytes,
+            bytes: send.bytes.clone(),
         }
     }
 }

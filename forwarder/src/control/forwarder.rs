@@ -252,7 +252,7 @@ fn peer(row: &PeerRow) -> api::Peer {
 
 fn traffic(counted: &Traffic) -> api::Traffic {
     api::Traffic {
-        packets: counted.packets.value(),
-        bytes: counted.bytes.value(),
+        packets: counted.packets(),
+        bytes: counted.bytes(),
     }
 }

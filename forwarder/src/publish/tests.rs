@@ -209,20 +209,13 @@ fn counters_stay_with_the_name() {
         .add(4, 400);
     let (second, _) = with(&first, pod("b", 2));
     let second = second.with_nodes(peers("n2")).expect("consistent");
-    assert_eq!(second.peers[0].peer.to_peer.packets.value(), 3);
+    assert_eq!(second.peers[0].peer.to_peer.packets(), 3);
     assert_eq!(
-        second
-            .ports()
-            .next()
-            .expect("a port")
-            .port
-            .from_pod
-            .bytes
-            .value(),
+        second.ports().next().expect("a port").port.from_pod.bytes(),
         400
     );
     let third = second.with_nodes(peers("n3")).expect("consistent");
-    assert_eq!(third.peers[0].peer.to_peer.packets.value(), 0);
+    assert_eq!(third.peers[0].peer.to_peer.packets(), 0);
 }
 
 #[test]

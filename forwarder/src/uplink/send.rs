@@ -12,10 +12,7 @@ use nix::{
     errno::Errno,
     sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
 };
-use weft_engine::{
-    Batch, DropReason, Outbox,
-    outbox::{Piece, Send},
-};
+use weft_engine::{DropReason, outbox::Send};
 
 use super::{UplinkConfig, UplinkError, open};
 
@@ -32,6 +29,8 @@ pub struct Sender {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     pub datagrams: u64,
+    /// Of the datagrams that were sent.
+    pub bytes: usize,
     pub system_calls: u64,
     pub lost: Option<(DropReason, u64)>,
 }
@@ -58,47 +57,41 @@ impl Sender {
         self.gso.load(Relaxed)
     }
 
-    /// Sends what `outbox` gathered from `batch` for one peer's socket.
-    pub fn send(&self, send: &Send, batch: &Batch, outbox: &Outbox, to: SocketAddr) -> Sent {
+    pub fn send(&self, send: &Send, to: SocketAddr) -> Sent {
+        let datagrams = send.count() as u64;
         let sockets = if to.is_ipv4() { &self.v4 } else { &self.v6 };
         let Some(socket) = sockets.get(usize::from(send.socket) % sockets.len().max(1)) else {
             return Sent {
-                lost: Some((DropReason::NoUplink, send.datagrams)),
+                lost: Some((DropReason::NoUplink, datagrams)),
                 ..Sent::default()
             };
         };
-        let pieces: Vec<_> = send
-            .pieces
-            .iter()
-            .map(|piece| slice(piece, batch, outbox))
-            .collect();
         let to = Destination {
             socket,
             address: to.into(),
             v4: to.is_ipv4(),
             ecn: send.ecn,
         };
-        if send.datagrams == 1 || self.gso() {
-            match to.send(&pieces, send.size, send.datagrams > 1) {
-                Ok(()) => {
-                    return Sent {
-                        datagrams: send.datagrams,
-                        system_calls: 1,
-                        lost: None,
-                    };
-                }
-                Err(error) if send.datagrams > 1 && self.degrade(error, send.size, to.v4) => {}
-                Err(error) => {
-                    let lost = Some((reason(error), send.datagrams));
-                    return Sent {
-                        lost,
-                        system_calls: 1,
-                        ..Sent::default()
-                    };
-                }
-            }
+        if datagrams > 1 && !self.gso() {
+            return to.send_one_by_one(send);
         }
-        to.send_one_by_one(&pieces, send.size)
+        let segments = (datagrams > 1).then_some(send.size);
+        match to.send(&send.bytes, segments) {
+            Ok(()) => Sent {
+                datagrams,
+                bytes: send.bytes.len(),
+                system_calls: 1,
+                lost: None,
+            },
+            Err(error) if datagrams > 1 && self.degrade(error, send.size, to.v4) => {
+                to.send_one_by_one(send)
+            }
+            Err(error) => Sent {
+                lost: Some((reason(error), datagrams)),
+                system_calls: 1,
+                ..Sent::default()
+            },
+        }
     }
 
     /// Whether a refused UDP_SEGMENT send should be tried datagram by
@@ -130,80 +123,49 @@ struct Destination<'a> {
 }
 
 impl Destination<'_> {
-    fn send(&self, pieces: &[IoSlice<'_>], size: usize, segmented: bool) -> Result<(), Errno> {
+    /// Sends one datagram, or several of `segments` bytes each.
+    fn send(&self, bytes: &[u8], segments: Option<usize>) -> Result<(), Errno> {
         // A datagram is at most 65 507 bytes.
-        let size = u16::try_from(size).map_err(|_| Errno::EMSGSIZE)?;
+        let size = u16::try_from(segments.unwrap_or_default()).map_err(|_| Errno::EMSGSIZE)?;
         let class = i32::from(self.ecn);
-        let segments = ControlMessage::UdpGsoSegments(&size);
         let mark = if self.v4 {
             ControlMessage::Ipv4Tos(&self.ecn)
         } else {
             ControlMessage::Ipv6TClass(&class)
         };
-        let both = [segments, mark];
-        let messages = match (segmented, self.ecn != 0) {
+        let both = [ControlMessage::UdpGsoSegments(&size), mark];
+        let messages = match (segments.is_some(), self.ecn != 0) {
             (true, true) => &both[..],
             (true, false) => &both[..1],
             (false, true) => &both[1..],
             (false, false) => &[],
         };
+        let (fd, pieces) = (self.socket.as_raw_fd(), [IoSlice::new(bytes)]);
         loop {
             let flags = MsgFlags::MSG_DONTWAIT;
-            match sendmsg(
-                self.socket.as_raw_fd(),
-                pieces,
-                messages,
-                flags,
-                Some(&self.address),
-            ) {
-                // Asynchronous news of an earlier datagram (ICMP), told once.
-                Err(Errno::EINTR | Errno::ECONNREFUSED) => {}
+            match sendmsg(fd, &pieces, messages, flags, Some(&self.address)) {
+                Err(Errno::EINTR) => {}
                 result => return result.map(drop),
             }
         }
     }
 
-    fn send_one_by_one(&self, pieces: &[IoSlice<'_>], size: usize) -> Sent {
+    fn send_one_by_one(&self, send: &Send) -> Sent {
         let mut sent = Sent::default();
-        for datagram in cut(pieces, size) {
+        for datagram in send.datagrams() {
             sent.system_calls += 1;
-            match self.send(&datagram, size, false) {
-                Ok(()) => sent.datagrams += 1,
-                // The rest of the same send would meet the same fate, but
-                // its last datagram may be small enough; all are tried.
-                Err(error) => {
-                    let lost = sent.lost.get_or_insert((reason(error), 0));
-                    lost.1 += 1;
+            match self.send(datagram, None) {
+                Ok(()) => {
+                    sent.datagrams += 1;
+                    sent.bytes += datagram.len();
                 }
+                // The others would mostly meet the same fate, but the last
+                // may be small enough; all are tried.
+                Err(error) => sent.lost.get_or_insert((reason(error), 0)).1 += 1,
             }
         }
         sent
     }
-}
-
-/// The pieces of each datagram of `size` bytes.
-fn cut<'a>(pieces: &[IoSlice<'a>], size: usize) -> Vec<Vec<IoSlice<'a>>> {
-    let mut datagrams = vec![Vec::new()];
-    let mut room = size;
-    for piece in pieces {
-        if room == 0 {
-            datagrams.push(Vec::new());
-            room = size;
-        }
-        // Pieces never straddle datagrams: the outbox adds them whole.
-        room = room.saturating_sub(piece.len());
-        if let Some(datagram) = datagrams.last_mut() {
-            datagram.push(*piece);
-        }
-    }
-    datagrams
-}
-
-fn slice<'a>(piece: &Piece, batch: &'a Batch, outbox: &'a Outbox) -> IoSlice<'a> {
-    IoSlice::new(match *piece {
-        Piece::Batch { start, len } => &batch.buffer()[start..start + len],
-        Piece::Header { start, len } => &outbox.headers()[start..start + len],
-    })
 }
 
 fn reason(error: Errno) -> DropReason {

@@ -93,8 +93,7 @@ impl Engine {
         packet: &Packet,
         vnet: VnetHeader,
     ) -> Result<Verdict, DropReason> {
-        let hash = self.flows.hash(&packet.key);
-        let egress = self.egress_from_port(scene, ingress, hash, bytes, packet)?;
+        let (hash, egress) = self.egress_from_port(scene, ingress, bytes, packet)?;
         if packet.hop_limit <= 1 {
             self.complain_to_port(scene, Complaint::HopLimit, bytes, packet, ingress);
             return Err(DropReason::HopLimit);
@@ -131,18 +130,19 @@ impl Engine {
         Ok(Verdict::Fragmented)
     }
 
+    /// The flow's hash and its egress.
     fn egress_from_port(
         &mut self,
         scene: &mut Scene<'_>,
         ingress: &Port,
-        hash: u64,
         bytes: &[u8],
         packet: &Packet,
-    ) -> Result<Egress, DropReason> {
+    ) -> Result<(u64, Egress), DropReason> {
         let (epoch, from) = (scene.tables.epoch, Ingress::Port(ingress.id));
-        if let Some(egress) = self.flows.find(hash, epoch, from, &packet.key) {
+        let (hash, known) = self.flows.find(epoch, from, &packet.key);
+        if let Some(egress) = known {
             scene.counters.flow_hits.add(1);
-            return Ok(egress);
+            return Ok((hash, egress));
         }
         scene.counters.flow_misses.add(1);
         let egress = lookup::from_port(scene.tables, packet.key.dst);
@@ -153,6 +153,6 @@ impl Engine {
             }
             Err(_) => {}
         }
-        egress
+        Ok((hash, egress?))
     }
 }

@@ -100,7 +100,7 @@ impl Engine {
             .and_then(|size| unfinished::udp_super_frame(frame, &packet, size));
         let decided = match self.route_from_peer(scene, arrival, frame, &packet, &mut vnet) {
             Ok(Way::Port(port)) => runs
-                .push(frame, start, &packet, vnet, port, scene.tables.gateway.mac)
+                .push(frame, &packet, vnet, port, scene.tables.gateway.mac)
                 .map(|()| Fate::Delivered),
             Ok(Way::Ended(fate)) => Ok(fate),
             Err(reason) => Err(reason),
@@ -122,8 +122,7 @@ impl Engine {
         if dst_mac(frame) != tables.vtep.mac {
             return Err(DropReason::WrongVtep);
         }
-        let hash = self.flows.hash(&packet.key);
-        let Some(egress) = self.egress_from_peer(scene, peer, hash, frame, packet)? else {
+        let Some(egress) = self.egress_from_peer(scene, peer, frame, packet)? else {
             return Ok(Way::Ended(Fate::Answered));
         };
         let Egress::Port(id) = egress else {
@@ -151,14 +150,14 @@ impl Engine {
         &mut self,
         scene: &mut Scene<'_>,
         peer: PeerId,
-        hash: u64,
         frame: &[u8],
         packet: &Packet,
     ) -> Result<Option<Egress>, DropReason> {
         let (epoch, from) = (scene.tables.epoch, Ingress::Peer(peer));
-        if let Some(egress) = self.flows.find(hash, epoch, from, &packet.key) {
+        let (hash, known) = self.flows.find(epoch, from, &packet.key);
+        if known.is_some() {
             scene.counters.flow_hits.add(1);
-            return Ok(Some(egress));
+            return Ok(known);
         }
         scene.counters.flow_misses.add(1);
         if scene.tables.peer_of(packet.key.src) != Some(peer) {

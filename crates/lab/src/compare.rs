@@ -1,18 +1,16 @@
-//! The speeds: each kind of load on weft and on the kernel in turn, so that
-//! both meet the same mood of the machine.
+//! Weft beside the kernel: each kind of load on both in turn, so that both
+//! meet the same mood of the machine.
 
 use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::ProgressBar;
 use serde::Serialize;
 use weft_api::forwarder::{Drop, Reply, Request};
-use weft_lab::{Kind, Lab, Pod, Spec, probe::Family, stop, traffic};
 
-/// Weft, kernel, weft, kernel.
-const ROUNDS: u32 = 2;
+use crate::{Kind, Lab, Pod, Spec, probe::Family, stop, traffic};
 
 /// The labs that are compared. A lab that did not come up says why.
+#[derive(Debug)]
 pub struct Labs {
     spec: Spec,
     with_offload: [anyhow::Result<Lab>; 2],
@@ -44,8 +42,16 @@ pub struct Speed {
     pub unit: &'static str,
     pub weft: Side,
     pub kernel: Side,
-    /// Weft's mean by the kernel's.
-    pub ratio: Option<f64>,
+    /// Weft's figure by the kernel's.
+    pub ratio: Option<Ratio>,
+}
+
+/// Over the rounds, each of which measures one side right after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ratio {
+    pub median: f64,
+    pub low: f64,
+    pub high: f64,
 }
 
 /// What one side reached, or why it was not measured.
@@ -72,28 +78,32 @@ impl Labs {
         })
     }
 
+    /// How many steps [`Labs::measure`] takes.
+    pub fn steps(&self, rounds: u32) -> u64 {
+        self.plan().len() as u64 * u64::from(2 * rounds)
+    }
+
+    /// Measures every load on every way, `duration` in all on each side, and
+    /// tells of each step before it takes it.
     pub fn measure(
         &self,
+        rounds: u32,
         duration: Duration,
-        progress: &ProgressBar,
+        mut step: impl FnMut(String),
     ) -> anyhow::Result<Vec<Speed>> {
-        let plan = self.plan();
-        progress.set_position(0);
-        progress.set_length(u64::try_from(plan.len())? * u64::from(2 * ROUNDS));
         let mut speeds = Vec::new();
-        for (load, way) in plan {
+        for (load, way) in self.plan() {
             let mut sides = [Side::default(), Side::default()];
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds {
                 for ((side, lab), name) in
                     sides.iter_mut().zip(self.of(way)).zip(["weft", "kernel"])
                 {
-                    progress.set_message(format!("{} {}: {name}", load.name(), way.name()));
+                    step(format!("{} {}: {name}", load.name(), way.name()));
                     side.take(lab.as_ref().map_or_else(
                         |error| Err(anyhow::anyhow!("{error:#}")),
-                        |lab| load.run(lab, way, duration / ROUNDS),
+                        |lab| load.run(lab, way, duration / rounds),
                     ));
                     stop::check()?;
-                    progress.inc(1);
                 }
             }
             speeds.push(Speed::new(load, way, sides.map(Side::sum_up)));
@@ -210,10 +220,7 @@ impl Way {
 
 impl Speed {
     fn new(load: Load, way: Way, [weft, kernel]: [Side; 2]) -> Self {
-        let ratio = weft
-            .mean
-            .zip(kernel.mean)
-            .map(|(weft, kernel)| weft / kernel);
+        let ratio = Ratio::of(&weft.rounds, &kernel.rounds);
         Self {
             load,
             way,
@@ -222,6 +229,17 @@ impl Speed {
             kernel,
             ratio,
         }
+    }
+}
+
+impl Ratio {
+    fn of(weft: &[f64], kernel: &[f64]) -> Option<Self> {
+        let mut ratios: Vec<_> = weft.iter().zip(kernel).map(|(w, k)| w / k).collect();
+        ratios.sort_by(f64::total_cmp);
+        let (&low, &high) = ratios.first().zip(ratios.last())?;
+        let half = ratios.len() / 2;
+        let median = (ratios[half] + ratios[(ratios.len() - 1) / 2]) / 2.0;
+        Some(Self { median, low, high })
     }
 }
 
@@ -237,5 +255,24 @@ impl Side {
         let count = self.rounds.len();
         let mean = (count > 0).then(|| self.rounds.iter().sum::<f64>() / count as f64);
         Self { mean, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_the_middle_of_its_rounds() {
+        let ratio = Ratio::of(&[2.0, 9.0, 4.0], &[1.0, 3.0, 1.0]);
+        let expected = Ratio {
+            median: 3.0,
+            low: 2.0,
+            high: 4.0,
+        };
+        assert_eq!(ratio, Some(expected));
+        let even = Ratio::of(&[1.0, 3.0], &[1.0, 1.0]).expect("two rounds");
+        assert_eq!(even.median, 2.0);
+        assert_eq!(Ratio::of(&[], &[]), None);
     }
 }
