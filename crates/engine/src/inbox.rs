@@ -49,15 +49,16 @@ impl Inbox {
 }
 
 impl Train {
-    /// Where its datagrams lie in the inbox.
+    /// Where its datagrams lie in the inbox. There is at least one, perhaps
+    /// an empty one.
     pub fn datagrams(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
         let (start, end, stride) = (self.start, self.start + self.len, self.stride.max(1));
-        (start..end)
+        (start..end.max(start + 1))
             .step_by(stride)
             .map(move |at| at..end.min(at + stride))
     }
 
     pub fn count(&self) -> u64 {
-        self.len.div_ceil(self.stride.max(1)) as u64
+        self.len.div_ceil(self.stride.max(1)).max(1) as u64
     }
 }
