@@ -49,11 +49,12 @@ impl Inbox {
 }
 
 impl Train {
-    /// Where its datagrams lie in the inbox. One may be empty.
+    /// Where its datagrams lie in the inbox. There is at least one, perhaps
+    /// an empty one.
     pub fn datagrams(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
         let (start, end, stride) = (self.start, self.start + self.len, self.stride.max(1));
-        (0..self.len.div_ceil(stride).max(1))
-            .map(move |place| start + place * stride)
+        (start..end.max(start + 1))
+            .step_by(stride)
             .map(move |at| at..end.min(at + stride))
     }
 

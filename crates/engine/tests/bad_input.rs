@@ -270,6 +270,12 @@ fn vxlan_headers_that_are_wrong() {
         ..good.clone()
     };
     tunnel_loses(&short, "vxlan_truncated", &[]);
+    let empty = Datagrams {
+        bytes: Vec::new(),
+        stride: 1,
+        ..good.clone()
+    };
+    tunnel_loses(&empty, "vxlan_truncated", &[]);
 }
 
 #[test]

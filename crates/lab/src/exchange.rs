@@ -2,8 +2,8 @@
 //! datagrams of chosen sizes there and back.
 
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
 };
 
@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, ensure};
 use nix::{
     errno::Errno,
     getsockopt_impl, libc, setsockopt_impl, sockopt_impl,
-    sys::socket::{setsockopt, sockopt},
+    sys::socket::{getsockopt, setsockopt, sockopt},
 };
 
 use crate::{
@@ -24,6 +24,13 @@ sockopt_impl!(
     Both,
     libc::IPPROTO_IP,
     libc::IP_MTU_DISCOVER,
+    libc::c_int
+);
+sockopt_impl!(
+    PathMtu6,
+    GetOnly,
+    libc::IPPROTO_IPV6,
+    libc::IPV6_MTU,
     libc::c_int
 );
 sockopt_impl!(
@@ -196,13 +203,24 @@ pub fn refused_whole(from: &Pod, to: &Pod, family: Family, size: usize) -> anyho
 
 /// Has the kernel refuse what is larger than the path's MTU.
 pub fn never_fragment(socket: &UdpSocket) -> anyhow::Result<()> {
-    let is_v4 = socket.local_addr()?.is_ipv4();
-    if is_v4 {
-        setsockopt(socket, MtuDiscover4, &libc::IP_PMTUDISC_DO)?;
-    } else {
-        setsockopt(socket, MtuDiscover6, &libc::IPV6_PMTUDISC_DO)?;
+    match socket.local_addr()? {
+        SocketAddr::V4(_) => setsockopt(socket, MtuDiscover4, &libc::IP_PMTUDISC_DO)?,
+        SocketAddr::V6(_) => setsockopt(socket, MtuDiscover6, &libc::IPV6_PMTUDISC_DO)?,
     }
     Ok(())
+}
+
+/// Has the kernel let everybody on the way fragment, which only IPv4 knows.
+pub fn always_fragment(socket: &UdpSocket) -> anyhow::Result<()> {
+    Ok(setsockopt(socket, MtuDiscover4, &libc::IP_PMTUDISC_DONT)?)
+}
+
+/// What the kernel holds for the MTU of a connected socket's path.
+pub fn path_mtu(socket: &UdpSocket) -> anyhow::Result<i32> {
+    Ok(match socket.local_addr()? {
+        SocketAddr::V4(_) => getsockopt(socket, sockopt::IpMtu)?,
+        SocketAddr::V6(_) => getsockopt(socket, PathMtu6)?,
+    })
 }
 
 /// An asking socket that is connected, and the one that answers.
@@ -215,9 +233,4 @@ pub fn sockets(from: &Pod, to: &Pod, family: Family) -> anyhow::Result<(UdpSocke
         socket.set_read_timeout(Some(DEADLINE))?;
     }
     Ok((asking, answering))
-}
-
-/// Whether an error says that nothing came in time.
-pub fn is_silence(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }

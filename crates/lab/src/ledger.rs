@@ -11,7 +11,7 @@ use weft_api::forwarder::{Reply, Request};
 
 use crate::forwarders::Forwarder;
 
-/// All counters of a forwarder at a moment at which its books balance.
+/// All counters of a forwarder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ledger {
     pub values: BTreeMap<String, u64>,
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(30);
 
 impl Ledger {
-    /// Waits for a quiet moment. An error where what came is not what went.
+    /// At a quiet moment, which is waited for. An error where what came is not what went.
     pub fn of(forwarder: &Forwarder) -> anyhow::Result<Self> {
         let until = Instant::now() + PATIENCE;
         let mut before = None;
@@ -40,6 +40,11 @@ impl Ledger {
             before = Some(ledger);
             thread::sleep(QUIET);
         }
+    }
+
+    /// Whatever the moment is like: under load the books are never closed.
+    pub fn now(forwarder: &Forwarder) -> anyhow::Result<Self> {
+        Self::read(forwarder).map(|(ledger, ..)| ledger)
     }
 
     fn read(forwarder: &Forwarder) -> anyhow::Result<(Self, u64, u64)> {

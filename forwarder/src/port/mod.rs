@@ -121,11 +121,17 @@ impl Port {
         self.offloads.tcp
     }
 
-    /// The pod's link was deleted. A packet socket is not told: one has to
-    /// ask.
+    /// The pod's link was deleted. Its queues may not have said so: the
+    /// kernel wakes their reader just before they are detached, and only once.
     pub fn gone(&self) -> bool {
-        let asked = || self.driver == Driver::Veth && veth::unbound(self.queue(0));
-        self.gone.load(Relaxed) || asked()
+        self.gone.load(Relaxed) || self.is_detached(self.queue(0))
+    }
+
+    fn is_detached(&self, fd: BorrowedFd<'_>) -> bool {
+        match self.driver {
+            Driver::Tap | Driver::Basic => tap::is_detached(fd),
+            Driver::Veth => veth::unbound(fd),
+        }
     }
 
     /// Fills the batch with frames from one queue, as far as there are any
@@ -151,12 +157,8 @@ impl Port {
     }
 
     fn failed(&self, fd: BorrowedFd<'_>, error: Errno) -> Left {
-        let gone = match self.driver {
-            // The queue outlived its device (drivers/net/tun.c).
-            Driver::Tap | Driver::Basic => error == Errno::EBADFD,
-            Driver::Veth => error == Errno::ENETDOWN && veth::unbound(fd),
-        };
-        if gone {
+        let may_be = matches!(error, Errno::EBADFD | Errno::ENETDOWN);
+        if may_be && self.is_detached(fd) {
             self.gone.store(true, Relaxed);
             return Left::Gone;
         }
@@ -176,7 +178,10 @@ impl Port {
         } else {
             &frame[vnet::LEN..]
         };
-        write(self.queue(queue), frame).map(drop).map_err(reason)
+        let fd = self.queue(queue);
+        write(fd, frame)
+            .map(drop)
+            .map_err(|error| self.reason(fd, error))
     }
 
     /// Writes one finished frame that stands in two pieces.
@@ -188,7 +193,18 @@ impl Port {
         } else {
             &all[1..]
         };
-        writev(self.queue(queue), pieces).map(drop).map_err(reason)
+        let fd = self.queue(queue);
+        writev(fd, pieces)
+            .map(drop)
+            .map_err(|error| self.reason(fd, error))
+    }
+
+    fn reason(&self, fd: BorrowedFd<'_>, error: Errno) -> DropReason {
+        let is_veth = self.driver == Driver::Veth;
+        match error {
+            Errno::ENOBUFS if is_veth && !veth::has_carrier(fd) => DropReason::PortDown,
+            error => reason(error),
+        }
     }
 }
 

@@ -61,3 +61,8 @@ fn recognise(fd: BorrowedFd<'_>) -> std::io::Result<()> {
         )))
     }
 }
+
+/// Whether the queue outlived its device (drivers/net/tun.c).
+pub fn is_detached(fd: BorrowedFd<'_>) -> bool {
+    sys::tap_flags(fd).is_err_and(|error| error.raw_os_error() == Some(libc::EBADFD))
+}

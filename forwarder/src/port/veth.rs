@@ -63,3 +63,10 @@ fn recognise(queue: &OwnedFd) -> io::Result<()> {
 pub fn unbound(fd: BorrowedFd<'_>) -> bool {
     sys::packet_interface(fd).is_ok_and(|interface| interface == -1)
 }
+
+/// Whether the pod's end is up. To a device whose other end is down the
+/// kernel says the same as to a full one (net/core/dev.c,
+/// `__dev_direct_xmit`).
+pub fn has_carrier(fd: BorrowedFd<'_>) -> bool {
+    sys::link::has_carrier(fd).unwrap_or(false)
+}

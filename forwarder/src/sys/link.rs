@@ -4,8 +4,11 @@
 use std::{
     io,
     mem::zeroed,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
+
+/// linux/ethtool.h.
+const ETHTOOL_GLINK: u32 = 0x0a;
 
 /// The interface's MTU in bytes.
 pub fn mtu(interface: &str) -> io::Result<u16> {
@@ -25,6 +28,20 @@ pub fn raise(interface: &str) -> io::Result<()> {
     // SAFETY: SIOCGIFFLAGS succeeded, so this member is the one it wrote.
     unsafe { request.ifr_ifru.ifru_flags |= up };
     ask(libc::SIOCSIFFLAGS, &mut request)
+}
+
+/// Whether something that is up is at the other end of the interface that a
+/// packet socket is bound to.
+pub fn has_carrier(packet_socket: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: ifreq is plain data, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    request.ifr_ifru.ifru_ifindex = super::packet_interface(packet_socket)?;
+    ask_by(packet_socket, libc::SIOCGIFNAME, &mut request)?;
+    // struct ethtool_value: the command, and room for the answer.
+    let mut value = [ETHTOOL_GLINK, 0];
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    ask_by(packet_socket, libc::SIOCETHTOOL, &mut request)?;
+    Ok(value[1] != 0)
 }
 
 fn request(interface: &str) -> io::Result<libc::ifreq> {
@@ -48,8 +65,17 @@ fn ask(number: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
     }
     // SAFETY: the socket is open and nobody else's.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    ask_by(socket.as_fd(), number, request)
+}
+
+fn ask_by(
+    socket: BorrowedFd<'_>,
+    number: libc::Ioctl,
+    request: &mut libc::ifreq,
+) -> io::Result<()> {
     // SAFETY: the interface ioctls of this file read and write one ifreq,
-    // and `request` is one.
+    // and `request` is one; where it points at data, that is as the ioctl
+    // wants it.
     if unsafe { libc::ioctl(socket.as_raw_fd(), number, request) } < 0 {
         return Err(io::Error::last_os_error());
     }

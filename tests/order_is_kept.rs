@@ -1,0 +1,214 @@
+//! Whatever the number of queues and workers, and whatever is sent beside
+//! it, a flow's packets arrive in the order they were sent and as they were
+//! sent.
+
+use std::{
+    fs,
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use weft_lab::{
+    Attach, Lab, Ledger, Pod, Spec,
+    exchange::{self, Content},
+    probe::{DEADLINE, Family},
+    use_executable,
+};
+use weft_testkit::needs_namespaces;
+
+const LONG: Duration = Duration::from_millis(1500);
+
+#[test]
+fn across_nodes_through_taps() {
+    needs_namespaces!();
+    check(&lab(2, Attach::Tap), "n2p1", "n2p2");
+}
+
+#[test]
+fn across_nodes_through_veths() {
+    needs_namespaces!();
+    check(&lab(2, Attach::Veth), "n2p1", "n2p2");
+}
+
+#[test]
+fn on_one_node() {
+    needs_namespaces!();
+    check(&lab(1, Attach::Tap), "n1p2", "n1p3");
+}
+
+/// Numbered datagrams and TCP streams, all at once and both ways.
+fn check(lab: &Lab, to: &str, or: &str) {
+    let from = lab.pod("n1p1").expect("a pod");
+    let [to, or] = [to, or].map(|name| lab.pod(name).expect("a pod"));
+    pin_workers(lab);
+    let until = Instant::now() + LONG;
+    thread::scope(|scope| {
+        let mut flows = Vec::new();
+        for family in Family::ALL {
+            for (from, to) in [(from, to), (to, from), (from, or), (or, from)] {
+                flows.push(scope.spawn(move || Flow::new(from, to, family).run(until)));
+            }
+        }
+        for (from, to) in [(from, to), (or, from), (from, or)] {
+            scope.spawn(move || {
+                let mut family = Family::ALL.iter().cycle();
+                while Instant::now() < until {
+                    let family = *family.next().expect("endless");
+                    exchange::bulk(from, to, family, 1 << 20).expect("every byte");
+                }
+            });
+        }
+        for flow in flows {
+            let (sent, arrived) = flow.join().expect("in order");
+            assert!(
+                arrived > 100 && arrived * 10 > sent * 9,
+                "of {sent} datagrams {arrived} arrived"
+            );
+        }
+    });
+    for node in &lab.nodes {
+        Ledger::of(node.forwarder.as_ref().expect("a forwarder")).expect("balanced");
+    }
+}
+
+/// Datagrams from one socket to another. Each is of another size and bears
+/// its number, from which the rest of it follows.
+struct Flow {
+    asking: UdpSocket,
+    answering: UdpSocket,
+    largest: usize,
+    arrived: AtomicU64,
+    done: AtomicBool,
+}
+
+/// Datagrams on the way: few enough for every buffer.
+const WINDOW: u64 = 48;
+
+impl Flow {
+    fn new(from: &Pod, to: &Pod, family: Family) -> Self {
+        let (asking, answering) = exchange::sockets(from, to, family).expect("sockets");
+        answering
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .expect("a timeout");
+        Self {
+            asking,
+            answering,
+            largest: 1450 - if family == Family::V4 { 28 } else { 48 },
+            arrived: AtomicU64::new(0),
+            done: AtomicBool::new(false),
+        }
+    }
+
+    /// How many were sent, and how many arrived.
+    fn run(&self, until: Instant) -> (u64, u64) {
+        thread::scope(|scope| {
+            let receiving = scope.spawn(|| self.receive());
+            let mut sent = 0;
+            while Instant::now() < until {
+                sent += 1;
+                self.asking.send(&self.datagram(sent)).expect("sent");
+                self.wait_for_room(sent);
+            }
+            self.done.store(true, Relaxed);
+            let arrived = receiving.join().expect("in order");
+            (sent, arrived)
+        })
+    }
+
+    /// Goes on after a while: what is lost makes no room.
+    fn wait_for_room(&self, sent: u64) {
+        let until = Instant::now() + Duration::from_millis(20);
+        while sent - self.arrived.load(Relaxed) >= WINDOW && Instant::now() < until {
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn receive(&self) -> u64 {
+        let (mut bytes, mut count, mut newest) = ([0; 2048], 0, 0);
+        let until = Instant::now() + LONG + DEADLINE;
+        while Instant::now() < until {
+            // The order matters: what was sent before the end is still read.
+            let last = self.done.load(Relaxed);
+            let Ok(len) = self.answering.recv(&mut bytes) else {
+                if last {
+                    break;
+                }
+                continue;
+            };
+            let number = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
+            assert!(number > newest, "{number} came after {newest}");
+            assert!(
+                bytes[..len] == *self.datagram(number),
+                "{number} came changed"
+            );
+            newest = number;
+            count += 1;
+            self.arrived.store(number, Relaxed);
+        }
+        count
+    }
+
+    /// Mostly full, as streams are, with smaller ones in between.
+    fn datagram(&self, number: u64) -> Vec<u8> {
+        let full = number % 8 < 5;
+        let spread = usize::try_from(number.wrapping_mul(0x9e37_79b9) % 1400).expect("small");
+        let size = if full {
+            self.largest
+        } else {
+            8 + spread % (self.largest - 8)
+        };
+        let mut bytes = vec![0; size];
+        Content::new(number).fill(&mut bytes);
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        bytes
+    }
+}
+
+fn lab(nodes: usize, attach: Attach) -> Lab {
+    use_executable(env!("CARGO_BIN_EXE_weft"));
+    Lab::up(&Spec {
+        nodes,
+        pods: 3,
+        attach,
+        workers: Some(2),
+        ..Spec::default()
+    })
+    .expect("a lab")
+}
+
+/// Keeps each worker on one processor. A thread that moves between two sends
+/// leaves packets in the queues of both, and a veth between nodes has no more
+/// order than that (net/core/dev.c, `enqueue_to_backlog`).
+fn pin_workers(lab: &Lab) {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("allowed processors");
+    let processors: Vec<_> = (0..CpuSet::count())
+        .filter(|&number| allowed.is_set(number).expect("within its size"))
+        .collect();
+    for node in &lab.nodes {
+        let pid = node.forwarder.as_ref().expect("a forwarder").pid();
+        let mut workers = 0;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))
+            .expect("procfs")
+            .flatten()
+        {
+            let name = fs::read_to_string(task.path().join("comm")).expect("procfs");
+            let Some(number) = name.trim().strip_prefix("weft-worker-") else {
+                continue;
+            };
+            let number: usize = number.parse().expect("a number");
+            let task = task.file_name().to_str().and_then(|id| id.parse().ok());
+            let mut one = CpuSet::new();
+            one.set(processors[number % processors.len()])
+                .expect("within its size");
+            sched_setaffinity(Pid::from_raw(task.expect("an id")), &one).expect("pinned");
+            workers += 1;
+        }
+        assert_eq!(workers, 2);
+    }
+}
