@@ -61,6 +61,7 @@ pub fn attached(client: &mut Client, line: &str, pod: &Pod) {
 
 #[test]
 fn a_port_is_adopted_listed_and_let_go() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     client.ok(r#"{"op":"list"}"#);
@@ -86,6 +87,7 @@ fn a_port_is_adopted_listed_and_let_go() {
 
 #[test]
 fn what_another_port_has_is_refused() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     let first = pod(1);
@@ -108,6 +110,7 @@ fn what_another_port_has_is_refused() {
 
 #[test]
 fn fds_that_are_no_queues_are_refused() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     client.ok(r#"{"op":"list"}"#);
@@ -178,6 +181,7 @@ fn fds_where_none_belong_are_closed_and_told() {
 
 #[test]
 fn pipelined_attaches_get_their_own_fds() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     let pods: Vec<Pod> = (1..=4).map(pod).collect();
@@ -201,6 +205,7 @@ fn pipelined_attaches_get_their_own_fds() {
 
 #[test]
 fn a_port_whose_link_is_deleted_is_shown_as_gone() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     let pod = pod(1);
