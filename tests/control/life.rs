@@ -3,9 +3,9 @@
 use std::{
     fs::{self, Permissions},
     os::unix::{fs::PermissionsExt, net::UnixStream},
-    process::Output,
+    process::{Output, Stdio},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use weft_api::forwarder::{Code, Reply};
@@ -44,6 +44,32 @@ fn a_second_forwarder_does_not_take_the_socket() {
         .output()
         .expect("run");
     refused(&second, "another forwarder listens there");
+    server.client().ok(r#"{"op":"status"}"#);
+}
+
+#[test]
+fn a_second_forwarder_does_not_share_the_uplink() {
+    let config = "node = 'n1'\n[uplink]\naddresses = ['127.81.0.11']\n";
+    let server = Server::with_config(config);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("forwarder.toml");
+    fs::write(&file, config).expect("write");
+    let mut second = command()
+        .args(["--control".as_ref(), folder.path().join("c").as_os_str()])
+        .args(["--config".as_ref(), file.as_os_str()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start");
+    // Were it to serve, it would not end by itself.
+    let until = Instant::now() + LIMIT;
+    while second.try_wait().expect("wait").is_none() {
+        if Instant::now() > until {
+            second.kill().expect("it runs");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let said = second.wait_with_output().expect("ended");
+    refused(&said, "UDP port 4789 on 127.81.0.11 is taken");
     server.client().ok(r#"{"op":"status"}"#);
 }
 
