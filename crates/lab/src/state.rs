@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use nix::unistd::{AccessFlags, Uid, access, geteuid};
 use serde::{Deserialize, Serialize};
+use weft_cni::netns::Netns;
 
 use crate::{
     lab::{Lab, Node},
@@ -33,6 +34,17 @@ pub struct State {
     pub rootless: bool,
     /// Empty until the lab is up.
     pub nodes: Vec<NodeState>,
+    /// Of all nodes and pods.
+    pub namespaces: Vec<NamespaceState>,
+}
+
+/// By what a namespace is known from outside.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct NamespaceState {
+    /// Its own while the lab holds it.
+    pub inode: u64,
+    /// Its own for ever.
+    pub cookie: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,6 +73,7 @@ impl State {
             keeper,
             rootless,
             nodes: Vec::new(),
+            namespaces: Vec::new(),
         })
     }
 
@@ -88,7 +101,16 @@ impl State {
             .enumerate()
             .map(node_state)
             .collect::<Result<_, _>>()?;
-        Ok(Self { nodes, ..self })
+        let held = lab.nodes.iter().map(|node| &node.netns);
+        let namespaces = held
+            .chain(lab.pods.iter().map(|pod| &pod.netns))
+            .map(NamespaceState::of)
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            nodes,
+            namespaces,
+            ..self
+        })
     }
 
     /// The environment entry that every process started in the lab has. It
@@ -135,6 +157,15 @@ impl State {
         fs::write(&fresh, serde_json::to_vec_pretty(self)?)
             .and_then(|()| fs::rename(&fresh, &path))
             .with_context(|| format!("write {path:?}"))
+    }
+}
+
+impl NamespaceState {
+    fn of(netns: &Netns) -> io::Result<Self> {
+        Ok(Self {
+            inode: netns.inode()?,
+            cookie: netns.cookie(),
+        })
     }
 }
 
