@@ -1,7 +1,7 @@
 //! Ports come and go, with real devices and with fds that are none.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::Instant,
 };
 
@@ -147,6 +147,28 @@ fn fds_that_are_no_queues_are_refused() {
     assert_eq!(server.open_fds(), fds, "every fd is closed");
     assert_eq!(server.list(), []);
 }
+
+#[test]
+fn a_refused_queue_leaves_the_others_device_as_it_was() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let mut client = server.client();
+    let pod = pod(1);
+    let queue = pod.fds()[0];
+    // struct virtio_net_hdr with num_buffers, which the forwarder never sets.
+    let theirs = 12;
+    // SAFETY: the fd is open and the pointer is to a whole int.
+    unsafe { set_header_size(queue.as_raw_fd(), &theirs) }.expect("a tap");
+    client.pass(&request("n1p1", 1), &[queue, plain_file().as_fd()]);
+    assert_eq!(client.refusal(), Code::Descriptor);
+    let mut found = 0;
+    // SAFETY: as above.
+    unsafe { header_size(queue.as_raw_fd(), &mut found) }.expect("a tap");
+    assert_eq!(found, theirs);
+}
+
+nix::ioctl_write_ptr_bad!(set_header_size, libc::TUNSETVNETHDRSZ, libc::c_int);
+nix::ioctl_read_bad!(header_size, libc::TUNGETVNETHDRSZ, libc::c_int);
 
 #[test]
 fn fds_where_none_belong_are_closed_and_told() {
