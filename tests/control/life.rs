@@ -117,6 +117,22 @@ fn a_wrong_configuration_is_told_by_its_key() {
 }
 
 #[test]
+fn a_cause_is_told_once_and_before_the_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = command()
+        .arg("--control")
+        .arg(folder.path().join("control.sock"))
+        .arg("--config")
+        .arg(folder.path().join("absent.toml"))
+        .output()
+        .expect("run");
+    refused(&run, "absent.toml: No such file or directory");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(said.matches("No such file").count(), 1, "{said}");
+    assert!(said.trim_end().ends_with("leave --config out"), "{said}");
+}
+
+#[test]
 fn no_thread_of_it_keeps_a_capability() {
     let server = Server::start();
     server.client().ok(r#"{"op":"status"}"#);

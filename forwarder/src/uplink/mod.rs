@@ -43,11 +43,11 @@ pub enum UplinkError {
          stop that or choose another port"
     )]
     Taken { address: IpAddr, port: u16 },
-    #[error("open a UDP socket on {address} port {port}: {source}; is the address this node's?")]
+    #[error("open a UDP socket on {address} port {port}: {error}; is the address this node's?")]
     Open {
         address: IpAddr,
         port: u16,
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -82,12 +82,12 @@ enum Sharing {
 }
 
 fn bound(address: IpAddr, port: u16, sharing: Sharing) -> Result<OwnedFd, UplinkError> {
-    try_open(address, port, sharing).map_err(|source| match source.raw_os_error() {
+    try_open(address, port, sharing).map_err(|error| match error.raw_os_error() {
         Some(libc::EADDRINUSE) => UplinkError::Taken { address, port },
         _ => UplinkError::Open {
             address,
             port,
-            source,
+            error,
         },
     })
 }
