@@ -169,6 +169,8 @@ pub enum Code {
     Descriptor,
     /// The caller may not do this.
     Forbidden,
+    /// All places for clients are in use.
+    Busy,
     /// A fault inside the forwarder or of the kernel.
     Internal,
 }

@@ -51,17 +51,17 @@ pub enum PortError {
         expected: &'static str,
         found: usize,
     },
-    #[error("fd {place} is no {expected}: {source}")]
+    #[error("fd {place} is no {expected}: {error}")]
     NotThis {
         place: usize,
         expected: &'static str,
-        source: io::Error,
+        error: io::Error,
     },
-    #[error("fd {place}: {what}: {source}")]
+    #[error("fd {place}: {what}: {error}")]
     Setup {
         place: usize,
         what: &'static str,
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -85,11 +85,7 @@ impl Port {
         };
         for (place, queue) in queues.iter().enumerate() {
             let what = "make it non-blocking";
-            non_blocking(queue).map_err(|source| PortError::Setup {
-                place,
-                what,
-                source,
-            })?;
+            non_blocking(queue).map_err(|error| PortError::Setup { place, what, error })?;
         }
         Ok(Self {
             driver,
