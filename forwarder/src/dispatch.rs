@@ -7,12 +7,11 @@ use weft_engine::{Batch, Counters, DropReason, Outbox, PortId, Runs, Verdict, se
 use weft_wire::{Ethernet, VnetHeader, checksum, parse, vnet, vxlan};
 use zerocopy::IntoBytes;
 
-use crate::{port::Port, tables::Tables, uplink::Sender};
+use crate::{port::Port, steer::Steering, tables::Tables, uplink::Sender};
 
 #[derive(Debug)]
 pub struct Dispatch {
-    /// The worker's place; picks the queue that it writes to.
-    index: usize,
+    steering: Steering,
     counters: Arc<Counters>,
     sender: Arc<Sender>,
     outbox: Outbox,
@@ -20,9 +19,14 @@ pub struct Dispatch {
 
 impl Dispatch {
     /// `spread` is the number of sockets that flows are spread over.
-    pub fn new(index: usize, counters: Arc<Counters>, sender: Arc<Sender>, spread: u16) -> Self {
+    pub fn new(
+        steering: Steering,
+        counters: Arc<Counters>,
+        sender: Arc<Sender>,
+        spread: u16,
+    ) -> Self {
         Self {
-            index,
+            steering,
             counters,
             sender,
             outbox: Outbox::new(spread),
@@ -37,7 +41,8 @@ impl Dispatch {
             match frame.verdict {
                 Verdict::Deliver(id) => {
                     let port = tables.port(id).ok_or(DropReason::PortDown);
-                    let written = port.and_then(|port| deliver(port, self.index, batch, place));
+                    let written =
+                        port.and_then(|port| deliver(port, self.queue(id, port), batch, place));
                     self.count(tables, id, frame.packets, frame.len, written);
                 }
                 Verdict::Tunnel(tunnel) => {
@@ -57,9 +62,13 @@ impl Dispatch {
     pub fn runs(&self, tables: &Tables, runs: &Runs) {
         for run in runs.runs() {
             let port = tables.port(run.port).ok_or(DropReason::PortDown);
-            let written = port.and_then(|port| port.send(self.index, &run.bytes));
+            let written = port.and_then(|port| port.send(self.queue(run.port, port), &run.bytes));
             self.count(tables, run.port, run.packets, run.inner, written);
         }
+    }
+
+    fn queue(&self, id: PortId, port: &Port) -> usize {
+        self.steering.writes(usize::from(id.0), port.queues())
     }
 
     fn flush(&self, tables: &Tables) {
