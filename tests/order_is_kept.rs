@@ -52,7 +52,10 @@ fn check(lab: &Lab, to: &str, or: &str) {
         let mut flows = Vec::new();
         for family in Family::ALL {
             for (from, to) in [(from, to), (to, from), (from, or), (or, from)] {
-                flows.push(scope.spawn(move || Flow::new(from, to, family).run(until)));
+                for both_ways in [false, true] {
+                    let flow = Flow::new(from, to, family, both_ways);
+                    flows.push(scope.spawn(move || flow.run(until)));
+                }
             }
         }
         for (from, to) in [(from, to), (or, from), (from, or)] {
@@ -82,6 +85,8 @@ fn check(lab: &Lab, to: &str, or: &str) {
 struct Flow {
     asking: UdpSocket,
     answering: UdpSocket,
+    /// Whether each datagram is answered.
+    both_ways: bool,
     largest: usize,
     arrived: AtomicU64,
     done: AtomicBool,
@@ -91,14 +96,16 @@ struct Flow {
 const WINDOW: u64 = 48;
 
 impl Flow {
-    fn new(from: &Pod, to: &Pod, family: Family) -> Self {
+    fn new(from: &Pod, to: &Pod, family: Family, both_ways: bool) -> Self {
         let (asking, answering) = exchange::sockets(from, to, family).expect("sockets");
         answering
             .set_read_timeout(Some(Duration::from_millis(50)))
             .expect("a timeout");
+        asking.set_nonblocking(true).expect("non-blocking");
         Self {
             asking,
             answering,
+            both_ways,
             largest: 1450 - if family == Family::V4 { 28 } else { 48 },
             arrived: AtomicU64::new(0),
             done: AtomicBool::new(false),
@@ -109,16 +116,37 @@ impl Flow {
     fn run(&self, until: Instant) -> (u64, u64) {
         thread::scope(|scope| {
             let receiving = scope.spawn(|| self.receive());
-            let mut sent = 0;
+            let (mut sent, mut answered) = (0, 0);
+            if self.both_ways {
+                sent = 1;
+                answered = self.shake_hands();
+            }
             while Instant::now() < until {
                 sent += 1;
                 self.asking.send(&self.datagram(sent)).expect("sent");
                 self.wait_for_room(sent);
+                answered = self.read_answers(answered);
             }
             self.done.store(true, Relaxed);
             let arrived = receiving.join().expect("in order");
             (sent, arrived)
         })
+    }
+
+    /// The first of a flow waits until it is answered, as most protocols do.
+    /// With the answer the flow comes to the queue that both ways share from
+    /// then on.
+    fn shake_hands(&self) -> u64 {
+        self.asking.send(&self.datagram(1)).expect("sent");
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let answered = self.read_answers(0);
+            if answered == 1 {
+                return answered;
+            }
+            assert!(Instant::now() < until, "no answer");
+            thread::sleep(Duration::from_micros(200));
+        }
     }
 
     /// Goes on after a while: what is lost makes no room.
@@ -129,13 +157,23 @@ impl Flow {
         }
     }
 
+    fn read_answers(&self, mut newest: u64) -> u64 {
+        let mut bytes = [0; 8];
+        while let Ok(8) = self.asking.recv(&mut bytes) {
+            let number = u64::from_le_bytes(bytes);
+            assert!(number > newest, "answer {number} came after {newest}");
+            newest = number;
+        }
+        newest
+    }
+
     fn receive(&self) -> u64 {
         let (mut bytes, mut count, mut newest) = ([0; 2048], 0, 0);
         let until = Instant::now() + LONG + DEADLINE;
         while Instant::now() < until {
             // The order matters: what was sent before the end is still read.
             let last = self.done.load(Relaxed);
-            let Ok(len) = self.answering.recv(&mut bytes) else {
+            let Ok((len, asking)) = self.answering.recv_from(&mut bytes) else {
                 if last {
                     break;
                 }
@@ -149,6 +187,10 @@ impl Flow {
             );
             newest = number;
             count += 1;
+            if self.both_ways {
+                let answer = self.answering.send_to(&bytes[..8], asking);
+                answer.expect("answered");
+            }
             self.arrived.store(number, Relaxed);
         }
         count

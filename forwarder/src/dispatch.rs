@@ -9,12 +9,11 @@ use weft_engine::{
 };
 use weft_wire::{Ethernet, checksum, parse, vnet, vxlan};
 
-use crate::{port::Port, tables::Tables, uplink::Sender};
+use crate::{port::Port, steer::Steering, tables::Tables, uplink::Sender};
 
 #[derive(Debug)]
 pub struct Dispatch {
-    /// The worker's place; picks the queue that it writes to.
-    index: usize,
+    steering: Steering,
     counters: Arc<Counters>,
     sender: Arc<Sender>,
     outbox: Outbox,
@@ -22,9 +21,14 @@ pub struct Dispatch {
 
 impl Dispatch {
     /// `spread` is the number of sockets that flows are spread over.
-    pub fn new(index: usize, counters: Arc<Counters>, sender: Arc<Sender>, spread: u16) -> Self {
+    pub fn new(
+        steering: Steering,
+        counters: Arc<Counters>,
+        sender: Arc<Sender>,
+        spread: u16,
+    ) -> Self {
         Self {
-            index,
+            steering,
             counters,
             sender,
             outbox: Outbox::new(spread),
@@ -39,7 +43,7 @@ impl Dispatch {
             match frame.verdict {
                 Verdict::Deliver(id) => {
                     let written = match tables.port(id) {
-                        Some(port) => deliver(port, self.index, batch, place),
+                        Some(port) => deliver(port, self.queue(id, port), batch, place),
                         None => Written::lost(DropReason::PortDown, frame.packets),
                     };
                     self.count(tables, id, frame.len, &written);
@@ -64,10 +68,14 @@ impl Dispatch {
             let mut written = Written::default();
             written.take(
                 run.packets,
-                port.and_then(|port| port.send(self.index, &run.bytes)),
+                port.and_then(|port| port.send(self.queue(run.port, port), &run.bytes)),
             );
             self.count(tables, run.port, run.inner, &written);
         }
+    }
+
+    fn queue(&self, id: PortId, port: &Port) -> usize {
+        self.steering.writes(usize::from(id.0), port.queues())
     }
 
     fn flush(&self, tables: &Tables) {

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod port;
 pub mod probe;
 pub mod publish;
+pub mod steer;
 mod sys;
 pub mod tables;
 pub mod uplink;

@@ -15,6 +15,7 @@ use weft_engine::{Batch, Counters, Engine, Inbox, PortId, Runs, Scene, batch::SL
 use crate::{
     dispatch::Dispatch,
     port::{Left, Port},
+    steer::Steering,
     tables::Tables,
     uplink::{Receiver, receive::TRAINS},
     workers::Shared,
@@ -29,7 +30,7 @@ const REPLIES: usize = 2 * SLOT;
 
 #[derive(Debug)]
 pub struct Worker {
-    index: usize,
+    steering: Steering,
     shared: Arc<Shared>,
     poll: Poll,
     tables: Arc<Tables>,
@@ -80,7 +81,7 @@ impl Source {
 
 impl Worker {
     pub fn new(
-        index: usize,
+        steering: Steering,
         shared: Arc<Shared>,
         poll: Poll,
         receiver: Receiver,
@@ -93,12 +94,12 @@ impl Worker {
                 .register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         }
         let tables = shared.tables.load_full();
-        register(poll.registry(), index, shared.count, &tables, None);
+        register(poll.registry(), steering, &tables, None);
         Ok(Self {
-            index,
+            steering,
             poll,
             tables,
-            counters: Arc::clone(&shared.counters[index]),
+            counters: Arc::clone(&shared.counters[steering.index]),
             receiver,
             dispatch,
             engine: Engine::new(shared.seed),
@@ -156,14 +157,13 @@ impl Worker {
         let new = self.shared.tables.load_full();
         register(
             self.poll.registry(),
-            self.index,
-            self.shared.count,
+            self.steering,
             &new,
             Some(&self.tables),
         );
         self.tables = new;
         self.shared
-            .acknowledge(self.index, self.tables.snapshot.epoch);
+            .acknowledge(self.steering.index, self.tables.snapshot.epoch);
     }
 
     fn serve_queue(&mut self, place: usize, queue: usize) -> bool {
@@ -227,13 +227,13 @@ impl Worker {
 
 /// Registers the queues this worker reads that are new, and lets go of those
 /// of ports that are gone.
-fn register(registry: &Registry, index: usize, workers: usize, new: &Tables, old: Option<&Tables>) {
+fn register(registry: &Registry, steering: Steering, new: &Tables, old: Option<&Tables>) {
     let same = |place: usize, port: &Arc<Port>, other: Option<&Tables>| {
         let other = other.and_then(|tables| tables.ports.get(place)?.as_ref());
         other.is_some_and(|other| Arc::ptr_eq(port, other))
     };
     let own = move |place: usize, port: &Port| {
-        (0..port.queues()).filter(move |queue| (place + queue) % workers == index)
+        (0..port.queues()).filter(move |&queue| steering.reads(place, queue))
     };
     for (place, port) in old.into_iter().flat_map(Tables::each) {
         if !same(place, port, Some(new)) {

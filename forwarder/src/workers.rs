@@ -18,6 +18,7 @@ use weft_engine::{Counters, Epoch};
 use crate::{
     confine::confine,
     dispatch::Dispatch,
+    steer::Steering,
     tables::Tables,
     uplink::{Receiver, Sender, UplinkConfig, UplinkError},
     worker::Worker,
@@ -116,8 +117,12 @@ impl Workers {
         self.wakers
             .push(Waker::new(poll.registry(), Worker::token())?);
         let counters = Arc::clone(&self.shared.counters[index]);
-        let dispatch = Dispatch::new(index, counters, Arc::clone(&self.sender), spread);
-        let worker = Worker::new(index, Arc::clone(&self.shared), poll, receiver, dispatch)?;
+        let steering = Steering {
+            index,
+            workers: self.shared.count,
+        };
+        let dispatch = Dispatch::new(steering, counters, Arc::clone(&self.sender), spread);
+        let worker = Worker::new(steering, Arc::clone(&self.shared), poll, receiver, dispatch)?;
         let name = format!("weft-worker-{index}");
         let shared = Arc::clone(&self.shared);
         let run = move || {
