@@ -156,10 +156,9 @@ fn encaps(c: &mut Criterion) {
                 |batch| {
                     outbox.clear();
                     for place in 0..batch.len() {
-                        let (frame, bytes) = batch.frame_mut(place);
-                        let vnet = frame.vnet;
+                        let (&mut frame, bytes) = batch.frame_mut(place);
                         outbox
-                            .push(bytes, &vnet, tunnel, 4096)
+                            .push(&frame, bytes, tunnel, 4096)
                             .expect("sound frames");
                     }
                     black_box(outbox.sends().len())

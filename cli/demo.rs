@@ -60,6 +60,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         seconds > 0.0 && seconds <= 3600.0,
         "{seconds} seconds: measure for more than 0 and at most 3600"
     );
+    ensure!(
+        nodes.saturating_mul(pods) != 1,
+        "one pod has nobody to ask: give at least 2 pods in all, as --nodes 2 or --pods 2"
+    );
     if userns::needed()? {
         userns::enter()?;
     }

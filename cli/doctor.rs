@@ -2,13 +2,14 @@
 //! something that weft cannot do without has failed.
 
 use std::{
-    io::Write,
     os::unix::process::CommandExt,
     process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::{Context, anyhow};
 use weft_forwarder::probe::{Check, Probe, State, check_system};
+
+use crate::output::{show, show_json};
 
 /// Say what this kernel and this user may do, and how to get more.
 #[derive(Debug, clap::Args)]
@@ -41,12 +42,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             )]
         }));
     }
-    let mut out = std::io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &checks)?;
-        writeln!(out)?;
+        show_json(&checks)?;
     } else {
-        out.write_all(page(&checks).as_bytes())?;
+        show(&page(&checks))?;
     }
     let failed = checks.iter().any(|check| check.state == State::Fail);
     Ok(if failed {
@@ -95,14 +94,14 @@ fn page(checks: &[Check]) -> String {
     }
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let (ok, warned, failed) = (count(State::Ok), count(State::Warn), count(State::Fail));
-    page += &format!("\n{ok} ok, {warned} with less than weft could use, {failed} failed\n");
+    page += &format!("\n{ok} ok, {warned} to warn of, {failed} failed\n");
     page
 }
 
 fn word(state: State) -> &'static str {
     match state {
         State::Ok => "ok",
-        State::Warn => "less",
+        State::Warn => "warn",
         State::Fail => "FAIL",
     }
 }
@@ -128,7 +127,7 @@ mod tests {
             page,
             "ok    thing  found\n\
              FAIL  thing  found\n             so: it is broken\n             do: mend it\n\
-             \n1 ok, 0 with less than weft could use, 1 failed\n"
+             \n1 ok, 0 to warn of, 1 failed\n"
         );
     }
 }

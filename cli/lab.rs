@@ -178,7 +178,7 @@ fn summary(status: &Status) -> String {
 }
 
 fn places(state: &State, forwarder: impl Fn(usize) -> &'static str) -> Table {
-    let mut table = table(&["NODE", "UNDERLAY", "FORWARDER", "POD", "ADDRESSES"]);
+    let mut table = table(&["node", "underlay", "forwarder", "pod", "addresses"]);
     for (at, node) in state.nodes.iter().enumerate() {
         let underlay = node
             .plan

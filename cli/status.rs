@@ -99,7 +99,7 @@ fn head(status: &Status) -> String {
         )
     };
     format!(
-        "node    {}: weft {}, process {}, {}, tables {}\nuplink  {uplink}\ncarries {}, {}\n",
+        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\ncarries {}, {}\n",
         status.node,
         status.version,
         status.pid,
@@ -221,7 +221,7 @@ mod tests {
     fn a_page_shows_each_part() {
         let page = page(&report());
         for part in [
-            "node    n1: weft 0.1.0, process 7, 2 workers, tables 3\n",
+            "node    n1: weft 0.1.0, process 7, 2 workers, epoch 3\n",
             "uplink  192.0.2.1 port 4789, VNI 4096, GSO on, GRO off\n",
             "carries 1 port, 1 peer\n",
             "10.1.0.1, fd00::1",

@@ -41,3 +41,8 @@ fn vxlan() {
 fn gateway() {
     replay("gateway", fuzz::gateway);
 }
+
+#[test]
+fn way() {
+    replay("way", fuzz::way);
+}

@@ -73,7 +73,7 @@ fn people_get_a_table_and_no_progress_in_a_pipe() {
         page.contains("20 of 20 questions between pods answered"),
         "{page}"
     );
-    assert!(page.contains("LOAD"), "{page}");
+    assert!(page.contains("load "), "{page}");
     assert!(
         !page.contains("across nodes"),
         "one node has no other: {page}"
@@ -85,10 +85,11 @@ fn people_get_a_table_and_no_progress_in_a_pipe() {
 fn what_cannot_be_shown_is_refused() {
     let files = tempfile::tempdir().expect("a directory");
     for bad in [
-        ["--nodes", "0"],
-        ["--pods", "999"],
-        ["--seconds", "0"],
-        ["--seconds", "NaN"],
+        &["--nodes", "0"][..],
+        &["--pods", "999"],
+        &["--seconds", "0"],
+        &["--seconds", "NaN"],
+        &["--nodes", "1", "--pods", "1"],
     ] {
         let demo = demo(files.path()).args(bad).output().expect("weft runs");
         assert_eq!(demo.status.code(), Some(1), "{bad:?}");
@@ -131,9 +132,9 @@ fn is_empty(dir: &Path) -> bool {
 }
 
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(60);
     while !is_so() {
-        assert!(Instant::now() < until, "not in 10 s: {what}");
+        assert!(Instant::now() < until, "not in 60 s: {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -54,6 +54,7 @@ fn every_finding_that_is_not_fine_has_a_consequence_and_a_remedy() {
 
 #[test]
 fn a_taken_port_is_found_in_the_namespace_it_is_taken_in() {
+    weft_testkit::needs_namespaces!();
     let netns = Netns::make("a node").expect("a network namespace: root, or unshare -Urn");
     let output = netns
         .run(|| {

@@ -180,7 +180,8 @@ fn bad_datagrams(lab: &Lab) -> Vec<Bad> {
                 "UDP to the node itself",
                 "gateway_unserved",
                 toward(to.tunnel[at]),
-            ),
+            )
+            .told(),
             bad("no hops left", "hop_limit", around(good(family).ttl(1))).told(),
             bad(
                 "larger than the link",

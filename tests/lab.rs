@@ -141,6 +141,28 @@ fn nothing_stays_after_the_keeper_was_killed() {
 }
 
 #[test]
+fn a_guest_that_forgot_where_it_is_from_is_ended_too() {
+    let sleep = "setsid sleep 601 >/dev/null 2>&1 & echo $!";
+    for keeper_is_killed in [false, true] {
+        let lab = TestLab::up(&["--nodes", "1", "--pods", "1"]);
+        let (keeper, _) = lab.processes();
+        let namespaces = lab.namespaces();
+        let guest = lab.exec("n1p1", &["env", "-i", "sh", "-c", sleep]);
+        let guest = Pid::from_raw(guest.trim().parse().expect("a pid"));
+        // An ordinary user cannot look into a namespace whose keeper is gone.
+        if keeper_is_killed && geteuid().is_root() {
+            kill(keeper, Signal::SIGKILL).expect("killed");
+            eventually("only the guest is left", || {
+                users_of(&namespaces).len() == 1
+            });
+        }
+        lab.down();
+        assert!(!runs(guest));
+        assert_eq!(users_of(&namespaces), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
 fn nothing_stays_after_a_forwarder_was_killed() {
     let lab = TestLab::up(&[]);
     let (_, forwarders) = lab.processes();

@@ -133,7 +133,7 @@ impl Report {
 
 fn speeds(speeds: &[Speed]) -> Table {
     let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-    let heads = ["LOAD", "PATH", "WEFT", "KERNEL", "UNIT", "WEFT / KERNEL"];
+    let heads = ["load", "path", "weft", "kernel", "unit", "weft / kernel"];
     let mut table = table(&heads);
     for speed in speeds {
         let ratio = speed

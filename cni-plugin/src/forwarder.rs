@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+};
 use weft_api::{
     forwarder::{Answer, Attach, Error as Refusal, Reply, Request},
     framing::{self, Line, Lines},
@@ -25,7 +27,7 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("connect to the forwarder at {path:?}: {error}; is weft-forwarder running?")]
+    #[error("connect to the forwarder at {path:?}: {error}; {}", remedy(.error))]
     Connect { path: PathBuf, error: io::Error },
     #[error("speak with the forwarder at {path:?}: {error}")]
     Speak { path: PathBuf, error: io::Error },
@@ -35,9 +37,21 @@ pub enum ClientError {
     HungUp { path: PathBuf },
     #[error("the forwarder at {path:?} answered {what}; do both have the same version?")]
     Confused { path: PathBuf, what: String },
+    #[error("the exchange with the forwarder at {path:?} failed before; connect anew")]
+    Broken { path: PathBuf },
     /// The forwarder's own words.
     #[error("the forwarder refused: {0}")]
     Refused(Refusal),
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run as root or as the forwarder's user, or see control.uids and control.mode \
+             in its configuration"
+        }
+        _ => "is weft-forwarder running?",
+    }
 }
 
 #[derive(Debug)]
@@ -46,24 +60,39 @@ pub struct Client {
     stream: UnixStream,
     lines: Lines,
     deadline: Duration,
+    /// An answer is missing: the next to come would be that one.
+    broken: bool,
 }
 
 impl Client {
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|error| ClientError::Connect {
-            path: path.to_owned(),
-            error,
+        Self::connect_within(path, DEADLINE)
+    }
+
+    /// A client whose connection and whose answers take no longer than that.
+    pub fn connect_within(path: &Path, deadline: Duration) -> Result<Self, ClientError> {
+        let stream = connected(path, deadline).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => ClientError::Deadline {
+                path: path.to_owned(),
+                deadline,
+            },
+            _ => ClientError::Connect {
+                path: path.to_owned(),
+                error,
+            },
         })?;
         Ok(Self {
             path: path.to_owned(),
             stream,
             lines: Lines::new(ANSWER_MAX),
-            deadline: DEADLINE,
+            deadline,
+            broken: false,
         })
     }
 
-    pub fn with_deadline(self, deadline: Duration) -> Self {
-        Self { deadline, ..self }
+    /// One more connection to the same forwarder.
+    pub fn again(&self) -> Result<Self, ClientError> {
+        Self::connect_within(&self.path, self.deadline)
     }
 
     pub fn request(&mut self, request: &Request) -> Result<Reply, ClientError> {
@@ -81,10 +110,25 @@ impl Client {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Reply, ClientError> {
-        let until = Instant::now() + self.deadline;
+        if self.broken {
+            return Err(ClientError::Broken {
+                path: self.path.clone(),
+            });
+        }
         let line = framing::encode(request).map_err(|error| self.failed(error.into()))?;
-        self.send(&line, fds, until)?;
-        let answer = self.receive(until)?;
+        let reply = self.reply(&line, fds);
+        self.broken = !matches!(reply, Ok(_) | Err(ClientError::Refused(_)));
+        reply
+    }
+
+    fn reply(&mut self, line: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Reply, ClientError> {
+        let until = Instant::now() + self.deadline;
+        let answer = match self.send(line, fds, until) {
+            // A forwarder that turns a client away says why, and hangs up
+            // without having read anything.
+            Err(error @ ClientError::HungUp { .. }) => self.receive(until).map_err(|_| error)?,
+            sent => sent.and_then(|()| self.receive(until))?,
+        };
         match serde_json::from_slice(&answer) {
             Ok(Answer::Ok(reply)) => Ok(reply),
             Ok(Answer::Error(refusal)) => Err(ClientError::Refused(refusal)),
@@ -168,7 +212,7 @@ impl Client {
     fn failed(&self, error: io::Error) -> ClientError {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => self.late(),
-            io::ErrorKind::BrokenPipe => ClientError::HungUp {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::HungUp {
                 path: self.path.clone(),
             },
             _ => ClientError::Speak {
@@ -177,4 +221,19 @@ impl Client {
             },
         }
     }
+}
+
+/// connect(2) waits while the listener's queue is full, for as long as the
+/// socket may send.
+fn connected(path: &Path, deadline: Duration) -> io::Result<UnixStream> {
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let stream = UnixStream::from(socket);
+    stream.set_write_timeout(Some(deadline))?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(stream)
 }

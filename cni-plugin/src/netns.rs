@@ -9,7 +9,10 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-        unix::fs::OpenOptionsExt,
+        unix::{
+            fs::{MetadataExt, OpenOptionsExt},
+            net::UnixDatagram,
+        },
     },
     path::{Path, PathBuf},
     thread,
@@ -19,6 +22,8 @@ use nix::{
     errno::Errno,
     sched::{self, CloneFlags},
 };
+
+use crate::sys;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
@@ -103,6 +108,22 @@ impl Netns {
         })
     }
 
+    /// What /proc/PID/ns/net has for it. Once the namespace is gone, another
+    /// may get the same.
+    pub fn inode(&self) -> io::Result<u64> {
+        self.file.metadata().map(|metadata| metadata.ino())
+    }
+
+    /// A number of its own for as long as the machine runs; None where the
+    /// kernel has none to give (before 5.14) or lets nobody enter.
+    pub fn cookie(&self) -> Option<u64> {
+        let cookie = || {
+            let socket = UnixDatagram::unbound()?;
+            sys::netns_cookie(&socket)
+        };
+        self.run(cookie).ok()?.ok()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -138,8 +159,6 @@ fn on_a_thread<T: Send>(path: &Path, f: impl FnOnce() -> T + Send) -> Result<T, 
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     fn inode() -> u64 {
@@ -157,6 +176,19 @@ mod tests {
         assert_ne!(inside, before);
         assert_eq!(inside, netns.file.metadata().expect("stat").ino());
         assert_eq!(inode(), before);
+    }
+
+    #[test]
+    fn a_namespace_is_known_by_its_cookie() {
+        weft_testkit::needs_namespaces!();
+        let make = || Netns::make("a namespace").expect("a namespace; root or unshare -Urn");
+        let (one, other) = (make(), make());
+        let again = Netns::open(Path::new(&format!("/proc/self/fd/{}", one.as_raw_fd())));
+        let again = again.expect("it is open");
+        assert!(one.cookie().is_some(), "the kernel is 5.14 or later");
+        assert_eq!(one.cookie(), again.cookie());
+        assert_ne!(one.cookie(), other.cookie());
+        assert_eq!(one.inode().expect("stat"), again.inode().expect("stat"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use weft_api::{
-    forwarder::{Attach, Code, Driver, Request},
+    forwarder::{Attach, Code, Driver, Port, Reply, Request},
     names::Name,
 };
 
@@ -20,14 +20,19 @@ pub enum WireError {
     Link { port: Name, error: LinkError },
     #[error("attach {port}: {error}")]
     Attach { port: Name, error: ClientError },
-    #[error("attach {port}: {error}; undoing its link failed too: {undo}; delete it by hand")]
+    #[error("attach {port}: {error}; undoing it failed too: {}; do it by hand", listed(.undo))]
     Undo {
         port: Name,
         error: ClientError,
-        undo: Box<LinkError>,
+        undo: Vec<WireError>,
     },
     #[error("detach {port}: {error}")]
     Detach { port: Name, error: ClientError },
+}
+
+fn listed(errors: &[WireError]) -> String {
+    let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    errors.join("; ")
 }
 
 /// Makes the pod's link and hands it to the forwarder as port `port`. The
@@ -54,17 +59,58 @@ pub fn attach_pod(
     let Err(error) = forwarder.attach(attach, &fds) else {
         return Ok(device.driver);
     };
-    match link::remove(pod, &wiring.interface) {
-        Ok(()) => Err(WireError::Attach {
+    match undo(pod, port, wiring, forwarder, &error) {
+        undo if undo.is_empty() => Err(WireError::Attach {
             port: named(),
             error,
         }),
-        Err(undo) => Err(WireError::Undo {
+        undo => Err(WireError::Undo {
             port: named(),
             error,
-            undo: Box::new(undo),
+            undo,
         }),
     }
+}
+
+/// What is left of an attachment that failed by `error` is taken away.
+/// Returns what could not be.
+fn undo(
+    pod: &Netns,
+    port: &Name,
+    wiring: &Wiring,
+    forwarder: &Client,
+    error: &ClientError,
+) -> Vec<WireError> {
+    let mut errors = Vec::new();
+    if !matches!(error, ClientError::Refused(_))
+        && let Err(error) = let_go(port, wiring, forwarder)
+    {
+        errors.push(WireError::Detach {
+            port: port.clone(),
+            error,
+        });
+    }
+    if let Err(error) = link::remove(pod, &wiring.interface) {
+        errors.push(WireError::Link {
+            port: port.clone(),
+            error,
+        });
+    }
+    errors
+}
+
+/// Detaches the port if the forwarder took it and only its answer is
+/// missing. A port of that name with another MAC is somebody else's.
+fn let_go(port: &Name, wiring: &Wiring, forwarder: &Client) -> Result<(), ClientError> {
+    let mut fresh = forwarder.again()?;
+    let Reply::Ports(ports) = fresh.request(&Request::List)? else {
+        return Ok(());
+    };
+    let taken = |found: &Port| found.name == *port && found.mac == wiring.mac;
+    if ports.iter().any(taken) {
+        fresh.request(&Request::Detach { name: port.clone() })?;
+    }
+    Ok(())
 }
 
 /// Takes a pod's port and link away, as far as they are there. Goes on after

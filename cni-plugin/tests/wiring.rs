@@ -2,7 +2,7 @@
 //! takes the fds and reads what the pod sends.
 
 use std::{
-    io::{IoSliceMut, Read, Write},
+    io::{IoSliceMut, Write},
     net::{IpAddr, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
@@ -22,7 +22,8 @@ use nix::{
 use tempfile::TempDir;
 use weft_api::{
     forwarder::{
-        Answer, Attach as AttachRequest, Code, Driver, Error, GATEWAY_MAC, Reply, Request,
+        Answer, Attach as AttachRequest, Code, Driver, Error, GATEWAY_MAC, Port, PortState, Reply,
+        Request, Traffic,
     },
     framing,
     names::{Mac, Name},
@@ -140,39 +141,61 @@ fn detach_takes_all_away_and_may_be_repeated() {
 }
 
 #[test]
-fn a_forwarder_that_says_nothing_is_given_up() {
+fn a_port_that_was_taken_without_an_answer_is_let_go() {
+    weft_testkit::needs_namespaces!();
+    let (node, pod) = namespaces();
     let dir = TempDir::new().expect("a directory");
-    let path = dir.path().join("silent.sock");
-    let _listener = UnixListener::bind(&path).expect("bind");
-    let client = Client::connect(&path).expect("connect");
-    let started = Instant::now();
-    let error = client
-        .with_deadline(Duration::from_millis(100))
-        .request(&Request::List)
-        .expect_err("no answer");
-    assert!(matches!(error, ClientError::Deadline { .. }), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(5));
-}
-
-#[test]
-fn no_forwarder_and_no_sense_are_told_apart() {
-    let dir = TempDir::new().expect("a directory");
-    let absent = Client::connect(&dir.path().join("absent.sock")).expect_err("nobody there");
-    assert!(matches!(absent, ClientError::Connect { .. }), "{absent}");
-
-    let path = dir.path().join("odd.sock");
+    let path = dir.path().join("forwarder.sock");
     let listener = UnixListener::bind(&path).expect("bind");
-    let odd = std::thread::spawn(move || {
+    let peer = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("accept");
+        let (line, _fds) = receive(&stream);
+        let Ok(Request::Attach(attach)) = serde_json::from_slice(&line) else {
+            panic!("an attach")
+        };
+        drop(stream);
         let (mut stream, _) = listener.accept().expect("accept");
-        stream.write_all(b"what?\n").expect("write");
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).expect("read");
+        let mut answer = |answer: Reply| {
+            let (line, _) = receive(&stream);
+            let answer = framing::encode(&Answer::Ok(answer)).expect("encodes");
+            stream.write_all(&answer).expect("write");
+            serde_json::from_slice::<Request>(&line).expect("a request")
+        };
+        let listed = answer(Reply::Ports(vec![taken(attach)]));
+        [listed, answer(Reply::Done { epoch: 2 })]
     });
     let mut client = Client::connect(&path).expect("connect");
-    let error = client.request(&Request::List).expect_err("no sense");
-    assert!(matches!(error, ClientError::Confused { .. }), "{error}");
-    drop(client);
-    odd.join().expect("the odd peer ends");
+    let attached =
+        node.run(|| wire_pod::attach_pod(&pod, &port(), &wiring(Attach::Veth), &mut client));
+    let error = attached.expect("enter").expect_err("it hung up");
+    assert!(
+        matches!(
+            error,
+            WireError::Attach {
+                error: ClientError::HungUp { .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let asked = peer.join().expect("the peer ends");
+    assert_eq!(asked, [Request::List, Request::Detach { name: port() }]);
+    assert_eq!(index(&pod, "eth0"), None);
+}
+
+fn taken(attach: AttachRequest) -> Port {
+    Port {
+        name: attach.name,
+        driver: attach.driver,
+        state: PortState::Up,
+        mac: attach.mac,
+        addresses: attach.addresses,
+        mtu: attach.mtu,
+        queues: 1,
+        uso: true,
+        from_pod: Traffic::default(),
+        to_pod: Traffic::default(),
+    }
 }
 
 struct Frames {

@@ -46,8 +46,8 @@ pub struct Config {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("read {}: {source}; name a readable file or leave --config out", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    #[error("read {}: {error}; name a readable file or leave --config out", path.display())]
+    Read { path: PathBuf, error: io::Error },
     #[error("{}: {problem}", path.display())]
     Parse {
         path: PathBuf,
@@ -67,9 +67,9 @@ impl Config {
         let Some(path) = path else {
             return File::default().complete();
         };
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let text = fs::read_to_string(path).map_err(|error| ConfigError::Read {
             path: path.to_owned(),
-            source,
+            error,
         })?;
         let file: File = toml::from_str(&text).map_err(|problem| ConfigError::Parse {
             path: path.to_owned(),

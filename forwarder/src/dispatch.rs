@@ -1,11 +1,13 @@
 //! Does what verdicts say: writes to ports, sends into the tunnel, and counts
 //! what became of each packet.
 
-use std::{io::IoSlice, sync::Arc};
+use std::sync::Arc;
 
-use weft_engine::{Batch, Counters, DropReason, Outbox, PortId, Runs, Verdict, segment::segment};
-use weft_wire::{Ethernet, VnetHeader, checksum, parse, vnet, vxlan};
-use zerocopy::IntoBytes;
+use weft_engine::{
+    Batch, Counters, DropReason, Outbox, PortId, Runs, Verdict, fragment::fragment,
+    segment::segment,
+};
+use weft_wire::{Ethernet, checksum, parse, vnet, vxlan};
 
 use crate::{port::Port, steer::Steering, tables::Tables, uplink::Sender};
 
@@ -40,19 +42,20 @@ impl Dispatch {
             let frame = batch.frames()[place];
             match frame.verdict {
                 Verdict::Deliver(id) => {
-                    let port = tables.port(id).ok_or(DropReason::PortDown);
-                    let written =
-                        port.and_then(|port| deliver(port, self.queue(id, port), batch, place));
-                    self.count(tables, id, frame.packets, frame.len, written);
+                    let written = match tables.port(id) {
+                        Some(port) => deliver(port, self.queue(id, port), batch, place),
+                        None => Written::lost(DropReason::PortDown, frame.packets),
+                    };
+                    self.count(tables, id, frame.len, &written);
                 }
                 Verdict::Tunnel(tunnel) => {
                     let vni = tables.snapshot.peer(tunnel.peer).vni;
                     let (_, bytes) = batch.frame_mut(place);
-                    if let Err(reason) = self.outbox.push(bytes, &frame.vnet, tunnel, vni) {
+                    if let Err(reason) = self.outbox.push(&frame, bytes, tunnel, vni) {
                         self.counters.lose(reason, frame.packets);
                     }
                 }
-                Verdict::Answered | Verdict::Fragmented | Verdict::Drop(_) => {}
+                Verdict::Answered | Verdict::Drop(_) => {}
             }
         }
         self.flush(tables);
@@ -62,8 +65,12 @@ impl Dispatch {
     pub fn runs(&self, tables: &Tables, runs: &Runs) {
         for run in runs.runs() {
             let port = tables.port(run.port).ok_or(DropReason::PortDown);
-            let written = port.and_then(|port| port.send(self.queue(run.port, port), &run.bytes));
-            self.count(tables, run.port, run.packets, run.inner, written);
+            let mut written = Written::default();
+            written.take(
+                run.packets,
+                port.and_then(|port| port.send(self.queue(run.port, port), &run.bytes)),
+            );
+            self.count(tables, run.port, run.inner, &written);
         }
     }
 
@@ -91,58 +98,81 @@ impl Dispatch {
         }
     }
 
-    fn count(
-        &self,
-        tables: &Tables,
-        port: PortId,
-        packets: u64,
-        bytes: usize,
-        written: Result<(), DropReason>,
-    ) {
-        match written {
+    fn count(&self, tables: &Tables, port: PortId, bytes: usize, written: &Written) {
+        self.counters.port_writes.add(written.writes);
+        self.counters.sent_to_ports.add(written.packets);
+        if let Some((reason, packets)) = written.lost {
+            self.counters.lose(reason, packets);
+        }
+        if let Some(row) = tables.snapshot.port(port).filter(|_| written.packets > 0) {
+            row.to_pod.add(written.packets, bytes);
+        }
+    }
+}
+
+/// What became of a frame's packets.
+#[derive(Debug, Default)]
+struct Written {
+    packets: u64,
+    writes: u64,
+    /// All for the first reason.
+    lost: Option<(DropReason, u64)>,
+}
+
+impl Written {
+    fn lost(reason: DropReason, packets: u64) -> Self {
+        Self {
+            lost: Some((reason, packets)),
+            ..Self::default()
+        }
+    }
+
+    fn take(&mut self, packets: u64, result: Result<(), DropReason>) {
+        match result {
             Ok(()) => {
-                self.counters.port_writes.add(1);
-                self.counters.sent_to_ports.add(packets);
-                if let Some(row) = tables.snapshot.port(port) {
-                    row.to_pod.add(packets, bytes);
-                }
+                self.packets += packets;
+                self.writes += 1;
             }
-            Err(reason) => self.counters.lose(reason, packets),
+            Err(reason) => self.lost.get_or_insert((reason, 0)).1 += packets,
         }
     }
 }
 
 /// Writes the batch's frame at `place`, finishing first what the port does
 /// not take unfinished.
-fn deliver(port: &Port, queue: usize, batch: &mut Batch, place: usize) -> Result<(), DropReason> {
-    let (frame, bytes) = batch.frame_mut(place);
+fn deliver(port: &Port, queue: usize, batch: &mut Batch, place: usize) -> Written {
+    let mut written = Written::default();
+    let (&mut frame, bytes) = batch.frame_mut(place);
     let vnet = frame.vnet;
-    let whole = match vnet.gso_kind() {
+    let taken = match vnet.gso_kind() {
         vnet::GSO_NONE => port.takes_tcp() || !vnet.needs_checksum(),
         vnet::GSO_UDP_L4 => port.takes_udp(),
         _ => port.takes_tcp(),
     };
-    if whole {
-        let frame = batch.frames()[place];
-        return port.send(queue, batch.with_vnet(&frame));
+    if taken && frame.cut.is_none() {
+        written.take(frame.packets, port.send(queue, batch.with_vnet(&frame)));
+        return written;
     }
     let Ok(Ethernet::Ip(packet)) = parse(bytes) else {
-        return Err(DropReason::MalformedIp);
+        return Written::lost(DropReason::MalformedIp, frame.packets);
     };
-    if !vnet.is_super_frame() {
+    if vnet.is_super_frame() {
+        let cut = segment(bytes, &packet, &vnet, |headers, payload| {
+            written.take(1, port.send_pieces(queue, [headers, &bytes[payload]]));
+        });
+        if !cut {
+            return Written::lost(DropReason::MalformedOffload, frame.packets);
+        }
+        return written;
+    }
+    if vnet.needs_checksum() {
         checksum::complete(bytes, &packet);
-        let frame = batch.frames()[place];
-        return port.send(queue, batch.with_vnet(&frame));
     }
-    let mut written = Ok(());
-    let empty = VnetHeader::default();
-    let cut = segment(bytes, &packet, &vnet, |headers, payload| {
-        let mut pieces = [empty.as_bytes(), headers, &bytes[payload]].map(IoSlice::new);
-        written = written.and(port.send_pieces(queue, &mut pieces));
-    });
-    if cut {
-        written
-    } else {
-        Err(DropReason::MalformedOffload)
+    match frame.cut {
+        Some(mtu) => fragment(bytes, &packet, mtu, |piece| {
+            written.take(1, port.send_pieces(queue, [piece, &[]]));
+        }),
+        None => written.take(frame.packets, port.send_pieces(queue, [bytes, &[]])),
     }
+    written
 }

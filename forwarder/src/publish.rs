@@ -209,7 +209,6 @@ impl State {
         };
         let vtep = Vtep {
             mac: self.own.vtep_mac.0,
-            vni: self.own.vni.value(),
             addresses: self.own.tunnel.clone(),
             blocks: self.own.blocks.clone(),
         };

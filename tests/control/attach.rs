@@ -1,7 +1,7 @@
 //! Ports come and go, with real devices and with fds that are none.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::Instant,
 };
 
@@ -61,6 +61,7 @@ pub fn attached(client: &mut Client, line: &str, pod: &Pod) {
 
 #[test]
 fn a_port_is_adopted_listed_and_let_go() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     client.ok(r#"{"op":"list"}"#);
@@ -86,6 +87,7 @@ fn a_port_is_adopted_listed_and_let_go() {
 
 #[test]
 fn what_another_port_has_is_refused() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     let first = pod(1);
@@ -108,6 +110,7 @@ fn what_another_port_has_is_refused() {
 
 #[test]
 fn fds_that_are_no_queues_are_refused() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     client.ok(r#"{"op":"list"}"#);
@@ -146,6 +149,28 @@ fn fds_that_are_no_queues_are_refused() {
 }
 
 #[test]
+fn a_refused_queue_leaves_the_others_device_as_it_was() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let mut client = server.client();
+    let pod = pod(1);
+    let queue = pod.fds()[0];
+    // struct virtio_net_hdr with num_buffers, which the forwarder never sets.
+    let theirs = 12;
+    // SAFETY: the fd is open and the pointer is to a whole int.
+    unsafe { set_header_size(queue.as_raw_fd(), &theirs) }.expect("a tap");
+    client.pass(&request("n1p1", 1), &[queue, plain_file().as_fd()]);
+    assert_eq!(client.refusal(), Code::Descriptor);
+    let mut found = 0;
+    // SAFETY: as above.
+    unsafe { header_size(queue.as_raw_fd(), &mut found) }.expect("a tap");
+    assert_eq!(found, theirs);
+}
+
+nix::ioctl_write_ptr_bad!(set_header_size, libc::TUNSETVNETHDRSZ, libc::c_int);
+nix::ioctl_read_bad!(header_size, libc::TUNGETVNETHDRSZ, libc::c_int);
+
+#[test]
 fn fds_where_none_belong_are_closed_and_told() {
     let server = Server::start();
     let mut client = server.client();
@@ -178,6 +203,7 @@ fn fds_where_none_belong_are_closed_and_told() {
 
 #[test]
 fn pipelined_attaches_get_their_own_fds() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     let pods: Vec<Pod> = (1..=4).map(pod).collect();
@@ -201,6 +227,7 @@ fn pipelined_attaches_get_their_own_fds() {
 
 #[test]
 fn a_port_whose_link_is_deleted_is_shown_as_gone() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let mut client = server.client();
     let pod = pod(1);

@@ -3,9 +3,9 @@
 use std::{
     fs::{self, Permissions},
     os::unix::{fs::PermissionsExt, net::UnixStream},
-    process::Output,
+    process::{Output, Stdio},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use weft_api::forwarder::{Code, Reply};
@@ -44,6 +44,32 @@ fn a_second_forwarder_does_not_take_the_socket() {
         .output()
         .expect("run");
     refused(&second, "another forwarder listens there");
+    server.client().ok(r#"{"op":"status"}"#);
+}
+
+#[test]
+fn a_second_forwarder_does_not_share_the_uplink() {
+    let config = "node = 'n1'\n[uplink]\naddresses = ['127.81.0.11']\n";
+    let server = Server::with_config(config);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("forwarder.toml");
+    fs::write(&file, config).expect("write");
+    let mut second = command()
+        .args(["--control".as_ref(), folder.path().join("c").as_os_str()])
+        .args(["--config".as_ref(), file.as_os_str()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start");
+    // Were it to serve, it would not end by itself.
+    let until = Instant::now() + LIMIT;
+    while second.try_wait().expect("wait").is_none() {
+        if Instant::now() > until {
+            second.kill().expect("it runs");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let said = second.wait_with_output().expect("ended");
+    refused(&said, "UDP port 4789 on 127.81.0.11 is taken");
     server.client().ok(r#"{"op":"status"}"#);
 }
 
@@ -91,6 +117,22 @@ fn a_wrong_configuration_is_told_by_its_key() {
 }
 
 #[test]
+fn a_cause_is_told_once_and_before_the_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = command()
+        .arg("--control")
+        .arg(folder.path().join("control.sock"))
+        .arg("--config")
+        .arg(folder.path().join("absent.toml"))
+        .output()
+        .expect("run");
+    refused(&run, "absent.toml: No such file or directory");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(said.matches("No such file").count(), 1, "{said}");
+    assert!(said.trim_end().ends_with("leave --config out"), "{said}");
+}
+
+#[test]
 fn no_thread_of_it_keeps_a_capability() {
     let server = Server::start();
     server.client().ok(r#"{"op":"status"}"#);
@@ -114,12 +156,14 @@ fn no_thread_of_it_keeps_a_capability() {
 
 #[test]
 fn a_stranger_is_turned_away() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED a_stranger_is_turned_away: only root can become somebody else");
-        return;
-    }
     const NOBODY: u32 = 65534;
     const LISTED: u32 = 65533;
+    if !may_become(NOBODY) || !may_become(LISTED) {
+        return weft_testkit::rights::skipped(
+            "a_stranger_is_turned_away",
+            "only a root to whom other users are mapped can become one of them",
+        );
+    }
     let server = Server::with_config(&format!(
         "node = 'n1'\n[control]\nmode = '0666'\nuids = [{LISTED}]\n"
     ));
@@ -128,7 +172,7 @@ fn a_stranger_is_turned_away() {
     let connect_as = |uid: u32| {
         let control = server.control.clone();
         thread::spawn(move || {
-            become_user(uid);
+            assert_eq!(set_user(uid), 0, "setresuid");
             UnixStream::connect(control).expect("connect")
         })
     };
@@ -139,10 +183,16 @@ fn a_stranger_is_turned_away() {
     listed.ok(r#"{"op":"status"}"#);
 }
 
+/// Tried in a thread that ends with it, and so changes no other.
+fn may_become(uid: u32) -> bool {
+    thread::spawn(move || set_user(uid) == 0)
+        .join()
+        .expect("a number comes back")
+}
+
 /// Changes the user of the calling thread alone, which the C library's
 /// setresuid does not offer.
-fn become_user(uid: u32) {
+fn set_user(uid: u32) -> libc::c_long {
     // SAFETY: setresuid takes three numbers; the thread ends soon after.
-    let result = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
-    assert_eq!(result, 0, "setresuid");
+    unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }
 }

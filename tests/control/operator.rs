@@ -56,6 +56,7 @@ fn send_nowhere(pod: &Pod, packets: usize) {
 
 #[test]
 fn status_shows_ports_and_counts_that_add_up() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let pod = pod(1);
     attached(&mut server.client(), &request("n1p1", 1), &pod);
@@ -88,6 +89,7 @@ fn status_shows_ports_and_counts_that_add_up() {
 
 #[test]
 fn drops_are_shown_by_reason() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     assert_eq!(text(&run(&server, &["drops"])), "no packet was dropped\n");
     let pod = pod(1);
@@ -127,6 +129,7 @@ fn watch(server: &Server) -> Watch {
 
 #[test]
 fn watch_tells_what_moves_and_ends_with_its_reader() {
+    weft_testkit::needs_namespaces!();
     let server = Server::start();
     let pod = pod(1);
     attached(&mut server.client(), &request("n1p1", 1), &pod);

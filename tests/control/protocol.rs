@@ -65,6 +65,7 @@ fn exchange(client: &mut Client, request: &str) -> Value {
 
 #[test]
 fn the_page_tells_what_the_forwarder_answers() {
+    weft_testkit::needs_namespaces!();
     let config = "node = 'n1'\n[uplink]\naddresses = ['127.82.0.1']\n";
     let server = Server::with_config(config);
     let mut client = server.client();

@@ -23,6 +23,9 @@ pub const PACKET_VNET_HDR: c_int = 15;
 pub const PACKET_QDISC_BYPASS: c_int = 20;
 pub const PACKET_IGNORE_OUTGOING: c_int = 23;
 
+/// Of socket.h.
+const SO_NETNS_COOKIE: c_int = 71;
+
 mod ioctl {
     use super::c_int;
     nix::ioctl_write_ptr_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
@@ -48,6 +51,29 @@ pub fn tap_queue(tun: &File, name: &str, first: bool) -> io::Result<()> {
     // SAFETY: as above, with a whole int.
     unsafe { ioctl::tunsetvnethdrsz(tun.as_raw_fd(), &VNET_HEADER_LEN) }?;
     Ok(())
+}
+
+/// The number of the socket's network namespace, which no other gets until
+/// the machine starts anew, unlike its inode (kernel 5.14).
+pub fn netns_cookie(socket: &impl AsRawFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut len = libc::socklen_t::try_from(size_of_val(&cookie)).map_err(io::Error::other)?;
+    // SAFETY: the pointers are to a whole u64 and to its length, both alive
+    // for the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// What the pod may hand over unfinished: checksums, TCP and UDP

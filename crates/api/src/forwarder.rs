@@ -93,6 +93,8 @@ pub struct Node {
     pub underlay: Vec<IpAddr>,
     /// The MAC that inner frames to this node are addressed to.
     pub vtep_mac: Mac,
+    /// Of a peer: the VNI on the way to it, in both directions; it has to
+    /// name the same for this node.
     #[serde(default = "default_vni")]
     pub vni: Vni,
     #[serde(default = "default_port")]
@@ -167,6 +169,8 @@ pub enum Code {
     Descriptor,
     /// The caller may not do this.
     Forbidden,
+    /// All places for clients are in use.
+    Busy,
     /// A fault inside the forwarder or of the kernel.
     Internal,
 }

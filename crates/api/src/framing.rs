@@ -75,6 +75,16 @@ impl Lines {
             return Some(Line::Whole(line));
         }
     }
+
+    /// Gives up the line that has begun, after the stream's end. Whether
+    /// there was one that was not told of before.
+    pub fn abandon(&mut self) -> bool {
+        let begun = !self.bytes.is_empty() && !self.swallowing;
+        self.taken += self.bytes.len() as u64;
+        self.bytes.clear();
+        self.scanned = 0;
+        begun
+    }
 }
 
 /// One message as a line, newline included.
@@ -102,6 +112,11 @@ mod tests {
         lines.push(b"\n");
         assert_eq!(lines.pop(), Some(Line::Whole(b"three".to_vec())));
         assert_eq!(lines.taken(), 14);
+        assert!(!lines.abandon());
+        lines.push(b"fo");
+        assert!(lines.abandon());
+        assert!(!lines.abandon());
+        assert_eq!((lines.pop(), lines.taken()), (None, 16));
     }
 
     #[test]
@@ -117,5 +132,9 @@ mod tests {
         assert_eq!(lines.pop(), Some(Line::TooLong));
         assert_eq!(lines.pop(), Some(Line::Whole(b"last".to_vec())));
         assert_eq!(lines.taken(), 50);
+        lines.push(b"0123456789");
+        assert_eq!(lines.pop(), Some(Line::TooLong));
+        lines.push(b"rest");
+        assert!(!lines.abandon(), "it was told of before");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use weft_wire::{ETHERNET_LEN, Packet, VnetHeader, protocol, vnet};
+use weft_wire::{ETHERNET_LEN, Packet, VnetHeader, checksum, parse::Fragment, protocol, vnet};
 
 use crate::{DropReason, Gateway, Port};
 
@@ -32,24 +32,32 @@ pub fn is_link_local(address: Ipv6Addr) -> bool {
 /// How many packets the frame is on a wire, if its virtio-net header is
 /// true to it.
 pub fn packets(vnet: &VnetHeader, packet: &Packet) -> Result<u64, DropReason> {
+    let whole = packet.fragment == Fragment::Whole;
     if vnet.needs_checksum() {
-        // Finishing it must not reach the headers that admission looked at.
-        let field = usize::from(vnet.csum_start) + usize::from(vnet.csum_offset);
-        if usize::from(vnet.csum_start) < packet.transport || field + 2 > packet.end {
+        // Only the packet's own checksum is finished: any other place could
+        // be an address or a port that has been looked at already.
+        let own = checksum::field_offset(packet.key.protocol);
+        let named = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
+        if !whole || own.map(|offset| (packet.transport, offset)) != Some(named) {
             return Err(DropReason::MalformedOffload);
         }
     }
     if !vnet.is_super_frame() {
         return Ok(1);
     }
-    let fits = match (vnet.gso_kind(), packet.key.protocol) {
+    let true_kind = match (vnet.gso_kind(), packet.key.protocol) {
         (vnet::GSO_TCPV4, protocol::TCP) => packet.is_v4(),
         (vnet::GSO_TCPV6, protocol::TCP) => !packet.is_v4(),
         (vnet::GSO_UDP_L4, protocol::UDP) => true,
         _ => false,
     };
     let payload = packet.end - packet.payload;
-    if !fits || vnet.gso_size == 0 || payload == 0 || packet.payload == packet.transport {
+    if !true_kind
+        || !whole
+        || vnet.gso_size == 0
+        || payload == 0
+        || packet.payload == packet.transport
+    {
         return Err(DropReason::MalformedOffload);
     }
     Ok(payload.div_ceil(usize::from(vnet.gso_size)) as u64)

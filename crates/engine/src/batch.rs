@@ -25,6 +25,9 @@ pub struct Frame {
     /// How many packets the frame counts as.
     pub packets: u64,
     pub verdict: Verdict,
+    /// The largest IP packet that the frame's way takes, if the frame is to
+    /// be cut into fragments that fit.
+    pub cut: Option<usize>,
 }
 
 impl Batch {
@@ -60,6 +63,7 @@ impl Batch {
             vnet,
             packets: 1,
             verdict: Verdict::Drop(DropReason::MalformedEthernet),
+            cut: None,
         });
         self.used += vnet::LEN + len;
     }

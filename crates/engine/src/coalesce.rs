@@ -17,12 +17,21 @@ use weft_wire::{
 use zerocopy::IntoBytes;
 
 use crate::{
-    DropReason, Port, outbox::SEGMENTS_MAX, segment::segment, snapshot::PortId, unfinished,
+    DropReason, Port,
+    fragment::{HEADERS as FRAGMENT_HEADERS, fragment},
+    segment::segment,
+    snapshot::PortId,
+    unfinished,
 };
 
 /// How many runs are looked at for one that a packet may join. A flow whose
 /// run is further back begins a new one.
 const WINDOW: usize = 32;
+
+/// Most datagrams that one UDP super-frame holds: as many as the kernel's own
+/// GRO merges (`UDP_GRO_CNT_MAX`, net/ipv4/udp_offload.c), and no kernel with
+/// GSO takes fewer.
+const DATAGRAMS_MAX: u64 = 64;
 
 /// Largest IP packet (RFC 791, RFC 8200: 16-bit lengths).
 const IP_MAX: usize = 65_535;
@@ -141,6 +150,24 @@ impl Runs {
         run.describe(vnet);
         run.packets = payload.len().div_ceil(usize::from(vnet.gso_size).max(1)) as u64;
         Ok(())
+    }
+
+    /// Takes a packet too big for `port` in fragments, which its sender must
+    /// allow. Says how many.
+    pub fn push_fragments(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        port: &Port,
+        gateway: Mac,
+    ) -> u64 {
+        let mut pieces = 0;
+        fragment(frame, packet, port.mtu, |piece| {
+            let (headers, payload) = piece.split_at(FRAGMENT_HEADERS);
+            self.begin(headers, payload, packet, port, gateway);
+            pieces += 1;
+        });
+        pieces
     }
 
     /// Writes the heads of the runs that more than one packet joined.
@@ -270,7 +297,7 @@ impl Run {
         self.open
             && len <= self.size
             && ip_len <= IP_MAX
-            && self.packets < SEGMENTS_MAX as u64
+            && (self.key.protocol == protocol::TCP || self.packets < DATAGRAMS_MAX)
             && head.len() == candidate.headers
             && self.same_network(head, frame, candidate)
             && (self.key.protocol != protocol::TCP || self.same_tcp(head, frame, candidate))

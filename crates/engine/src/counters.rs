@@ -79,12 +79,12 @@ counters! {
     sent_to_peers "Packets sent into the tunnel.";
     answered "Packets that the gateway consumed and answered.";
     fragmented "Packets too big for their way that went on in fragments, each of which is originated.";
-    port_reads "Reads from ports that yielded a frame.";
-    port_writes "Writes to ports.";
+    port_reads "Frames read from ports, super-frames whole.";
+    port_writes "Writes to ports, super-frames whole.";
     uplink_reads "Reads from the uplink that yielded datagrams.";
     uplink_writes "Sends on the uplink, each of one or more datagrams.";
-    flow_hits "Packets whose way was found in the flow cache.";
-    flow_misses "Packets whose way had to be looked up.";
+    flow_hits "Frames whose way was found in the flow cache.";
+    flow_misses "Frames whose way had to be looked up.";
     icmp_suppressed "ICMP errors not sent because of their rate limit.";
 }
 

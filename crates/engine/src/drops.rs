@@ -65,8 +65,9 @@ reasons! {
     // The gateway and the way on.
     Multicast "multicast" Normal "Multicast and broadcast are not carried beyond the pod's link.";
     LinkLocal "link_local" Normal "A link-local address other than the gateway's is not carried.";
-    GatewayUnserved "gateway_unserved" Normal "The gateway answers ARP, neighbour discovery and ping only.";
+    GatewayUnserved "gateway_unserved" Normal "The gateway answers ARP, neighbour discovery and ping only; the sender was told by ICMP.";
     NoRoute "no_route" Normal "Nobody holds the destination address.";
+    ReplyLost "reply_lost" Trouble "There was no room for what the gateway had to say.";
     HopLimit "hop_limit" Normal "TTL or hop limit ran out.";
     TooBig "too_big" Normal "The packet exceeds the way's MTU; the sender was told by ICMP.";
     NoUplink "no_uplink" Trouble "This node and the peer have no underlay address family in common.";
@@ -84,7 +85,7 @@ reasons! {
     DatagramTruncated "datagram_truncated" Trouble "A datagram was larger than any that this node accepts.";
 
     // What the kernel would not take.
-    PortFull "port_full" Trouble "The pod's receive queue is full.";
+    PortFull "port_full" Trouble "The pod's receive queue is full, or its veth has no carrier.";
     PortDown "port_down" Trouble "The pod's link is down or gone.";
     PortRefused "port_refused" Trouble "The kernel refused a frame for the pod.";
     UplinkFull "uplink_full" Trouble "The uplink socket's send buffer is full.";

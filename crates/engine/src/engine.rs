@@ -51,16 +51,10 @@ impl Engine {
     pub fn from_port(&mut self, scene: &mut Scene<'_>, ingress: &Port, batch: &mut Batch) {
         for place in 0..batch.len() {
             let (frame, bytes) = batch.frame_mut(place);
-            let vnet = frame.vnet;
-            let (packets, decided) = self.decide_from_port(scene, ingress, bytes, vnet);
-            frame.packets = packets;
-            frame.verdict = decided.unwrap_or_else(Verdict::Drop);
-            scene.counters.received_from_ports.add(packets);
-            ingress.from_pod.add(packets, frame.len);
+            self.decide_from_port(scene, ingress, frame, bytes);
             match frame.verdict {
-                Verdict::Drop(reason) => scene.counters.lose(reason, packets),
-                Verdict::Answered => scene.counters.answered.add(packets),
-                Verdict::Fragmented => scene.counters.fragmented.add(packets),
+                Verdict::Drop(reason) => scene.counters.lose(reason, frame.packets),
+                Verdict::Answered => scene.counters.answered.add(frame.packets),
                 Verdict::Deliver(_) | Verdict::Tunnel(_) => {}
             }
         }

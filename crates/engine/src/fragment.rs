@@ -3,6 +3,9 @@
 
 use weft_wire::{ETHERNET_LEN, Packet, edit};
 
+/// Bytes of headers of each fragment.
+pub const HEADERS: usize = ETHERNET_LEN + 20;
+
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
@@ -15,14 +18,22 @@ pub fn allowed(frame: &[u8], packet: &Packet) -> bool {
     packet.is_v4() && plain && flags_and_offset(frame) & DONT_FRAGMENT == 0
 }
 
+/// How many fragments [`fragment`] makes.
+pub fn count(packet: &Packet, mtu: usize) -> usize {
+    (packet.ip_len() - 20).div_ceil(size(mtu))
+}
+
+/// Bytes that a fragment carries: all but the last a multiple of eight.
+fn size(mtu: usize) -> usize {
+    (mtu.max(68) - 20) & !7
+}
+
 /// Calls `emit` with each fragment, an Ethernet frame whose IP packet has at
 /// most `mtu` bytes, in order. The packet must be [`allowed`], its transport
 /// checksum finished, and `mtu` at least 68 (RFC 791).
 pub fn fragment(frame: &[u8], packet: &Packet, mtu: usize, mut emit: impl FnMut(&[u8])) {
-    const HEADERS: usize = ETHERNET_LEN + 20;
     let payload = &frame[HEADERS..packet.end];
-    // All fragments but the last carry a multiple of eight bytes.
-    let size = (mtu.max(68) - 20) & !7;
+    let size = size(mtu);
     let original = flags_and_offset(frame);
     let pieces = payload.len().div_ceil(size);
     let mut buffer = Vec::with_capacity(HEADERS + size);

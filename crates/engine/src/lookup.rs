@@ -10,10 +10,11 @@ pub fn from_port(tables: &Snapshot, dst: IpAddr) -> Result<Egress, DropReason> {
     if let Some(port) = tables.port_of(dst) {
         return Ok(Egress::Port(port));
     }
-    tables
-        .peer_of(dst)
-        .map(Egress::Peer)
-        .ok_or(DropReason::NoRoute)
+    let peer = tables.peer_of(dst).ok_or(DropReason::NoRoute)?;
+    match tables.peer(peer).remote {
+        Some(_) => Ok(Egress::Peer(peer)),
+        None => Err(DropReason::NoUplink),
+    }
 }
 
 /// The way from the tunnel ends at a port on this node: nothing that a peer

@@ -8,9 +8,11 @@
 //! Order within a flow is kept by construction: a flow has one socket, and a
 //! datagram joins only the newest send of its peer and socket.
 
-use weft_wire::{Ethernet, VnetHeader, checksum, parse, vxlan};
+use weft_wire::{Ethernet, checksum, parse, vxlan};
 
-use crate::{DropReason, Tunnel, segment::segment, snapshot::PeerId};
+use crate::{
+    DropReason, Tunnel, batch::Frame, fragment::fragment, segment::segment, snapshot::PeerId,
+};
 
 /// Most datagrams in one send (`UDP_MAX_SEGMENTS`, linux/udp.h).
 pub const SEGMENTS_MAX: usize = 128;
@@ -62,21 +64,21 @@ impl Outbox {
     }
 
     /// Encapsulates a frame whose MACs are set, finishing what the pod's
-    /// kernel left to its device. The frame is as it was when admitted.
+    /// kernel left to its device.
     pub fn push(
         &mut self,
-        frame: &mut [u8],
-        vnet: &VnetHeader,
+        frame: &Frame,
+        bytes: &mut [u8],
         tunnel: Tunnel,
         vni: u32,
     ) -> Result<(), DropReason> {
-        let Ok(Ethernet::Ip(packet)) = parse(frame) else {
+        let Ok(Ethernet::Ip(packet)) = parse(bytes) else {
             return Err(DropReason::MalformedIp);
         };
         let header = vxlan::header(vni);
-        if vnet.is_super_frame() {
-            let emitted = segment(frame, &packet, vnet, |headers, payload| {
-                self.add(tunnel, &[&header, headers, &frame[payload]]);
+        if frame.vnet.is_super_frame() {
+            let emitted = segment(bytes, &packet, &frame.vnet, |headers, payload| {
+                self.add(tunnel, &[&header, headers, &bytes[payload]]);
             });
             return if emitted {
                 Ok(())
@@ -84,12 +86,16 @@ impl Outbox {
                 Err(DropReason::MalformedOffload)
             };
         }
-        // Ethernet padding is not carried.
-        let frame = &mut frame[..packet.end];
-        if vnet.needs_checksum() && !finish_checksum(frame, vnet) {
-            return Err(DropReason::MalformedOffload);
+        if frame.vnet.needs_checksum() {
+            checksum::complete(bytes, &packet);
         }
-        self.add(tunnel, &[&header, frame]);
+        match frame.cut {
+            Some(mtu) => fragment(bytes, &packet, mtu, |piece| {
+                self.add(tunnel, &[&header, piece])
+            }),
+            // Ethernet padding is not carried.
+            None => self.add(tunnel, &[&header, &bytes[..packet.end]]),
+        }
         Ok(())
     }
 
@@ -97,11 +103,9 @@ impl Outbox {
     fn add(&mut self, tunnel: Tunnel, parts: &[&[u8]]) {
         let len = parts.iter().map(|part| part.len()).sum();
         let socket = tunnel.entropy % self.spread;
-        let same = |send: &Send| {
-            send.peer == tunnel.peer && send.socket == socket && send.ecn == tunnel.ecn
-        };
+        let same = |send: &Send| send.peer == tunnel.peer && send.socket == socket;
         let newest = self.sends[..self.live].iter().rposition(same);
-        let place = match newest.filter(|&place| self.sends[place].takes(len)) {
+        let place = match newest.filter(|&place| self.sends[place].takes(len, tunnel.ecn)) {
             Some(place) => place,
             None => self.open(tunnel, socket, len),
         };
@@ -147,17 +151,11 @@ impl Send {
     }
 
     /// Whether a datagram of `len` bytes may follow.
-    fn takes(&self, len: usize) -> bool {
+    fn takes(&self, len: usize, ecn: u8) -> bool {
         !self.closed
+            && ecn == self.ecn
             && len <= self.size
             && self.bytes.len() + len <= SEND_MAX
             && self.bytes.len() < SEGMENTS_MAX * self.size
     }
-}
-
-fn finish_checksum(frame: &mut [u8], vnet: &VnetHeader) -> bool {
-    /// UDP's checksum field, from the transport header (RFC 768).
-    const UDP_FIELD: u16 = 6;
-    let udp = vnet.csum_offset == UDP_FIELD;
-    checksum::complete_partial(frame, vnet.csum_start.into(), vnet.csum_offset.into(), udp)
 }

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
-use weft_wire::Mac;
+use weft_wire::{Mac, Packet};
 
 use crate::counters::Traffic;
 
@@ -38,7 +38,6 @@ pub struct Gateway {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vtep {
     pub mac: Mac,
-    pub vni: u32,
     /// The node's own addresses in the pod network, at most one of each
     /// family. ICMP errors towards other nodes come from them.
     pub addresses: Vec<IpAddr>,
@@ -68,6 +67,7 @@ pub struct Peer {
     /// Underlay addresses its datagrams may come from.
     pub underlay: Vec<IpAddr>,
     pub mac: Mac,
+    /// The network's number on this way, in both directions.
     pub vni: u32,
     /// Bytes of the largest inner IP packet that fits the way to the peer.
     pub mtu: usize,
@@ -75,6 +75,22 @@ pub struct Peer {
     pub blocks: Vec<IpNet>,
     pub to_peer: Arc<Traffic>,
     pub from_peer: Arc<Traffic>,
+}
+
+/// What every IPv6 link carries (RFC 8200 section 5).
+const IPV6_MTU_MIN: usize = 1280;
+
+impl Peer {
+    /// Bytes of the largest packet of this one's kind that fits the way. No
+    /// IPv6 sender goes below IPv6's least MTU, so what is smaller fits, if
+    /// need be in fragments of the outer packet.
+    pub fn mtu_of(&self, packet: &Packet) -> usize {
+        if packet.is_v4() {
+            self.mtu
+        } else {
+            self.mtu.max(IPV6_MTU_MIN)
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -14,9 +14,6 @@ pub enum Verdict {
     Tunnel(Tunnel),
     /// The gateway consumed the frame; its answer is among the replies.
     Answered,
-    /// The frame was too big for its way; its fragments are among the
-    /// replies.
-    Fragmented,
     /// Lose the frame, and count why.
     Drop(DropReason),
 }

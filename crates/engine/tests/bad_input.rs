@@ -3,9 +3,9 @@
 use weft_engine::{Peer, Port};
 use weft_testkit::{
     frames::{FrameBuilder, between},
-    sim::{Datagrams, GATEWAY, World, datagram, pod_mac, pod_v4, pod_v6, tunnel_v4, underlay},
+    sim::{Datagrams, GATEWAY, World, datagram, pod_mac, pod_v4, pod_v6, tunnel_v4},
 };
-use weft_wire::VnetHeader;
+use weft_wire::{VnetHeader, edit};
 
 fn from_pod() -> FrameBuilder {
     between(pod_v4(0, 0), pod_v4(1, 0))
@@ -166,7 +166,7 @@ fn destinations_that_are_not_carried() {
     };
     pod_loses(&to([224, 0, 0, 9]).build(), "multicast", &[MISS]);
     pod_loses(&to([169, 254, 9, 9]).build(), "link_local", &[MISS]);
-    pod_loses(&to([169, 254, 1, 1]).build(), "gateway_unserved", &[]);
+    pod_loses(&to([169, 254, 1, 1]).build(), "gateway_unserved", &ICMP);
     pod_loses(
         &to([203, 0, 113, 1]).build(),
         "no_route",
@@ -233,13 +233,13 @@ fn packets_too_big_for_their_way() {
 #[test]
 fn a_peer_without_a_common_family_is_reachable_by_nobody() {
     let mut world = World::default();
-    world.nodes[0].change(0, |_| {}, |peer| peer.blocks.clear());
+    world.nodes[0].change(0, |_| {}, |peer| peer.remote = None);
     let also = [&[MISS][..], &ICMP].concat();
     pod_loses_in(
         world,
         VnetHeader::default(),
         &from_pod().build(),
-        "no_route",
+        "no_uplink",
         &also,
     );
 }
@@ -392,5 +392,50 @@ fn pings_of_the_node_and_of_its_tunnel_address_are_answered() {
     ];
     assert_eq!(moved, expected.into());
     assert_eq!(world.received(0, 0).len(), 1, "the answer came home");
-    assert_ne!(underlay(0), underlay(1));
+}
+
+#[test]
+fn pings_with_a_wrong_checksum_are_not_answered() {
+    let ping = between(pod_v4(0, 0), GATEWAY.v4).macs(pod_mac(0, 0), GATEWAY.mac);
+    let mut frame = ping.echo_request(7, 1).filled(9).build();
+    *frame.last_mut().expect("not empty") ^= 1;
+    pod_loses(&frame, "malformed_transport", &[]);
+}
+
+#[test]
+fn an_empty_datagram_is_counted() {
+    let empty = Datagrams {
+        bytes: Vec::new(),
+        stride: 1,
+        ..datagram(0, &[])
+    };
+    tunnel_loses(&empty, "vxlan_truncated", &[]);
+}
+
+#[test]
+fn a_fragment_beyond_the_largest_datagram() {
+    let mut frame = from_pod().filled(3000).build();
+    frame[20..22].copy_from_slice(&8150_u16.to_be_bytes());
+    edit::refresh_ipv4_checksum(&mut frame[14..34]);
+    pod_loses(&frame, "malformed_ip", &[]);
+}
+
+#[test]
+fn a_super_frame_that_is_a_fragment() {
+    let (vnet, mut frame) = from_pod().filled(3000).super_frame(1000);
+    frame[20] |= 0x20;
+    edit::refresh_ipv4_checksum(&mut frame[14..34]);
+    pod_loses_in(World::default(), vnet, &frame, "malformed_offload", &[]);
+}
+
+#[test]
+fn one_pods_errors_do_not_cost_another_its_path_mtu() {
+    let mut world = World::default();
+    let expired = from_pod().ttl(1).build();
+    for _ in 0..100 {
+        world.send(0, 0, &expired);
+    }
+    let big = between(pod_v4(0, 1), pod_v4(1, 0)).macs(pod_mac(0, 1), GATEWAY.mac);
+    world.send(0, 1, &big.udp(1, 2).filled(1500).dont_fragment().build());
+    assert_eq!(world.received(0, 1).len(), 1, "Fragmentation Needed");
 }

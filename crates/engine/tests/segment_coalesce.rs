@@ -136,7 +136,7 @@ fn small_datagrams_of_one_size_share_a_send_and_a_write() {
         ..World::default()
     };
     let frame = flow(false).udp(4000, 53).filled(64).build();
-    let frames = vec![(VnetHeader::default(), frame); 100];
+    let frames = vec![(VnetHeader::default(), frame); 64];
     world.send_all(0, 0, &frames);
     let sends = std::mem::take(&mut world.nodes[0].held);
     assert_eq!(sends.len(), 1);

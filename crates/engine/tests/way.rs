@@ -237,3 +237,67 @@ fn lost_datagrams_cost_no_others() {
         .collect();
     assert_eq!(lens, [3 * 1398, 6 * 1398]);
 }
+
+/// The lengths of the IP packets that pod 1 of node 1 received.
+fn lengths(world: &mut World) -> Vec<usize> {
+    let received = world.received(1, 1);
+    received.iter().map(|r| packet(&r.frame).ip_len()).collect()
+}
+
+#[test]
+fn fragments_keep_their_place_in_the_flow() {
+    let frames = |first: FrameBuilder| {
+        [first, flow(1).filled(10)].map(|b| (VnetHeader::default(), b.build()))
+    };
+    let mut world = World::default();
+    world.send_all(0, 0, &frames(flow(1).filled(3000)));
+    assert_eq!(
+        lengths(&mut world),
+        [1444, 1444, 180, 38],
+        "cut on the way to the peer"
+    );
+
+    let mut world = World::default();
+    world.nodes[1].change(1, |port| port.mtu = 1000, |_| {});
+    world.send_all(0, 0, &frames(flow(1).filled(1200)));
+    assert_eq!(
+        lengths(&mut world),
+        [996, 252, 38],
+        "cut on the way to the pod"
+    );
+}
+
+#[test]
+fn a_batch_of_datagrams_to_be_cut_arrives_whole() {
+    let mut world = World::default();
+    let frame = flow(1).filled(8900).build();
+    let moved = world.moved(0, |world| {
+        world.send_all(0, 0, &vec![(VnetHeader::default(), frame); 28]);
+    });
+    assert_eq!((moved["fragmented"], moved["originated"]), (28, 28 * 7));
+    assert_eq!(moved["sent_to_peers"], 28 * 7);
+    let carried: usize = lengths(&mut world).iter().map(|len| len - 20).sum();
+    assert_eq!(carried, 28 * 8908);
+}
+
+#[test]
+fn a_change_of_ecn_does_not_reorder_a_flow() {
+    let mut world = World::default();
+    let segment = |seq, class| {
+        let builder = flow(1).tcp(1, 2).seq(seq).class(class).filled(100);
+        (VnetHeader::default(), builder.build())
+    };
+    world.send_all(0, 0, &[segment(0, 2), segment(100, 0), segment(200, 2)]);
+    let received = world.received(1, 1);
+    let seqs: Vec<_> = received.iter().map(|r| r.frame[41]).collect();
+    assert_eq!(seqs, [0, 100, 200]);
+}
+
+#[test]
+fn ipv6_packets_of_the_least_mtu_always_fit() {
+    let mut world = World::default();
+    world.nodes[0].change(0, |_| {}, |peer| peer.mtu = 1200);
+    let to = between(pod_v6(0, 0), pod_v6(1, 1)).macs(pod_mac(0, 0), GATEWAY.mac);
+    world.send(0, 0, &to.udp(1, 2).filled(1280 - 48).build());
+    assert_eq!(lengths(&mut world), [1280]);
+}

@@ -88,6 +88,11 @@ impl Process {
 
 /// All running processes whose environment holds `variable`, as `NAME=value`.
 pub fn with_environment(variable: &str) -> io::Result<Vec<Process>> {
+    which(|process| holds(process, variable))
+}
+
+/// All running processes that are so, as their directory in /proc tells.
+pub fn which(are_so: impl Fn(&Path) -> bool) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
@@ -95,10 +100,12 @@ pub fn with_environment(variable: &str) -> io::Result<Vec<Process>> {
             .file_name()
             .to_str()
             .and_then(|name| name.parse().ok());
-        if let Some(pid) = pid
-            && holds(&entry.path(), variable)
+        // Known before it is looked at, so that a process that gets its pid
+        // meanwhile is not taken for it.
+        if let Some(process) = pid.and_then(Process::of)
+            && are_so(&entry.path())
         {
-            found.extend(Process::of(pid));
+            found.push(process);
         }
     }
     Ok(found)

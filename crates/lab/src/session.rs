@@ -6,7 +6,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::process::CommandExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::Path,
     process::Command,
     time::Duration,
@@ -16,6 +16,7 @@ use anyhow::{Context, bail, ensure};
 use nix::{
     sched::{CloneFlags, setns},
     sys::signal::Signal,
+    unistd::geteuid,
 };
 use serde::Serialize;
 use weft_cni::netns::Netns;
@@ -130,6 +131,7 @@ pub fn down(name: &str) -> anyhow::Result<()> {
 fn end_processes(state: &State) -> anyhow::Result<()> {
     let me = Process::current()?;
     let mut processes = process::with_environment(&format!("{MARK}={}", state.mark()))?;
+    processes.extend(inside(state)?);
     processes.retain(|guest| *guest != me);
     // The keeper ends its forwarders itself, and the kernel does for a
     // keeper that was killed: they stand here for the case of neither.
@@ -148,6 +150,29 @@ fn end_processes(state: &State) -> anyhow::Result<()> {
             .with_context(|| format!("end process {}", process.pid))?;
     }
     Ok(())
+}
+
+/// The processes in the lab's namespaces that this user may end, also those
+/// whose environment no longer tells where they come from.
+fn inside(state: &State) -> io::Result<Vec<Process>> {
+    // While the keeper holds the namespaces, their inodes are theirs alone.
+    let held = state.keeper.runs();
+    let user = geteuid();
+    process::which(|process| {
+        let ours = |owner: u32| user.is_root() || user.as_raw() == owner;
+        if !fs::metadata(process).is_ok_and(|process| ours(process.uid())) {
+            return false;
+        }
+        let path = process.join("ns/net");
+        let Ok(inode) = fs::metadata(&path).map(|namespace| namespace.ino()) else {
+            return false;
+        };
+        let known = state.namespaces.iter().find(|known| known.inode == inode);
+        known.is_some_and(|known| {
+            let found = || Netns::open(&path).ok()?.cookie();
+            held || (known.cookie.is_some() && found() == known.cookie)
+        })
+    })
 }
 
 fn load(name: &str) -> anyhow::Result<State> {

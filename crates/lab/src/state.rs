@@ -11,8 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::{AccessFlags, Uid, access, geteuid};
 use serde::{Deserialize, Serialize};
+use weft_cni::netns::Netns;
 
 use crate::{
     lab::{Lab, Node},
@@ -33,6 +34,17 @@ pub struct State {
     pub rootless: bool,
     /// Empty until the lab is up.
     pub nodes: Vec<NodeState>,
+    /// Of all nodes and pods.
+    pub namespaces: Vec<NamespaceState>,
+}
+
+/// By what a namespace is known from outside.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct NamespaceState {
+    /// Its own while the lab holds it.
+    pub inode: u64,
+    /// Its own for ever.
+    pub cookie: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,6 +73,7 @@ impl State {
             keeper,
             rootless,
             nodes: Vec::new(),
+            namespaces: Vec::new(),
         })
     }
 
@@ -88,7 +101,16 @@ impl State {
             .enumerate()
             .map(node_state)
             .collect::<Result<_, _>>()?;
-        Ok(Self { nodes, ..self })
+        let held = lab.nodes.iter().map(|node| &node.netns);
+        let namespaces = held
+            .chain(lab.pods.iter().map(|pod| &pod.netns))
+            .map(NamespaceState::of)
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            nodes,
+            namespaces,
+            ..self
+        })
     }
 
     /// The environment entry that every process started in the lab has. It
@@ -138,6 +160,15 @@ impl State {
     }
 }
 
+impl NamespaceState {
+    fn of(netns: &Netns) -> io::Result<Self> {
+        Ok(Self {
+            inode: netns.inode()?,
+            cookie: netns.cookie(),
+        })
+    }
+}
+
 /// Where lab `name` of this user is, whether or not it is.
 pub fn dir_of(name: &str) -> anyhow::Result<PathBuf> {
     // The rules of names keep a name from being a path.
@@ -146,7 +177,9 @@ pub fn dir_of(name: &str) -> anyhow::Result<PathBuf> {
         ..Spec::default()
     }
     .check()?;
-    Ok(home()?.join(format!("lab-{name}")))
+    let dir = home()?.join(format!("lab-{name}"));
+    check_belongs(&dir, geteuid())?;
+    Ok(dir)
 }
 
 /// Takes the name: makes its directory, which only this user may enter.
@@ -157,11 +190,6 @@ pub fn make_dir(name: &str) -> anyhow::Result<PathBuf> {
         .mode(0o755)
         .create(&home)
         .with_context(|| format!("make {home:?}"))?;
-    let owner = fs::metadata(&home)?.uid();
-    ensure!(
-        owner == geteuid().as_raw(),
-        "{home:?} belongs to user {owner}; remove it, or set XDG_RUNTIME_DIR to a directory of yours"
-    );
     let dir = dir_of(name)?;
     match fs::DirBuilder::new().mode(0o700).create(&dir) {
         Ok(()) => Ok(fs::canonicalize(dir)?),
@@ -174,14 +202,75 @@ pub fn make_dir(name: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
+/// Where this user's labs are, once there are any. What stands there is
+/// believed: processes are signalled by it. So it must be nobody else's.
 fn home() -> anyhow::Result<PathBuf> {
+    let home = home_path();
+    check_belongs(&home, geteuid())?;
+    Ok(home)
+}
+
+/// Checks a directory that others might have made, or may write to.
+fn check_belongs(dir: &Path, user: Uid) -> anyhow::Result<()> {
+    const REMEDY: &str = "remove it, or set XDG_RUNTIME_DIR to a directory of yours";
+    let found = match fs::symlink_metadata(dir) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("look at {dir:?}")),
+    };
+    ensure!(found.is_dir(), "{dir:?} is no directory; {REMEDY}");
+    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+    ensure!(
+        owner == user.as_raw(),
+        "{dir:?} belongs to user {owner}; {REMEDY}"
+    );
+    ensure!(
+        mode & 0o022 == 0,
+        "{dir:?} has the mode {mode:04o}, so others may write to it; {REMEDY}"
+    );
+    Ok(())
+}
+
+fn home_path() -> PathBuf {
     let system = Path::new("/run");
     // The root of a user namespace may not write there.
     if geteuid().is_root() && access(system, AccessFlags::W_OK).is_ok() {
-        return Ok(system.join("weft"));
+        return system.join("weft");
     }
     match env::var_os("XDG_RUNTIME_DIR") {
-        Some(dir) => Ok(Path::new(&dir).join("weft")),
-        None => Ok(env::temp_dir().join(format!("weft-{}", geteuid()))),
+        Some(dir) => Path::new(&dir).join("weft"),
+        None => env::temp_dir().join(format!("weft-{}", geteuid())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_could_fill_is_not_believed() {
+        let me = geteuid();
+        let check_own = |dir: &Path| check_belongs(dir, me);
+        let place = tempfile::tempdir().expect("a directory");
+        let dir = place.path().join("weft-1000");
+        check_own(&dir).expect("nothing is there yet");
+        fs::create_dir(&dir).expect("made");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("a mode");
+        check_own(&dir).expect("it is ours");
+        for mode in [0o775, 0o757, 0o1777] {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).expect("a mode");
+            let error = check_own(&dir).expect_err("others may write");
+            assert!(error.to_string().contains("set XDG_RUNTIME_DIR"), "{error}");
+        }
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("a mode");
+        let other = Uid::from_raw(me.as_raw() + 1);
+        let error = check_belongs(&dir, other).expect_err("it is not theirs");
+        assert!(error.to_string().contains("belongs to user"), "{error}");
+        let link = place.path().join("link");
+        symlink(&dir, &link).expect("a link");
+        let error = check_own(&link).expect_err("a link may be turned");
+        assert!(error.to_string().contains("no directory"), "{error}");
     }
 }

@@ -19,8 +19,11 @@ use weft_engine::{
     },
 };
 use weft_wire::{
-    ETHERNET_LEN, Ethernet, Mac, Packet, checksum, describe, edit, parse::Fragment, vxlan,
+    ETHERNET_LEN, Ethernet, FRAME_MAX, Mac, Packet, VnetHeader, checksum, describe, edit,
+    parse::Fragment, vnet, vxlan,
 };
+
+use crate::sim::{self, World, pod_mac};
 
 /// The pod of the `neighbours` capture.
 const POD_MAC: Mac = [2, 0, 0, 0, 0, 0x0a];
@@ -135,6 +138,49 @@ fn complain(
     icmp::complain(complaint, frame, packet, source, dst, src, reply)
         .then_some(())
         .ok_or(DropReason::GatewayUnserved)
+}
+
+/// The whole way through two nodes: a pod's frame behind any virtio-net
+/// header, or a train of datagrams cut at any stride. Nothing may be lost
+/// uncounted, and what arrives must be whole packets.
+pub fn way(bytes: &[u8]) {
+    let Some((&kind, rest)) = bytes.split_first() else {
+        return;
+    };
+    let mut world = World::default();
+    if kind & 1 == 0 {
+        let Some((vnet, frame)) = VnetHeader::read(rest).zip(rest.get(vnet::LEN..)) else {
+            return;
+        };
+        let frame = addressed(frame, (pod_mac(0, 0), sim::GATEWAY.mac));
+        world.moved(0, |world| world.send_all(0, 0, &[(vnet, frame)]));
+        world.moved(1, |_| {});
+    } else {
+        let Some((&[high, low], inner)) = rest.split_first_chunk() else {
+            return;
+        };
+        let mut train = sim::datagram(0, &addressed(inner, ([0; 6], [0; 6])));
+        train.stride = usize::from(u16::from_be_bytes([high, low])).max(1);
+        world.moved(1, |world| world.arrive(1, &[train]));
+    }
+    for received in world.received(1, 0) {
+        let parsed = weft_wire::parse(&received.frame);
+        assert!(parsed.is_ok(), "{} arrived", describe(&received.frame));
+    }
+}
+
+/// The frame between pods of two nodes, with checksums that are right.
+fn addressed(frame: &[u8], (src, dst): (Mac, Mac)) -> Vec<u8> {
+    let mut frame = frame[..frame.len().min(FRAME_MAX)].to_vec();
+    if frame.len() >= ETHERNET_LEN {
+        edit::set_macs(&mut frame, dst, src);
+    }
+    let v4 = frame.get(12..14) == Some(&[0x08, 0x00]);
+    if let Some(addresses) = frame.get_mut(26..34).filter(|_| v4) {
+        addresses[..4].copy_from_slice(&sim::pod_v4(0, 0).octets());
+        addresses[4..].copy_from_slice(&sim::pod_v4(1, 0).octets());
+    }
+    mended(&frame)
 }
 
 /// The packet of an answer, of which every byte is accounted for. Without an

@@ -12,10 +12,12 @@ use std::{
 use weft_engine::{
     Batch, Counters, DropReason, Engine, Inbox, Outbox, Peer, PeerId, Port, PortId, Runs, Scene,
     Snapshot, Verdict,
+    batch::Frame,
+    fragment::fragment,
     inbox::{TRAIN_MAX, Train},
     outbox::Send,
 };
-use weft_wire::{ETHERNET_LEN, VnetHeader, vnet};
+use weft_wire::{ETHERNET_LEN, Ethernet, VnetHeader, parse, vnet};
 
 mod plan;
 
@@ -145,25 +147,32 @@ impl Node {
             let frame = batch.frames()[place];
             match frame.verdict {
                 Verdict::Deliver(port) => {
-                    let received = Received {
-                        port,
-                        vnet: frame.vnet,
-                        frame: batch.bytes(&frame).to_vec(),
-                    };
-                    self.received.push(received);
-                    self.counters.sent_to_ports.add(frame.packets);
+                    let bytes = batch.bytes(&frame).to_vec();
+                    self.deliver(port, &frame, bytes);
                 }
                 Verdict::Tunnel(tunnel) => {
                     let vni = self.tables.peer(tunnel.peer).vni;
                     let (_, bytes) = batch.frame_mut(place);
-                    if let Err(reason) = outbox.push(bytes, &frame.vnet, tunnel, vni) {
+                    if let Err(reason) = outbox.push(&frame, bytes, tunnel, vni) {
                         self.counters.lose(reason, frame.packets);
                     }
                 }
-                Verdict::Answered | Verdict::Fragmented | Verdict::Drop(_) => {}
+                Verdict::Answered | Verdict::Drop(_) => {}
             }
         }
         outbox.sends().iter().map(|send| self.leave(send)).collect()
+    }
+
+    fn deliver(&mut self, port: PortId, frame: &Frame, bytes: Vec<u8>) {
+        self.counters.sent_to_ports.add(frame.packets);
+        let vnet = frame.vnet;
+        let whole = |frame| Received { port, vnet, frame };
+        match (frame.cut, parse(&bytes)) {
+            (Some(mtu), Ok(Ethernet::Ip(packet))) => fragment(&bytes, &packet, mtu, |piece| {
+                self.received.push(whole(piece.to_vec()));
+            }),
+            _ => self.received.push(whole(bytes)),
+        }
     }
 
     fn leave(&self, send: &Send) -> Datagrams {

@@ -70,6 +70,9 @@ pub enum ParseError {
     Transport,
 }
 
+/// Most bytes that fragments make together (RFC 791, RFC 8200 section 4.5).
+const DATAGRAM_MAX: usize = 65_535;
+
 /// Most IPv6 extension headers walked before a packet is refused.
 const EXTENSIONS_MAX: usize = 8;
 
@@ -128,6 +131,10 @@ fn parse_v4(frame: &[u8]) -> Result<Packet, ParseError> {
         (0, _) => Fragment::First,
         _ => Fragment::Later,
     };
+    let offset = usize::from(flags_and_offset & 0x1fff) * 8;
+    if offset + total_len - header_len > DATAGRAM_MAX {
+        return Err(ParseError::IpLength);
+    }
     let src = Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]);
     let dst = Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19]);
     let network = Network {
@@ -207,7 +214,11 @@ fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, ParseError> {
         }
         if at.protocol == FRAGMENT {
             let offset_and_more = read_u16(frame, at.end + 2);
-            at.fragment = match (offset_and_more & 0xfff8, offset_and_more & 1) {
+            let offset = usize::from(offset_and_more & 0xfff8);
+            if offset + (frame.len() - at.end - len) > DATAGRAM_MAX {
+                return Err(ParseError::IpLength);
+            }
+            at.fragment = match (offset, offset_and_more & 1) {
                 // A second fragment header does not undo the first.
                 (0, 0) => at.fragment,
                 (0, _) => Fragment::First,

@@ -36,11 +36,13 @@ pub struct Client {
     /// Of `outgoing`, what has left.
     sent: usize,
     stuck_since: Option<Instant>,
+    /// When its last answer left, or it came.
+    served_at: Instant,
     ended: bool,
 }
 
 impl Client {
-    pub fn new(stream: UnixStream) -> Self {
+    pub fn new(stream: UnixStream, now: Instant) -> Self {
         Self {
             stream,
             lines: Lines::new(REQUEST_MAX),
@@ -49,12 +51,18 @@ impl Client {
             outgoing: Vec::new(),
             sent: 0,
             stuck_since: None,
+            served_at: now,
             ended: false,
         }
     }
 
     pub fn deadline(&self) -> Option<Instant> {
         self.stuck_since.map(|since| since + PATIENCE)
+    }
+
+    /// Since when nothing is owed to it; none while something is.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.outgoing.is_empty().then_some(self.served_at)
     }
 
     /// Does what can be done without waiting. An error ends the client.
@@ -73,6 +81,8 @@ impl Client {
                     Err(error) => Answer::Error(error),
                 };
                 self.outgoing = encode(&answer)?;
+            } else if self.ended && self.lines.abandon() {
+                self.outgoing = encode(&Answer::Error(request::unended()))?;
             } else if self.ended {
                 return Ok(Turn::Over);
             } else if !self.read()? {
@@ -99,7 +109,10 @@ impl Client {
                 Err(e) => return Err(e),
             }
         }
-        (self.outgoing, self.sent, self.stuck_since) = (Vec::new(), 0, None);
+        if !self.outgoing.is_empty() {
+            (self.outgoing, self.sent) = (Vec::new(), 0);
+            self.served_at = now;
+        }
         Ok(true)
     }
 

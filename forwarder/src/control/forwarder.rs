@@ -16,6 +16,7 @@ use crate::{
     port::Port,
     publish::{PeerRow, State, Takes, refusal},
     tables::Tables,
+    uplink::{self, UplinkError},
     workers::{Workers, WorkersError},
 };
 
@@ -33,6 +34,8 @@ pub struct Forwarder {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
     #[error(transparent)]
     Workers(#[from] WorkersError),
     #[error(transparent)]
@@ -57,6 +60,7 @@ impl Forwarder {
             snapshot: state.snapshot(epoch)?,
             ports: Vec::new(),
         };
+        uplink::check_free(&config.uplink)?;
         let workers = Workers::start(config.workers, &config.uplink, tables)?;
         Ok(Self {
             state,

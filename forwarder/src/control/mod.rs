@@ -25,9 +25,9 @@ use mio::{
 };
 use nix::sys::signal::Signal;
 use std::os::fd::AsRawFd;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use weft_api::{
-    forwarder::{Answer, Code},
+    forwarder::{Answer, Code, Error},
     framing::encode,
 };
 
@@ -42,6 +42,9 @@ use http::Visitor;
 /// Most clients of the control socket at a time: a node's CNI calls run at
 /// once, and each may hold a request of 8 MiB.
 const CLIENTS_MAX: usize = 64;
+/// How long a client is idle before another may have its place. One that has
+/// only just connected is about to ask.
+const IDLE: Duration = Duration::from_secs(1);
 const VISITORS_MAX: usize = 16;
 
 /// How long to wait before accepting again after the kernel refused.
@@ -166,23 +169,37 @@ impl Server {
         while let Some((stream, _)) =
             accepted(self.socket.listener.accept(), now, &mut self.accept_at)
         {
-            let admitted = self.socket.admit(&stream).and_then(|()| {
-                let full = self.clients >= CLIENTS_MAX;
-                let message = format!("{CLIENTS_MAX} clients are connected, the most");
-                if full {
-                    Err(refusal(Code::Internal, message, "close one"))
-                } else {
-                    Ok(())
-                }
-            });
+            let admitted = self
+                .socket
+                .admit(&stream)
+                .and_then(|()| self.make_room(now));
             match admitted {
                 Ok(()) => {
                     self.clients += 1;
-                    self.admit(Guest::Client(Box::new(Client::new(stream))), now);
+                    self.admit(Guest::Client(Box::new(Client::new(stream, now))), now);
                 }
                 Err(error) => turn_away(stream, error),
             }
         }
+    }
+
+    /// Sees that one more client has a place: one that is idle gives way.
+    fn make_room(&mut self, now: Instant) -> Result<(), Error> {
+        if self.clients < CLIENTS_MAX {
+            return Ok(());
+        }
+        let idle = self.guests.iter().filter_map(|(token, guest)| match guest {
+            Guest::Client(client) => Some((client.idle_since()?, *token)),
+            Guest::Visitor(_) => None,
+        });
+        let may_go = |(since, _): &(Instant, Token)| now - *since >= IDLE;
+        let Some((_, longest)) = idle.min().filter(may_go) else {
+            let message = format!("{CLIENTS_MAX} clients are being served, the most");
+            return Err(refusal(Code::Busy, message, "try again later"));
+        };
+        info!("{CLIENTS_MAX} clients are connected; the one idle longest gives way");
+        self.dismiss(longest);
+        Ok(())
     }
 
     fn accept_visitors(&mut self, now: Instant) {
@@ -292,8 +309,8 @@ fn accepted<T>(result: io::Result<T>, now: Instant, retry: &mut Option<Instant>)
 }
 
 /// Tells a client why it is not served, if it can be told at once.
-fn turn_away(mut stream: UnixStream, error: weft_api::forwarder::Error) {
-    debug!("a client is turned away: {error}");
+fn turn_away(mut stream: UnixStream, error: Error) {
+    info!("a client is turned away: {error}");
     if let Ok(line) = encode(&Answer::Error(error)) {
         // It may have gone already.
         let _ = stream.write(&line);

@@ -59,6 +59,11 @@ pub fn oversized() -> Error {
     )
 }
 
+pub fn unended() -> Error {
+    let message = "the stream ended within a line";
+    refusal(Code::Malformed, message, "end each line with a newline")
+}
+
 fn names() -> String {
     OPERATIONS.map(|(name, _)| name).join(", ")
 }

@@ -37,10 +37,10 @@ pub enum SocketError {
         .0.display()
     )]
     NotASocket(PathBuf),
-    #[error("control socket {}: {source}; {hint}", path.display())]
+    #[error("control socket {}: {error}; {hint}", path.display())]
     Bind {
         path: PathBuf,
-        source: io::Error,
+        error: io::Error,
         hint: &'static str,
     },
 }
@@ -64,9 +64,9 @@ impl ControlSocket {
         let bound = UnixListener::bind(path);
         umask(before);
         let fault = |hint| {
-            move |source| SocketError::Bind {
+            move |error| SocketError::Bind {
                 path: path.to_owned(),
-                source,
+                error,
                 hint,
             }
         };
@@ -113,9 +113,9 @@ impl Drop for ControlSocket {
 
 fn make_way(path: &Path) -> Result<(), SocketError> {
     let fault = |hint| {
-        move |source| SocketError::Bind {
+        move |error| SocketError::Bind {
             path: path.to_owned(),
-            source,
+            error,
             hint,
         }
     };

@@ -15,10 +15,10 @@ pub fn open(queues: &[OwnedFd]) -> Result<Offloads, PortError> {
             found,
         });
     };
-    let not_this = |source| PortError::NotThis {
+    let not_this = |error| PortError::NotThis {
         place: 0,
         expected: "plain tap queue with IFF_NO_PI and without IFF_VNET_HDR",
-        source,
+        error,
     };
     let flags = sys::tap_flags(queue.as_fd()).map_err(not_this)?;
     let mask = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;

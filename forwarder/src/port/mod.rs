@@ -51,17 +51,17 @@ pub enum PortError {
         expected: &'static str,
         found: usize,
     },
-    #[error("fd {place} is no {expected}: {source}")]
+    #[error("fd {place} is no {expected}: {error}")]
     NotThis {
         place: usize,
         expected: &'static str,
-        source: io::Error,
+        error: io::Error,
     },
-    #[error("fd {place}: {what}: {source}")]
+    #[error("fd {place}: {what}: {error}")]
     Setup {
         place: usize,
         what: &'static str,
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -85,11 +85,7 @@ impl Port {
         };
         for (place, queue) in queues.iter().enumerate() {
             let what = "make it non-blocking";
-            non_blocking(queue).map_err(|source| PortError::Setup {
-                place,
-                what,
-                source,
-            })?;
+            non_blocking(queue).map_err(|error| PortError::Setup { place, what, error })?;
         }
         Ok(Self {
             driver,
@@ -158,11 +154,16 @@ impl Port {
 
     fn failed(&self, fd: BorrowedFd<'_>, error: Errno) -> Left {
         let may_be = matches!(error, Errno::EBADFD | Errno::ENETDOWN);
-        if !may_be || !self.is_detached(fd) {
-            return Left::Nothing;
+        if may_be && self.is_detached(fd) {
+            self.gone.store(true, Relaxed);
+            return Left::Gone;
         }
-        self.gone.store(true, Relaxed);
-        Left::Gone
+        match error {
+            // News of the link, told once, or a frame that has no virtio-net
+            // header. Frames may be queued behind it, and no edge will tell.
+            Errno::ENETDOWN | Errno::EINVAL => Left::More,
+            _ => Left::Nothing,
+        }
     }
 
     /// Writes one frame that stands in one piece behind its virtio-net
@@ -179,14 +180,15 @@ impl Port {
             .map_err(|error| self.reason(fd, error))
     }
 
-    /// Writes one frame that stands in pieces, the first of which begins
-    /// with the virtio-net header.
-    pub fn send_pieces(&self, queue: usize, pieces: &mut [IoSlice<'_>]) -> Result<(), DropReason> {
-        if !self.offloads.tcp
-            && let Some(first) = pieces.first_mut()
-        {
-            first.advance(vnet::LEN);
-        }
+    /// Writes one finished frame that stands in two pieces.
+    pub fn send_pieces(&self, queue: usize, pieces: [&[u8]; 2]) -> Result<(), DropReason> {
+        let [first, second] = pieces.map(IoSlice::new);
+        let all = [IoSlice::new(&[0; vnet::LEN]), first, second];
+        let pieces = if self.offloads.tcp {
+            &all[..]
+        } else {
+            &all[1..]
+        };
         let fd = self.queue(queue);
         writev(fd, pieces)
             .map(drop)

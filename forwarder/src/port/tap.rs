@@ -23,20 +23,17 @@ pub fn open(queues: &[OwnedFd]) -> Result<Offloads, PortError> {
         tcp: true,
         udp: true,
     };
+    // All of them before the first is changed.
     for (place, queue) in queues.iter().enumerate() {
-        let fd = queue.as_fd();
-        recognise(fd).map_err(|source| PortError::NotThis {
+        recognise(queue.as_fd()).map_err(|error| PortError::NotThis {
             place,
             expected: "tap queue with IFF_VNET_HDR and IFF_NO_PI",
-            source,
+            error,
         })?;
-        let failed = |what| {
-            move |source| PortError::Setup {
-                place,
-                what,
-                source,
-            }
-        };
+    }
+    for (place, queue) in queues.iter().enumerate() {
+        let fd = queue.as_fd();
+        let failed = |what| move |error| PortError::Setup { place, what, error };
         sys::set_vnet_header_size(fd, vnet::LEN)
             .map_err(failed("set the virtio-net header size"))?;
         let all = sys::CHECKSUM | sys::TCP | sys::UDP;

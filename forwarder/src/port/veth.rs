@@ -20,25 +20,23 @@ pub fn open(queues: &[OwnedFd]) -> Result<Offloads, PortError> {
             found: 0,
         });
     }
+    // All of them before the first is changed.
     for (place, queue) in queues.iter().enumerate() {
-        recognise(queue).map_err(|source| PortError::NotThis {
+        recognise(queue).map_err(|error| PortError::NotThis {
             place,
             expected: "raw packet socket bound to an interface",
-            source,
+            error,
         })?;
+    }
+    for (place, queue) in queues.iter().enumerate() {
         for (name, what) in [
             (libc::PACKET_VNET_HDR, "set PACKET_VNET_HDR"),
             // What we send must not come back as received.
             (libc::PACKET_IGNORE_OUTGOING, "set PACKET_IGNORE_OUTGOING"),
             (libc::PACKET_QDISC_BYPASS, "set PACKET_QDISC_BYPASS"),
         ] {
-            sys::set_option(queue, libc::SOL_PACKET, name, 1).map_err(|source| {
-                PortError::Setup {
-                    place,
-                    what,
-                    source,
-                }
-            })?;
+            sys::set_option(queue, libc::SOL_PACKET, name, 1)
+                .map_err(|error| PortError::Setup { place, what, error })?;
         }
     }
     Ok(Offloads {

@@ -39,34 +39,60 @@ pub struct UplinkConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
     #[error(
-        "UDP port {port} on {address} is taken: another overlay owns it; \
+        "UDP port {port} on {address} is taken: another overlay or forwarder owns it; \
          stop that or choose another port"
     )]
     Taken { address: IpAddr, port: u16 },
-    #[error("open a UDP socket on {address} port {port}: {source}; is the address this node's?")]
+    #[error("open a UDP socket on {address} port {port}: {error}; is the address this node's?")]
     Open {
         address: IpAddr,
         port: u16,
-        source: io::Error,
+        error: io::Error,
     },
 }
 
 /// Bytes of kernel buffer asked for on each socket: some 60 super-frames.
 pub(crate) const BUFFER: usize = 4 << 20;
 
+/// Checks that nobody listens where this uplink is to. To be called before
+/// any socket of it is open: those share their port with each other, and so
+/// would with another forwarder's, among which the kernel spreads datagrams.
+pub fn check_free(config: &UplinkConfig) -> Result<(), UplinkError> {
+    for &address in &config.addresses {
+        bound(address, config.port, Sharing::Never)?;
+    }
+    Ok(())
+}
+
 /// A UDP socket bound to one of the node's addresses.
 fn open(address: IpAddr, port: u16) -> Result<OwnedFd, UplinkError> {
-    try_open(address, port).map_err(|source| match source.raw_os_error() {
+    // A port that the kernel chooses is ours alone.
+    let sharing = if port == 0 {
+        Sharing::Never
+    } else {
+        Sharing::AmongWorkers
+    };
+    bound(address, port, sharing)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Never,
+    AmongWorkers,
+}
+
+fn bound(address: IpAddr, port: u16, sharing: Sharing) -> Result<OwnedFd, UplinkError> {
+    try_open(address, port, sharing).map_err(|error| match error.raw_os_error() {
         Some(libc::EADDRINUSE) => UplinkError::Taken { address, port },
         _ => UplinkError::Open {
             address,
             port,
-            source,
+            error,
         },
     })
 }
 
-fn try_open(address: IpAddr, port: u16) -> io::Result<OwnedFd> {
+fn try_open(address: IpAddr, port: u16, sharing: Sharing) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -74,7 +100,7 @@ fn try_open(address: IpAddr, port: u16) -> io::Result<OwnedFd> {
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, SockType::Datagram, flags, None)?;
-    if port != 0 {
+    if sharing == Sharing::AmongWorkers {
         setsockopt(&fd, sockopt::ReusePort, &true)?;
     }
     // Forced sizes need a privilege; without it the system's limit holds.

@@ -49,10 +49,10 @@ impl Receiver {
             } else {
                 (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)
             };
-            sys::set_option(&socket, level, name, 1).map_err(|source| UplinkError::Open {
+            sys::set_option(&socket, level, name, 1).map_err(|error| UplinkError::Open {
                 address,
                 port: config.port,
-                source,
+                error,
             })?;
             receiver.sockets.push(socket);
         }

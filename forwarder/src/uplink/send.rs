@@ -5,14 +5,17 @@ use std::{
     io::IoSlice,
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use nix::{
     errno::Errno,
-    sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
+    sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt},
 };
-use weft_engine::{DropReason, outbox::Send};
+use weft_engine::{
+    DropReason,
+    outbox::{SEGMENTS_MAX, Send},
+};
 
 use super::{UplinkConfig, UplinkError, open};
 
@@ -22,8 +25,12 @@ pub struct Sender {
     v4: Vec<OwnedFd>,
     v6: Vec<OwnedFd>,
     mtu: usize,
-    gso: AtomicBool,
+    /// Most datagrams in one system call; 1 without UDP_SEGMENT.
+    segments: AtomicUsize,
 }
+
+/// `UDP_MAX_SEGMENTS` of kernels before 6.9.
+const SEGMENTS_OLD: usize = 64;
 
 /// What became of a send's datagrams.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,22 +48,28 @@ impl Sender {
         for &address in &config.addresses {
             let sockets = if address.is_ipv4() { &mut v4 } else { &mut v6 };
             for _ in 0..config.entropy_ports.max(1) {
-                sockets.push(open(address, 0)?);
+                let socket = open(address, 0)?;
+                // Nobody reads these; what strangers send to them must not
+                // pin memory. The kernel's least size is what 0 comes to.
+                let _ = setsockopt(&socket, sockopt::RcvBuf, &0);
+                sockets.push(socket);
             }
         }
         Ok(Self {
             v4,
             v6,
             mtu: config.mtu.into(),
-            gso: AtomicBool::new(config.gso),
+            segments: AtomicUsize::new(if config.gso { SEGMENTS_MAX } else { 1 }),
         })
     }
 
     /// Whether sends use UDP_SEGMENT; false after the kernel refused it.
     pub fn gso(&self) -> bool {
-        self.gso.load(Relaxed)
+        self.segments.load(Relaxed) > 1
     }
 
+    /// Sends datagrams to one peer, in as few system calls as the kernel
+    /// allows.
     pub fn send(&self, send: &Send, to: SocketAddr) -> Sent {
         let datagrams = send.count() as u64;
         let sockets = if to.is_ipv4() { &self.v4 } else { &self.v6 };
@@ -72,46 +85,69 @@ impl Sender {
             v4: to.is_ipv4(),
             ecn: send.ecn,
         };
-        if datagrams > 1 && !self.gso() {
-            return to.send_one_by_one(send);
-        }
-        let segments = (datagrams > 1).then_some(send.size);
-        match to.send(&send.bytes, segments) {
-            Ok(()) => Sent {
-                datagrams,
-                bytes: send.bytes.len(),
-                system_calls: 1,
-                lost: None,
-            },
-            Err(error) if datagrams > 1 && self.degrade(error, send.size, to.v4) => {
-                to.send_one_by_one(send)
+        let mut sent = Sent::default();
+        let mut rest = &send.bytes[..];
+        while !rest.is_empty() {
+            let most = self.segments.load(Relaxed) * send.size;
+            let (now, later) = rest.split_at(most.min(rest.len()));
+            let several = now.len() > send.size;
+            sent.system_calls += 1;
+            match to.send(now, several.then_some(send.size)) {
+                Ok(()) => sent.carried(now, send.size),
+                Err(error) if several => match self.refused(error, now.len(), send.size, to.v4) {
+                    Refused::AllOfItsSize => continue,
+                    Refused::Alone => to.send_one_by_one(now, send.size, &mut sent),
+                    Refused::Lost(reason) => sent.lost(reason, now, send.size),
+                },
+                Err(error) => sent.lost(reason(error), now, send.size),
             }
-            Err(error) => Sent {
-                lost: Some((reason(error), datagrams)),
-                system_calls: 1,
-                ..Sent::default()
-            },
+            rest = later;
         }
+        sent
     }
 
-    /// Whether a refused UDP_SEGMENT send should be tried datagram by
-    /// datagram; if the fault is not this send's, all later ones are.
-    fn degrade(&self, error: Errno, size: usize, v4: bool) -> bool {
+    /// What a refused UDP_SEGMENT send of `len` bytes teaches.
+    fn refused(&self, error: Errno, len: usize, size: usize, v4: bool) -> Refused {
         let headers = if v4 { 20 + 8 } else { 40 + 8 };
         let too_big = size + headers > self.mtu || error == Errno::EMSGSIZE;
         match error {
             // EINVAL is also what kernels before 6.11 say of a segment
             // above the MTU.
-            Errno::EMSGSIZE | Errno::EINVAL if too_big => true,
+            Errno::EMSGSIZE | Errno::EINVAL if too_big => Refused::Alone,
+            Errno::EINVAL if len > SEGMENTS_OLD * size => {
+                self.segments.fetch_min(SEGMENTS_OLD, Relaxed);
+                Refused::AllOfItsSize
+            }
             // EIO: the device cannot finish checksums (net/ipv4/udp.c).
             Errno::EIO | Errno::EINVAL | Errno::ENOPROTOOPT | Errno::EOPNOTSUPP => {
-                if self.gso.swap(false, Relaxed) {
+                if self.segments.swap(1, Relaxed) > 1 {
                     tracing::warn!(%error, "the kernel refuses UDP_SEGMENT; sending singly");
                 }
-                true
+                Refused::AllOfItsSize
             }
-            _ => false,
+            _ => Refused::Lost(reason(error)),
         }
+    }
+}
+
+/// What to do about a refused send of several datagrams.
+enum Refused {
+    /// Fewer at a time are taken; the limit is known now.
+    AllOfItsSize,
+    /// The fault is this send's: its datagrams go singly.
+    Alone,
+    Lost(DropReason),
+}
+
+impl Sent {
+    fn carried(&mut self, bytes: &[u8], size: usize) {
+        self.datagrams += bytes.len().div_ceil(size) as u64;
+        self.bytes += bytes.len();
+    }
+
+    fn lost(&mut self, reason: DropReason, bytes: &[u8], size: usize) {
+        let lost = self.lost.get_or_insert((reason, 0));
+        lost.1 += bytes.len().div_ceil(size) as u64;
     }
 }
 
@@ -150,21 +186,16 @@ impl Destination<'_> {
         }
     }
 
-    fn send_one_by_one(&self, send: &Send) -> Sent {
-        let mut sent = Sent::default();
-        for datagram in send.datagrams() {
+    /// The others would mostly meet the same fate, but the last may be small
+    /// enough; all are tried.
+    fn send_one_by_one(&self, bytes: &[u8], size: usize, sent: &mut Sent) {
+        for datagram in bytes.chunks(size) {
             sent.system_calls += 1;
             match self.send(datagram, None) {
-                Ok(()) => {
-                    sent.datagrams += 1;
-                    sent.bytes += datagram.len();
-                }
-                // The others would mostly meet the same fate, but the last
-                // may be small enough; all are tried.
-                Err(error) => sent.lost.get_or_insert((reason(error), 0)).1 += 1,
+                Ok(()) => sent.carried(datagram, size),
+                Err(error) => sent.lost(reason(error), datagram, size),
             }
         }
-        sent
     }
 }
 

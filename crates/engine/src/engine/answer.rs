@@ -7,32 +7,29 @@ use weft_wire::{Packet, edit};
 
 use super::{Engine, Scene, tunnel};
 use crate::{
-    Gateway, PeerId, Port, Verdict,
+    DropReason, Gateway, PeerId, Port, Verdict,
     gateway::icmp::{self, Complaint},
 };
 
 impl Engine {
     /// Sends the reply at hand to the pod it answers.
     pub(super) fn reply_to_port(&self, scene: &mut Scene<'_>, port: &Port) -> Verdict {
-        if scene.replies.push(&self.reply, Verdict::Deliver(port.id)) {
-            scene.counters.originated.add(1);
-        }
+        self.reply(scene, Verdict::Deliver(port.id));
         Verdict::Answered
     }
 
     /// Sends the reply at hand into the tunnel. `hash` is that of the flow
     /// it belongs to.
     pub(super) fn reply_to_peer(&mut self, scene: &mut Scene<'_>, peer: PeerId, hash: u64) {
-        edit::set_macs(
-            &mut self.reply,
-            scene.tables.peer(peer).mac,
-            scene.tables.vtep.mac,
-        );
-        if scene
-            .replies
-            .push(&self.reply, tunnel(peer, hash, &self.reply))
-        {
-            scene.counters.originated.add(1);
+        let (dst, src) = (scene.tables.peer(peer).mac, scene.tables.vtep.mac);
+        edit::set_macs(&mut self.reply, dst, src);
+        self.reply(scene, tunnel(peer, hash, &self.reply));
+    }
+
+    fn reply(&self, scene: &mut Scene<'_>, verdict: Verdict) {
+        scene.counters.originated.add(1);
+        if !scene.replies.push(&self.reply, verdict) {
+            scene.counters.lose(DropReason::ReplyLost, 1);
         }
     }
 
@@ -47,16 +44,15 @@ impl Engine {
     ) {
         let Gateway { mac, v4, v6 } = scene.tables.gateway;
         let source: IpAddr = if packet.is_v4() { v4.into() } else { v6.into() };
-        if self.may_complain(scene)
-            && icmp::complain(
-                complaint,
-                frame,
-                packet,
-                source,
-                port.mac,
-                mac,
-                &mut self.reply,
-            )
+        if icmp::complain(
+            complaint,
+            frame,
+            packet,
+            source,
+            port.mac,
+            mac,
+            &mut self.reply,
+        ) && self.may_complain(scene, complaint)
         {
             self.reply_to_port(scene, port);
         }
@@ -78,16 +74,19 @@ impl Engine {
             return;
         };
         let (dst, src) = (scene.tables.peer(peer).mac, scene.tables.vtep.mac);
-        if self.may_complain(scene)
-            && icmp::complain(complaint, frame, packet, source, dst, src, &mut self.reply)
+        if icmp::complain(complaint, frame, packet, source, dst, src, &mut self.reply)
+            && self.may_complain(scene, complaint)
         {
             let hash = self.flows.hash(&packet.key);
             self.reply_to_peer(scene, peer, hash);
         }
     }
 
-    fn may_complain(&mut self, scene: &Scene<'_>) -> bool {
-        let may = self.complaints.take(scene.now);
+    /// Errors have a rate limit (RFC 4443 section 2.4(f)), all but those that
+    /// path MTU discovery cannot do without; Linux exempts the same.
+    fn may_complain(&mut self, scene: &Scene<'_>, complaint: Complaint) -> bool {
+        let exempt = matches!(complaint, Complaint::TooBig { .. });
+        let may = exempt || self.complaints.take(scene.now);
         if !may {
             scene.counters.icmp_suppressed.add(1);
         }

@@ -9,6 +9,7 @@ use super::{Engine, Scene, tunnel};
 use crate::{
     DropReason, Port, Verdict,
     admit::{self, largest},
+    batch::Frame,
     flow::{Egress, Ingress},
     fragment,
     gateway::{arp, icmp, icmp::Complaint, ndp},
@@ -16,52 +17,65 @@ use crate::{
 };
 
 impl Engine {
-    /// How many packets the frame is, and what becomes of it.
+    /// Settles how many packets the frame is, and what becomes of it.
     pub(super) fn decide_from_port(
         &mut self,
         scene: &mut Scene<'_>,
         ingress: &Port,
+        frame: &mut Frame,
         bytes: &mut [u8],
-        vnet: VnetHeader,
-    ) -> (u64, Result<Verdict, DropReason>) {
-        let ethernet = match parse(bytes) {
-            Ok(ethernet) => ethernet,
-            Err(error) => return (1, Err(error.into())),
-        };
-        if src_mac(bytes) != ingress.mac {
-            return (1, Err(DropReason::SpoofedMac));
-        }
-        let packet = match ethernet {
-            Ethernet::Ip(packet) => packet,
-            Ethernet::Arp => return (1, self.answer_arp(scene, ingress, bytes)),
-            Ethernet::Other(_) => return (1, Err(DropReason::UnsupportedEthertype)),
-        };
-        match admit::packets(&vnet, &packet) {
-            Ok(packets) => (
-                packets,
-                self.decide_packet(scene, ingress, bytes, &packet, vnet),
-            ),
+    ) {
+        let (packets, decided) = match self.admit(scene, ingress, frame.vnet, bytes) {
+            Ok(Admitted::Packet(packet, packets)) => {
+                let decided = self.decide_packet(scene, ingress, frame, bytes, &packet);
+                (packets, decided)
+            }
+            Ok(Admitted::Settled(verdict)) => (1, Ok(verdict)),
             Err(reason) => (1, Err(reason)),
+        };
+        scene.counters.received_from_ports.add(packets);
+        ingress.from_pod.add(packets, frame.len);
+        frame.verdict = decided.unwrap_or_else(Verdict::Drop);
+        frame.packets = packets;
+        if let Some(mtu) = frame.cut {
+            // The fragments are new packets, and the frame goes on as they.
+            frame.packets = fragments(bytes, mtu);
+            scene.counters.fragmented.add(packets);
+            scene.counters.originated.add(frame.packets);
         }
     }
 
-    fn answer_arp(
+    fn admit(
         &mut self,
         scene: &mut Scene<'_>,
         ingress: &Port,
+        vnet: VnetHeader,
         bytes: &[u8],
-    ) -> Result<Verdict, DropReason> {
-        arp::answer(bytes, &scene.tables.gateway, ingress, &mut self.reply)?;
-        Ok(self.reply_to_port(scene, ingress))
+    ) -> Result<Admitted, DropReason> {
+        let ethernet = parse(bytes)?;
+        if src_mac(bytes) != ingress.mac {
+            return Err(DropReason::SpoofedMac);
+        }
+        match ethernet {
+            Ethernet::Ip(packet) => {
+                let packets = admit::packets(&vnet, &packet)?;
+                Ok(Admitted::Packet(packet, packets))
+            }
+            Ethernet::Arp => {
+                arp::answer(bytes, &scene.tables.gateway, ingress, &mut self.reply)?;
+                Ok(Admitted::Settled(self.reply_to_port(scene, ingress)))
+            }
+            Ethernet::Other(_) => Err(DropReason::UnsupportedEthertype),
+        }
     }
 
     fn decide_packet(
         &mut self,
         scene: &mut Scene<'_>,
         ingress: &Port,
+        frame: &mut Frame,
         bytes: &mut [u8],
         packet: &Packet,
-        vnet: VnetHeader,
     ) -> Result<Verdict, DropReason> {
         let gateway = scene.tables.gateway;
         if ndp::is_ndp(packet, bytes) {
@@ -79,19 +93,25 @@ impl Engine {
             });
         }
         if scene.tables.is_gateway(packet.key.dst) {
-            icmp::echo(bytes, packet, &mut self.reply)?;
-            return Ok(self.reply_to_port(scene, ingress));
+            if !frame.vnet.needs_checksum() && !checksum::verify(bytes, packet) {
+                return Err(DropReason::MalformedTransport);
+            }
+            let answered = icmp::echo(bytes, packet, &mut self.reply);
+            if answered == Err(DropReason::GatewayUnserved) {
+                self.complain_to_port(scene, Complaint::PortUnreachable, bytes, packet, ingress);
+            }
+            return answered.map(|()| self.reply_to_port(scene, ingress));
         }
-        self.route(scene, ingress, bytes, packet, vnet)
+        self.route(scene, ingress, frame, bytes, packet)
     }
 
     fn route(
         &mut self,
         scene: &mut Scene<'_>,
         ingress: &Port,
+        frame: &mut Frame,
         bytes: &mut [u8],
         packet: &Packet,
-        vnet: VnetHeader,
     ) -> Result<Verdict, DropReason> {
         let (hash, egress) = self.egress_from_port(scene, ingress, bytes, packet)?;
         if packet.hop_limit <= 1 {
@@ -106,28 +126,28 @@ impl Engine {
             }
             Egress::Peer(id) => {
                 let peer = tables.peer(id);
-                (peer.mtu, peer.mac, tables.vtep.mac, tunnel(id, hash, bytes))
+                (
+                    peer.mtu_of(packet),
+                    peer.mac,
+                    tables.vtep.mac,
+                    tunnel(id, hash, bytes),
+                )
             }
         };
-        let fits = largest(packet, &vnet) <= mtu;
-        if !fits && (vnet.is_super_frame() || !fragment::allowed(bytes, packet)) {
-            self.complain_to_port(scene, Complaint::TooBig { mtu }, bytes, packet, ingress);
-            return Err(DropReason::TooBig);
+        if largest(packet, &frame.vnet) > mtu {
+            if frame.vnet.is_super_frame() || !fragment::allowed(bytes, packet) {
+                self.complain_to_port(scene, Complaint::TooBig { mtu }, bytes, packet, ingress);
+                return Err(DropReason::TooBig);
+            }
+            if frame.vnet.needs_checksum() {
+                checksum::complete(bytes, packet);
+                frame.vnet = VnetHeader::default();
+            }
+            frame.cut = Some(mtu);
         }
         edit::decrement_hop_limit(bytes, packet);
         edit::set_macs(bytes, dst, src);
-        if fits {
-            return Ok(verdict);
-        }
-        if vnet.needs_checksum() {
-            checksum::complete(bytes, packet);
-        }
-        fragment::fragment(bytes, packet, mtu, |piece| {
-            if scene.replies.push(piece, verdict) {
-                scene.counters.originated.add(1);
-            }
-        });
-        Ok(Verdict::Fragmented)
+        Ok(verdict)
     }
 
     /// The flow's hash and its egress.
@@ -148,11 +168,26 @@ impl Engine {
         let egress = lookup::from_port(scene.tables, packet.key.dst);
         match egress {
             Ok(egress) => self.flows.learn(hash, epoch, from, packet.key, egress),
-            Err(DropReason::NoRoute) => {
+            Err(DropReason::NoRoute | DropReason::NoUplink) => {
                 self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
             }
             Err(_) => {}
         }
         Ok((hash, egress?))
+    }
+}
+
+/// A pod's frame that may be what it is.
+enum Admitted {
+    /// An IP packet, and how many it is on a wire.
+    Packet(Packet, u64),
+    Settled(Verdict),
+}
+
+/// How many fragments fit `mtu`, of a frame that is to be cut.
+fn fragments(bytes: &[u8], mtu: usize) -> u64 {
+    match parse(bytes) {
+        Ok(Ethernet::Ip(packet)) => fragment::count(&packet, mtu) as u64,
+        _ => 1,
     }
 }

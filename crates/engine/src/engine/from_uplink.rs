@@ -6,7 +6,7 @@ use weft_wire::{Ethernet, Packet, VnetHeader, checksum, edit, parse, parse::dst_
 
 use super::{Engine, Scene};
 use crate::{
-    DropReason, PeerId, Port, Runs, Verdict,
+    DropReason, PeerId, Port, Runs,
     admit::{self, largest},
     flow::{Egress, Ingress},
     fragment,
@@ -26,7 +26,9 @@ enum Fate {
 /// Where a packet goes on, or that it does not.
 enum Way<'a> {
     Port(&'a Port),
-    Ended(Fate),
+    /// To the port in fragments that fit it.
+    Fragments(&'a Port),
+    Answered,
 }
 
 /// What is known of a datagram besides its frame.
@@ -102,7 +104,12 @@ impl Engine {
             Ok(Way::Port(port)) => runs
                 .push(frame, &packet, vnet, port, scene.tables.gateway.mac)
                 .map(|()| Fate::Delivered),
-            Ok(Way::Ended(fate)) => Ok(fate),
+            Ok(Way::Fragments(port)) => {
+                let pieces = runs.push_fragments(frame, &packet, port, scene.tables.gateway.mac);
+                scene.counters.originated.add(pieces);
+                Ok(Fate::Fragmented)
+            }
+            Ok(Way::Answered) => Ok(Fate::Answered),
             Err(reason) => Err(reason),
         };
         let packets = vnet.map_or(1, |vnet| admit::packets(&vnet, &packet).unwrap_or(1));
@@ -123,7 +130,7 @@ impl Engine {
             return Err(DropReason::WrongVtep);
         }
         let Some(egress) = self.egress_from_peer(scene, peer, frame, packet)? else {
-            return Ok(Way::Ended(Fate::Answered));
+            return Ok(Way::Answered);
         };
         let Egress::Port(id) = egress else {
             return Err(DropReason::NotHere);
@@ -137,12 +144,18 @@ impl Engine {
             return Err(DropReason::CongestionUnmarked);
         }
         *vnet = vnet.or_else(|| unfinished::tcp_super_frame(frame, packet, port.mtu));
-        if largest(packet, &vnet.unwrap_or_default()) > port.mtu {
-            let whole = vnet.is_none();
-            let fate = self.too_big_for_port(scene, peer, frame, packet, port, whole)?;
-            return Ok(Way::Ended(fate));
+        if largest(packet, &vnet.unwrap_or_default()) <= port.mtu {
+            return Ok(Way::Port(port));
         }
-        Ok(Way::Port(port))
+        if vnet.is_some() || !fragment::allowed(frame, packet) {
+            let complaint = Complaint::TooBig { mtu: port.mtu };
+            self.complain_to_peer(scene, complaint, frame, packet, peer);
+            return Err(DropReason::TooBig);
+        }
+        if checksum::is_partial(frame, packet) {
+            checksum::complete(frame, packet);
+        }
+        Ok(Way::Fragments(port))
     }
 
     /// Nothing if the packet was for the node itself, and is answered.
@@ -164,9 +177,9 @@ impl Engine {
             return Err(DropReason::ForeignSource);
         }
         if scene.tables.vtep.addresses.contains(&packet.key.dst) {
-            icmp::echo(frame, packet, &mut self.reply)?;
-            self.reply_to_peer(scene, peer, hash);
-            return Ok(None);
+            return self
+                .answer_peer(scene, peer, hash, frame, packet)
+                .map(|()| None);
         }
         let egress = lookup::from_peer(scene.tables, packet.key.dst);
         match egress {
@@ -179,30 +192,22 @@ impl Engine {
         egress.map(Some)
     }
 
-    fn too_big_for_port(
+    fn answer_peer(
         &mut self,
         scene: &mut Scene<'_>,
         peer: PeerId,
-        frame: &mut [u8],
+        hash: u64,
+        frame: &[u8],
         packet: &Packet,
-        port: &Port,
-        whole: bool,
-    ) -> Result<Fate, DropReason> {
-        if !whole || !fragment::allowed(frame, packet) {
-            let complaint = Complaint::TooBig { mtu: port.mtu };
-            self.complain_to_peer(scene, complaint, frame, packet, peer);
-            return Err(DropReason::TooBig);
+    ) -> Result<(), DropReason> {
+        if !checksum::verify(frame, packet) && !checksum::is_partial(frame, packet) {
+            return Err(DropReason::MalformedTransport);
         }
-        if checksum::is_partial(frame, packet) {
-            checksum::complete(frame, packet);
+        let answered = icmp::echo(frame, packet, &mut self.reply);
+        match answered {
+            Ok(()) => self.reply_to_peer(scene, peer, hash),
+            Err(_) => self.complain_to_peer(scene, Complaint::PortUnreachable, frame, packet, peer),
         }
-        edit::decrement_hop_limit(frame, packet);
-        edit::set_macs(frame, port.mac, scene.tables.gateway.mac);
-        fragment::fragment(frame, packet, port.mtu, |piece| {
-            if scene.replies.push(piece, Verdict::Deliver(port.id)) {
-                scene.counters.originated.add(1);
-            }
-        });
-        Ok(Fate::Fragmented)
+        answered
     }
 }

@@ -108,7 +108,6 @@ pub fn tables_of(
 ) -> Snapshot {
     let vtep = Vtep {
         mac: vtep_mac(node),
-        vni: VNI,
         addresses: vec![tunnel_v4(node).into()],
         blocks: blocks(node),
     };

@@ -106,7 +106,7 @@ fn fragments_tell_their_place() {
     for (flags_and_offset, expected) in [
         (0x2000, "fragment 0+ | udp 50000 > 9 len 3"),
         (0x2001, "fragment 8+ | protocol 17 len 11"),
-        (0x1fff, "fragment 65528 | protocol 17 len 11"),
+        (0x1ff0, "fragment 65408 | protocol 17 len 11"),
     ] {
         let line = describe(&v4(flags_and_offset, protocol::UDP, &udp(9, b"abc")));
         assert!(line.ends_with(expected), "{line}");

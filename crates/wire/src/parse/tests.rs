@@ -258,7 +258,7 @@ fn fragments_of_one_datagram_share_a_key() {
     for (offset, more, kind) in [
         (0, true, Fragment::First),
         (5, true, Fragment::Later),
-        (8191, false, Fragment::Later),
+        (8190, false, Fragment::Later),
     ] {
         let packet = ip(&v6(&[fragment(offset, more)], protocol::UDP, &UDP));
         assert_eq!(packet.fragment, kind);
@@ -416,4 +416,14 @@ proptest! {
         keeps_its_promise(&frame);
         keeps_its_promise(&frame[..frame.len() - cut]);
     }
+}
+
+#[test]
+fn no_fragment_reaches_beyond_the_largest_datagram() {
+    let far = |offset| parse(&v4(protocol::UDP, &[], offset, &[9; 16]));
+    assert!(far(8189).is_ok());
+    assert_eq!(far(8190), Err(ParseError::IpLength));
+    let far = |offset| parse(&v6(&[fragment(offset, false)], protocol::UDP, &[9; 16]));
+    assert!(far(8189).is_ok());
+    assert_eq!(far(8190), Err(ParseError::IpLength));
 }
