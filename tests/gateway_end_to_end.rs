@@ -15,7 +15,7 @@ use weft_lab::{
     Attach, Lab, Ledger, Pod, Spec,
     exchange::{self, always_fragment, never_fragment, path_mtu},
     icmp::{Answer, Question, Says},
-    probe::Family,
+    probe::{Family, patiently},
     use_executable,
     workshop::run,
 };
@@ -105,7 +105,10 @@ fn the_kernel_learns_the_mtu_of_a_narrower_path() {
     always_fragment(&asking).expect("set");
     asking.send(&[7; 1422]).expect("sent");
     let mut bytes = [0; 2000];
-    assert_eq!(answering.recv(&mut bytes).expect("it arrives"), 1422);
+    assert_eq!(
+        patiently(|| answering.recv(&mut bytes)).expect("it arrives"),
+        1422
+    );
     assert_eq!(ledger(&lab).value("fragmented"), 1);
 
     // It tells those who do not.
@@ -126,7 +129,10 @@ fn the_kernel_learns_the_mtu_of_a_narrower_path() {
         asking
             .send(&vec![7; full - 20])
             .expect("as large as the path takes");
-        assert_eq!(answering.recv(&mut bytes).expect("it arrives"), full - 20);
+        assert_eq!(
+            patiently(|| answering.recv(&mut bytes)).expect("it arrives"),
+            full - 20
+        );
         assert_eq!(told(from, family.of(to)), Says::TooBig { mtu: 1430 });
     }
 }

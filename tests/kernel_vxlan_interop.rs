@@ -22,7 +22,7 @@ use weft_cni::{link::Attach, netns::Netns};
 use weft_lab::{
     Forwarder, Ledger, NodePlan, Outer, Pod, PodPlan, Spec, exchange,
     icmp::{Question, Says},
-    probe::{Family, Probe},
+    probe::{Family, Probe, patiently},
     use_executable,
     workshop::{self, Workshop, run},
 };
@@ -629,7 +629,7 @@ impl Wiretap {
     fn heard(self, port: u16) -> Vec<Datagram> {
         let mut bytes = [0; 65_536];
         let mut heard = Vec::new();
-        while let Ok((len, from)) = self.socket.recv_from(&mut bytes) {
+        while let Ok((len, from)) = patiently(|| self.socket.recv_from(&mut bytes)) {
             // A raw IPv4 socket hands out the IP header too.
             let header = if self.v4 {
                 usize::from(bytes[0] & 0x0f) * 4

@@ -17,7 +17,7 @@ use nix::{
 use weft_lab::{
     Attach, Lab, Ledger, Pod, Spec,
     exchange::{self, Content},
-    probe::{DEADLINE, Family},
+    probe::{DEADLINE, Family, patiently},
     use_executable,
 };
 use weft_testkit::needs_namespaces;
@@ -195,9 +195,9 @@ impl Flow {
 fn shake_hands(asking: &UdpSocket, answering: &UdpSocket) {
     let mut bytes = [0; 8];
     asking.send(b"hello").expect("sent");
-    let (len, from) = answering.recv_from(&mut bytes).expect("it arrives");
+    let (len, from) = patiently(|| answering.recv_from(&mut bytes)).expect("it arrives");
     answering.send_to(&bytes[..len], from).expect("answered");
-    asking.recv(&mut bytes).expect("the answer arrives");
+    patiently(|| asking.recv(&mut bytes)).expect("the answer arrives");
 }
 
 fn lab(nodes: usize, attach: Attach) -> Lab {

@@ -150,14 +150,20 @@ impl Client {
             .map_err(|e| self.failed(e))?;
         if !fds.is_empty() {
             let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-            let sent = sendmsg::<()>(
-                self.stream.as_raw_fd(),
-                &[IoSlice::new(line)],
-                &[ControlMessage::ScmRights(&raw)],
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            );
-            let sent = sent.map_err(|errno| self.failed(errno.into()))?;
+            let sent = loop {
+                let sent = sendmsg::<()>(
+                    self.stream.as_raw_fd(),
+                    &[IoSlice::new(line)],
+                    &[ControlMessage::ScmRights(&raw)],
+                    MsgFlags::MSG_NOSIGNAL,
+                    None,
+                );
+                match sent {
+                    // Nothing went; with a timeout no call restarts itself.
+                    Err(Errno::EINTR) => {}
+                    sent => break sent.map_err(|errno| self.failed(errno.into()))?,
+                }
+            };
             line = line.get(sent..).unwrap_or_default();
         }
         self.stream

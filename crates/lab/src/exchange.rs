@@ -16,7 +16,7 @@ use nix::{
 
 use crate::{
     lab::Pod,
-    probe::{self, DEADLINE, Family},
+    probe::{self, DEADLINE, Family, patiently},
 };
 
 sockopt_impl!(
@@ -158,15 +158,14 @@ pub fn datagrams(
         let mut arrived = vec![0; 65_536];
 
         asking.send(&text).with_context(|| told("there"))?;
-        let (len, sender) = answering
-            .recv_from(&mut arrived)
-            .with_context(|| told("there"))?;
+        let (len, sender) =
+            patiently(|| answering.recv_from(&mut arrived)).with_context(|| told("there"))?;
         ensure!(arrived[..len] == text, "{}: changed", told("there"));
 
         answering
             .send_to(&text, sender)
             .with_context(|| told("back"))?;
-        let len = asking.recv(&mut arrived).with_context(|| told("back"))?;
+        let len = patiently(|| asking.recv(&mut arrived)).with_context(|| told("back"))?;
         ensure!(arrived[..len] == text, "{}: changed", told("back"));
     }
     Ok(())
@@ -184,7 +183,7 @@ pub fn train(from: &Pod, to: &Pod, family: Family, size: u16, count: usize) -> a
     asking.send(&text).with_context(told)?;
     let mut arrived = vec![0; text.len()];
     for expected in text.chunks(size) {
-        let len = answering.recv(&mut arrived).with_context(told)?;
+        let len = patiently(|| answering.recv(&mut arrived)).with_context(told)?;
         ensure!(arrived[..len] == *expected, "{}: changed", told());
     }
     Ok(())

@@ -15,7 +15,7 @@ use nix::{
 };
 use weft_cni::netns::Netns;
 
-use crate::probe::{DEADLINE, checksum};
+use crate::probe::{DEADLINE, checksum, patiently};
 
 /// Who answered, and what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +70,7 @@ impl Question {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            let (len, from) = socket
-                .recv_from(&mut bytes)
+            let (len, from) = patiently(|| socket.recv_from(&mut bytes))
                 .with_context(|| format!("wait for what answers {self:?}"))?;
             if let Some(says) = heard(&bytes[..len], self.to.is_ipv4(), &request)? {
                 let from = from.ip();

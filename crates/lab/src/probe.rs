@@ -125,7 +125,7 @@ fn tcp(from: &Pod, to: &Pod, address: IpAddr) -> anyhow::Result<Duration> {
 pub(crate) fn accept(listener: &TcpListener, deadline: Duration) -> io::Result<TcpStream> {
     let millis = u16::try_from(deadline.as_millis()).unwrap_or(u16::MAX);
     let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut ready, PollTimeout::from(millis))? {
+    match patiently(|| Ok(poll(&mut ready, PollTimeout::from(millis))?))? {
         0 => Err(told(io::ErrorKind::TimedOut.into())),
         _ => listener.accept().map(|(stream, _)| stream),
     }
@@ -150,8 +150,7 @@ fn udp(from: &Pod, to: &Pod, address: IpAddr, size: usize) -> anyhow::Result<Dur
     asking
         .send(&text)
         .with_context(|| format!("send {size} B"))?;
-    let (len, sender) = answering
-        .recv_from(&mut arrived)
+    let (len, sender) = patiently(|| answering.recv_from(&mut arrived))
         .map_err(told)
         .with_context(|| format!("{size} B there"))?;
     ensure!(
@@ -162,8 +161,7 @@ fn udp(from: &Pod, to: &Pod, address: IpAddr, size: usize) -> anyhow::Result<Dur
     answering
         .send_to(&text, sender)
         .with_context(|| format!("send {size} B back"))?;
-    let len = asking
-        .recv(&mut arrived)
+    let len = patiently(|| asking.recv(&mut arrived))
         .map_err(told)
         .with_context(|| format!("{size} B back"))?;
     ensure!(
@@ -182,6 +180,17 @@ pub(crate) fn datagrams_to(peer: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(peer)?;
     Ok(socket)
+}
+
+/// Makes a call again that was interrupted: a socket with a timeout reports
+/// it whatever the cause, be it that the machine was suspended (signal(7)).
+pub fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 fn ping(from: &Pod, address: IpAddr) -> anyhow::Result<Duration> {
@@ -208,8 +217,7 @@ fn ping(from: &Pod, address: IpAddr) -> anyhow::Result<Duration> {
             .saturating_sub(started.elapsed())
             .max(Duration::from_millis(1));
         socket.set_read_timeout(Some(left))?;
-        let len = socket
-            .recv(&mut arrived)
+        let len = patiently(|| socket.recv(&mut arrived))
             .map_err(told)
             .context("echo reply")?;
         let message = arrived.get(header..len).unwrap_or_default();

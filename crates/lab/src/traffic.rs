@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::{
     lab::Pod,
-    probe::{self, DEADLINE, Family},
+    probe::{self, DEADLINE, Family, patiently},
     stop,
 };
 
@@ -95,7 +95,7 @@ fn send_stream(mut stream: TcpStream, duration: Duration) -> anyhow::Result<()> 
     let until = Instant::now() + duration;
     while Instant::now() < until {
         // A write that the deadline cuts short is an error: nothing moved.
-        let _sent = stream.write(&bytes)?;
+        let _sent = patiently(|| stream.write(&bytes))?;
         stop::check()?;
     }
     Ok(())
@@ -104,12 +104,12 @@ fn send_stream(mut stream: TcpStream, duration: Duration) -> anyhow::Result<()> 
 fn receive_stream(mut stream: TcpStream) -> anyhow::Result<Stream> {
     let mut bytes = vec![0; 2 * WRITE];
     stream.set_read_timeout(Some(DEADLINE))?;
-    let first = stream.read(&mut bytes)?;
+    let first = patiently(|| stream.read(&mut bytes))?;
     let started = Instant::now();
     let mut received = 0;
     let mut last = first;
     while last > 0 {
-        last = stream.read(&mut bytes)?;
+        last = patiently(|| stream.read(&mut bytes))?;
         received += last as u64;
     }
     ensure!(received > 0, "no data after the first read");
@@ -162,7 +162,7 @@ fn send_flood(socket: &UdpSocket, until: Instant) -> anyhow::Result<u64> {
         match burst {
             Ok(results) => sent += results.count() as u64,
             // A full queue on the way is the flood's purpose.
-            Err(Errno::ENOBUFS | Errno::EAGAIN) => {}
+            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -185,6 +185,7 @@ fn receive_flood(socket: &UdpSocket, until: Instant) -> anyhow::Result<(u64, f64
                 delivered += results.filter(|message| message.bytes == DATAGRAM).count() as u64;
                 span = Some((span.map_or(now, |(first, _)| first), now));
             }
+            Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) if now < until && !stop::requested() => {}
             Err(Errno::EAGAIN) => break,
             Err(errno) => return Err(errno.into()),
@@ -236,7 +237,7 @@ fn ask(socket: &UdpSocket, duration: Duration) -> anyhow::Result<Vec<Duration>> 
     loop {
         let asked = Instant::now();
         socket.send(&bytes)?;
-        let len = socket.recv(&mut bytes)?;
+        let len = patiently(|| socket.recv(&mut bytes))?;
         ensure!(len == DATAGRAM, "an answer of {len} B");
         times.push(asked.elapsed());
         stop::check()?;
@@ -249,7 +250,7 @@ fn ask(socket: &UdpSocket, duration: Duration) -> anyhow::Result<Vec<Duration>> 
 fn answer(socket: &UdpSocket) -> anyhow::Result<()> {
     let mut bytes = [0; 2 * DATAGRAM];
     loop {
-        let (len, sender) = socket.recv_from(&mut bytes)?;
+        let (len, sender) = patiently(|| socket.recv_from(&mut bytes))?;
         if len == 1 {
             return Ok(());
         }
