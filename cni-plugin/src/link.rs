@@ -302,6 +302,9 @@ fn configure(netns: &Netns, pod: &Netlink, index: u32, wiring: &Wiring) -> Resul
             route_by(pod, index, gateway)?;
         }
     }
+    for &address in &wiring.addresses {
+        pod.wait_for_address(address)?;
+    }
     Ok(())
 }
 

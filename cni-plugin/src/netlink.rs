@@ -5,6 +5,8 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
+    thread,
+    time::{Duration, Instant},
 };
 
 use futures_util::TryStreamExt;
@@ -20,7 +22,7 @@ use rtnetlink::{
             LinkAttribute,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
-        route::RouteScope,
+        route::{RouteScope, RouteType},
     },
 };
 use tokio::runtime::Runtime;
@@ -40,13 +42,21 @@ pub enum NetlinkError {
     Refused { request: String, error: io::Error },
     #[error("{request}: the answer makes no sense: {answer}")]
     Confused { request: String, answer: String },
+    #[error(
+        "address {address} is not in use {} s after it was added; is its link up?",
+        ADDRESS_DEADLINE.as_secs()
+    )]
+    Late { address: IpAddr },
 }
+
+/// The kernel needs microseconds, and longer only where it gets no processor.
+const ADDRESS_DEADLINE: Duration = Duration::from_secs(2);
 
 impl NetlinkError {
     pub fn is(&self, errno: Errno) -> bool {
         match self {
             Self::Refused { error, .. } => error.raw_os_error() == Some(errno as i32),
-            Self::Open(_) | Self::Confused { .. } => false,
+            Self::Open(_) | Self::Confused { .. } | Self::Late { .. } => false,
         }
     }
 }
@@ -223,7 +233,8 @@ impl Netlink {
         )
     }
 
-    /// An address that is usable at once: IPv6 skips duplicate detection.
+    /// IPv6 skips duplicate detection. Once [`Netlink::wait_for_address`] has
+    /// returned, the address is in use.
     pub fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
         let mut request = self
             .handle
@@ -237,6 +248,41 @@ impl Netlink {
             format!("add address {address} to link {index}"),
             request.execute(),
         )
+    }
+
+    /// Waits until packets to an address of a link that is up are taken in.
+    /// IPv6 addresses get there in the background, without duplicate
+    /// detection too (net/ipv6/addrconf.c, `addrconf_dad_work`).
+    pub fn wait_for_address(&self, address: IpAddr) -> Result<(), NetlinkError> {
+        let until = Instant::now() + ADDRESS_DEADLINE;
+        while !self.is_local(address)? {
+            if Instant::now() > until {
+                return Err(NetlinkError::Late { address });
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    fn is_local(&self, address: IpAddr) -> Result<bool, NetlinkError> {
+        let message = match address {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(v4, 32)
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(v6, 128)
+                .build(),
+        };
+        let get = self.handle.route().get(message).execute();
+        let found = self.ask(format!("ask for the way to {address}"), async move {
+            let mut routes = std::pin::pin!(get);
+            routes.try_next().await
+        });
+        match found {
+            Ok(route) => Ok(route.is_some_and(|route| route.header.kind == RouteType::Local)),
+            Err(error) if error.is(Errno::ENETUNREACH) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     pub fn add_route(&self, route: &Route) -> Result<(), NetlinkError> {

@@ -9,7 +9,7 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     path::PathBuf,
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -62,6 +62,52 @@ fn a_veth_carries_both_families_to_the_gateway() {
     let (request, frames) = wired_frames(Attach::Veth, VNET);
     assert_eq!(request.driver, Driver::Veth);
     assert_eq!(frames.fds, 1);
+}
+
+/// The first packet to a new pod may be there before the next system call.
+/// Other pods come and go meanwhile, and the kernel does such things one at a
+/// time.
+#[test]
+fn a_new_pod_takes_packets_to_all_its_addresses_at_once() {
+    weft_testkit::needs_namespaces!();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..20).for_each(|_| greet_a_new_pod()));
+        }
+    });
+}
+
+fn greet_a_new_pod() {
+    let (node, pod) = namespaces();
+    let wiring = wiring(Attach::Tap { queues: 1 });
+    let _device = node
+        .run(|| link::add(&pod, &port(), &wiring))
+        .expect("enter")
+        .expect("a link");
+    for &address in &wiring.addresses {
+        let heard = pod.run(|| hear_oneself(address)).expect("enter");
+        heard.unwrap_or_else(|error| panic!("{address}: {error}"));
+    }
+}
+
+/// A datagram to an address that is not in use yet leaves by the default
+/// route.
+fn hear_oneself(address: IpAddr) -> std::io::Result<usize> {
+    let socket = UdpSocket::bind((address, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.send_to(b"me", socket.local_addr()?)?;
+    socket.recv(&mut [0; 2])
+}
+
+#[test]
+fn an_address_of_nobody_is_not_waited_for_in_vain() {
+    weft_testkit::needs_namespaces!();
+    let netlink = Netlink::open_in(&namespaces().1)
+        .expect("enter")
+        .expect("netlink");
+    let late = netlink.wait_for_address("fd00::1".parse().expect("an address"));
+    let text = late.expect_err("it is on no link").to_string();
+    assert!(text.starts_with("address fd00::1 is not in use"), "{text}");
 }
 
 #[test]

@@ -116,6 +116,7 @@ fn fill_pod(plan: &NodePlan, pod: &PodPlan, netns: &Netns, up: &LinkChange) -> a
             via: Some(gateway.addr()),
             onlink: false,
         })?;
+        inside.wait_for_address(net.addr())?;
     }
     Ok(())
 }

@@ -113,6 +113,7 @@ fn configure(spec: &Spec, node: &NodePlan, netns: &Netns) -> anyhow::Result<()> 
     )?;
     for address in node.underlay_nets() {
         netlink.add_address(index, address)?;
+        netlink.wait_for_address(address.addr())?;
     }
     if !spec.underlay_offload {
         netns.run(|| without_offload(LINK))??;
