@@ -97,7 +97,7 @@ impl Forwarder {
 
     fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let until = Instant::now() + START_DEADLINE;
-        while self.client().is_err() {
+        while !self.answers() {
             if let Some(status) = self.child.try_wait()? {
                 bail!(
                     "weft-forwarder ended at once ({status}): {}",
@@ -115,6 +115,13 @@ impl Forwarder {
             thread::sleep(Duration::from_millis(5));
         }
         Ok(())
+    }
+
+    /// A connection alone says little: the socket is there before the uplink,
+    /// on which the forwarder may yet fail.
+    fn answers(&self) -> bool {
+        let client = self.client();
+        client.is_ok_and(|mut client| client.request(&Request::Status).is_ok())
     }
 
     fn last_words(&self) -> String {
