@@ -34,6 +34,9 @@ struct Arguments {
     /// Workers of each forwarder.
     #[arg(long)]
     workers: Option<usize>,
+    /// TCP's congestion control, where it is not to be the system's.
+    #[arg(long)]
+    congestion: Option<String>,
     /// Given by cargo; says nothing.
     #[arg(long, hide = true)]
     bench: bool,
@@ -66,7 +69,7 @@ fn main() -> anyhow::Result<()> {
         kind: Kind::Kernel,
         ..spec.clone()
     });
-    let labs = Labs::new(&spec, Lab::up(&spec)?, kernel)?;
+    let labs = Labs::new(&spec, arguments.congestion, Lab::up(&spec)?, kernel)?;
     let duration = Duration::from_secs_f64(arguments.seconds) * arguments.rounds;
     let speeds = labs.measure(arguments.rounds, duration, |step| eprintln!("{step}"))?;
     println!("| load | path | weft | kernel | unit | weft / kernel | spread |");

@@ -104,7 +104,7 @@ fn observe(spec: Spec, duration: Duration) -> anyhow::Result<Report> {
         ..spec.clone()
     });
     let probes = ask_all(&weft, &progress)?;
-    let labs = Labs::new(&spec, weft, kernel)?;
+    let labs = Labs::new(&spec, None, weft, kernel)?;
     progress.set_position(0);
     progress.set_length(labs.steps(ROUNDS));
     let speeds = labs.measure(ROUNDS, duration, |step| {

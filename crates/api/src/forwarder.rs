@@ -140,15 +140,7 @@ pub enum Reply {
     Status(Box<Status>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}; {hint}")]
-pub struct Error {
-    pub code: Code,
-    /// What is wrong, naming the object.
-    pub message: String,
-    /// What to do about it.
-    pub hint: String,
-}
+pub type Error = crate::Error<Code>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

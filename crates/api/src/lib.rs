@@ -3,6 +3,10 @@
 
 #![forbid(unsafe_code)]
 
+mod error;
 pub mod forwarder;
 pub mod framing;
+pub mod ipam;
 pub mod names;
+
+pub use error::Error;

@@ -16,6 +16,10 @@ pub enum NameError {
         "name {0:?} holds a character other than letters, digits, '.', '-', '_' and '/'; rename it"
     )]
     Character(String),
+    #[error("handle {0:?} has {len} bytes; use 1 to {HANDLE_MAX}", len = .0.len())]
+    HandleLength(String),
+    #[error("handle {0:?} holds a space or a character that is not ASCII; rename it")]
+    HandleCharacter(String),
     #[error("MAC address {0:?} is not six hexadecimal bytes joined by ':'")]
     Mac(String),
     #[error("VNI {0} is above 16777215, the largest 24-bit number (RFC 7348 section 5)")]
@@ -59,6 +63,56 @@ impl From<Name> for String {
 }
 
 impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Longest handle, in bytes.
+pub const HANDLE_MAX: usize = 3 * NAME_MAX + 2;
+
+/// Whose an address is: a string of visible ASCII. A pod's is
+/// `network/container/interface`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Handle(String);
+
+impl Handle {
+    pub fn new(handle: impl Into<String>) -> Result<Self, NameError> {
+        let handle = handle.into();
+        if handle.is_empty() || handle.len() > HANDLE_MAX {
+            return Err(NameError::HandleLength(handle));
+        }
+        if !handle.chars().all(|c| c.is_ascii_graphic()) {
+            return Err(NameError::HandleCharacter(handle));
+        }
+        Ok(Self(handle))
+    }
+
+    /// The names joined by `/`.
+    pub fn of(names: [&Name; 3]) -> Self {
+        Self(names.map(Name::as_str).join("/"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Handle {
+    type Error = NameError;
+    fn try_from(handle: String) -> Result<Self, NameError> {
+        Self::new(handle)
+    }
+}
+
+impl From<Handle> for String {
+    fn from(handle: Handle) -> Self {
+        handle.0
+    }
+}
+
+impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

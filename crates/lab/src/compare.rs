@@ -13,6 +13,8 @@ use crate::{Kind, Lab, Pod, Spec, probe::Family, stop, traffic};
 #[derive(Debug)]
 pub struct Labs {
     spec: Spec,
+    /// What TCP loads run under, where it is not the system's.
+    congestion: Option<String>,
     with_offload: [anyhow::Result<Lab>; 2],
     /// Where there is an underlay.
     without_offload: Option<[anyhow::Result<Lab>; 2]>,
@@ -63,7 +65,12 @@ pub struct Side {
 }
 
 impl Labs {
-    pub fn new(spec: &Spec, weft: Lab, kernel: anyhow::Result<Lab>) -> anyhow::Result<Self> {
+    pub fn new(
+        spec: &Spec,
+        congestion: Option<String>,
+        weft: Lab,
+        kernel: anyhow::Result<Lab>,
+    ) -> anyhow::Result<Self> {
         let without = |kind| {
             Lab::up(&Spec {
                 kind,
@@ -73,6 +80,7 @@ impl Labs {
         };
         Ok(Self {
             spec: spec.clone(),
+            congestion,
             with_offload: [Ok(weft), kernel],
             without_offload: (spec.nodes > 1).then(|| [Kind::Weft, Kind::Kernel].map(without)),
         })
@@ -92,6 +100,7 @@ impl Labs {
         mut step: impl FnMut(String),
     ) -> anyhow::Result<Vec<Speed>> {
         let mut speeds = Vec::new();
+        let congestion = self.congestion.as_deref();
         for (load, way) in self.plan() {
             let mut sides = [Side::default(), Side::default()];
             for _ in 0..rounds {
@@ -101,7 +110,7 @@ impl Labs {
                     step(format!("{} {}: {name}", load.name(), way.name()));
                     side.take(lab.as_ref().map_or_else(
                         |error| Err(anyhow::anyhow!("{error:#}")),
-                        |lab| load.run(lab, way, duration / rounds),
+                        |lab| load.run(lab, way, congestion, duration / rounds),
                     ));
                     stop::check()?;
                 }
@@ -166,11 +175,17 @@ impl Labs {
 }
 
 impl Load {
-    fn run(self, lab: &Lab, way: Way, duration: Duration) -> anyhow::Result<f64> {
+    fn run(
+        self,
+        lab: &Lab,
+        way: Way,
+        congestion: Option<&str>,
+        duration: Duration,
+    ) -> anyhow::Result<f64> {
         let (from, to) = way.ends(lab)?;
         let family = Family::V4;
         Ok(match self {
-            Self::Tcp => traffic::stream(from, to, family, duration)?.gbit_per_second(),
+            Self::Tcp => traffic::stream(from, to, family, congestion, duration)?.gbit_per_second(),
             Self::SmallUdp => traffic::flood(from, to, family, duration)?.kpps(),
             Self::RoundTripP50 => traffic::round_trips(from, to, family, duration)?.p50_us,
             Self::RoundTripP99 => traffic::round_trips(from, to, family, duration)?.p99_us,

@@ -2,6 +2,7 @@
 //! of small datagrams, a question and its answer. Each is bounded in time.
 
 use std::{
+    ffi::OsString,
     io::{IoSlice, IoSliceMut, Read, Write},
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
@@ -68,8 +69,15 @@ impl Flood {
     }
 }
 
-/// One TCP connection that sends all it can for `duration`.
-pub fn stream(from: &Pod, to: &Pod, family: Family, duration: Duration) -> anyhow::Result<Stream> {
+/// One TCP connection that sends all it can for `duration`, under the
+/// sender's `congestion` control or else under the system's.
+pub fn stream(
+    from: &Pod,
+    to: &Pod,
+    family: Family,
+    congestion: Option<&str>,
+    duration: Duration,
+) -> anyhow::Result<Stream> {
     let address = family.of(to);
     let listener = to.netns.run(|| TcpListener::bind((address, 0)))??;
     let server = listener.local_addr()?;
@@ -78,6 +86,11 @@ pub fn stream(from: &Pod, to: &Pod, family: Family, duration: Duration) -> anyho
         .run(|| TcpStream::connect_timeout(&server, DEADLINE))?
         .with_context(|| format!("connect {} to {}", from.name(), to.name()))?;
     let receiver = probe::accept(&listener, DEADLINE)?;
+    if let Some(name) = congestion {
+        setsockopt(&sender, sockopt::TcpCongestion, &OsString::from(name)).with_context(|| {
+            format!("take the congestion control {name}; the kernel may lack it")
+        })?;
+    }
     thread::scope(|scope| {
         let receiving = scope.spawn(|| receive_stream(receiver));
         let sent = send_stream(sender, duration);

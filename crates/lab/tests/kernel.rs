@@ -58,14 +58,14 @@ fn loads_are_measured_with_and_without_tunnel_offload() {
         });
         let (one, other) = (pod(&lab, "n1p1"), pod(&lab, "n2p2"));
         let long = Duration::from_millis(300);
-        let stream = traffic::stream(one, other, Family::V4, long).expect("a stream");
+        let stream = traffic::stream(one, other, Family::V4, None, long).expect("a stream");
         assert!(stream.gbit_per_second() > 0.01, "{stream:?}");
         let flood = traffic::flood(one, other, Family::V6, long).expect("a flood");
         assert!(
             flood.delivered <= flood.sent && flood.kpps() > 0.1,
             "{flood:?}"
         );
-        let trips = traffic::round_trips(one, other, Family::V4, long).expect("answers");
+        let trips = traffic::round_trips(one, other, Family::V4, None, long).expect("answers");
         assert!(
             trips.count > 10 && trips.p50_us <= trips.p99_us,
             "{trips:?}"

@@ -1,0 +1,208 @@
+//! What is stored: one row for each pool, block, affinity, reservation and
+//! node, and one for the settings. Handles have no rows: which addresses a
+//! handle has follows from the blocks.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weft_api::{
+    ipam::{AffinityState, Config, Node, PodRef, Pool, Reservation, Time, Use},
+    names::{Handle, Name},
+};
+
+/// A row's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    Config,
+    Pool(Name),
+    Reservation(Name),
+    Node(Name),
+    Block(IpNet),
+    /// That a node owns, or is about to own, a block.
+    Affinity(Name, IpNet),
+}
+
+/// A row's content, of the kind that its key says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Config(Config),
+    Pool(Pool),
+    Reservation(Reservation),
+    Node(Node),
+    Block(Block),
+    Affinity(Affinity),
+}
+
+/// Grows with each commit, over all rows.
+pub type Revision = u64;
+
+/// What a request changes, in an order in which each beginning alone leaves
+/// rows that the next request can go on from.
+pub type Changes = Vec<(Key, Option<Value>)>;
+
+/// Some of a pool's addresses, the unit of ownership and of change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Block {
+    pub cidr: IpNet,
+    pub owner: Option<Name>,
+    /// When the owner claimed it.
+    pub claimed: Time,
+    /// Starts at the wall clock in nanoseconds, so that a block that was
+    /// deleted and made again never repeats a number; grows with each change
+    /// of its allocations.
+    pub sequence: u64,
+    /// By ordinal, the distance from the block's first address.
+    pub allocations: BTreeMap<u32, Arc<Allocation>>,
+    /// Free ordinals; the head is given out first, what comes back goes to
+    /// the tail.
+    pub free: VecDeque<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allocation {
+    /// None while it rests or is kept for `identity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<Handle>,
+    /// The block's sequence number when the ordinal was given out or back.
+    pub sequence: u64,
+    /// Where the address is used, and by whom.
+    pub node: Name,
+    #[serde(rename = "use")]
+    pub purpose: Use,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Name>,
+    pub since: Time,
+    /// Since when nobody holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Time>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Affinity {
+    pub state: AffinityState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    #[error("row {0:?} has a key of no known kind; another program wrote it, or a newer weft-ipam")]
+    Key(String),
+    #[error("row {key:?} does not hold what its key says: {reason}")]
+    Value { key: String, reason: String },
+}
+
+impl Key {
+    /// Below the store's prefix; `/` of a CIDR becomes `-`.
+    pub fn parse(text: &str) -> Result<Self, RowError> {
+        let wrong = || RowError::Key(text.to_owned());
+        if text == "config" {
+            return Ok(Self::Config);
+        }
+        let (kind, rest) = text.split_once('/').ok_or_else(wrong)?;
+        let name = |rest: &str| Name::new(rest).map_err(|_| wrong());
+        let cidr = |rest: &str| {
+            let (address, length) = rest.rsplit_once('-').ok_or_else(wrong)?;
+            let cidr: IpNet = format!("{address}/{length}").parse().map_err(|_| wrong())?;
+            (cidr.trunc() == cidr).then_some(cidr).ok_or_else(wrong)
+        };
+        Ok(match kind {
+            "pool" => Self::Pool(name(rest)?),
+            "reservation" => Self::Reservation(name(rest)?),
+            "node" => Self::Node(name(rest)?),
+            "block" => Self::Block(cidr(rest)?),
+            "affinity" => {
+                // Names may hold a '/', CIDRs as written here do not.
+                let (node, block) = rest.rsplit_once('/').ok_or_else(wrong)?;
+                Self::Affinity(name(node)?, cidr(block)?)
+            }
+            _ => return Err(wrong()),
+        })
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flat = |cidr: &IpNet| format!("{}-{}", cidr.addr(), cidr.prefix_len());
+        match self {
+            Self::Config => f.write_str("config"),
+            Self::Pool(name) => write!(f, "pool/{name}"),
+            Self::Reservation(name) => write!(f, "reservation/{name}"),
+            Self::Node(name) => write!(f, "node/{name}"),
+            Self::Block(cidr) => write!(f, "block/{}", flat(cidr)),
+            Self::Affinity(node, cidr) => write!(f, "affinity/{node}/{}", flat(cidr)),
+        }
+    }
+}
+
+impl Value {
+    /// JSON.
+    pub fn encode(&self) -> Vec<u8> {
+        let encoded = match self {
+            Self::Config(row) => serde_json::to_vec(row),
+            Self::Pool(row) => serde_json::to_vec(row),
+            Self::Reservation(row) => serde_json::to_vec(row),
+            Self::Node(row) => serde_json::to_vec(row),
+            Self::Block(row) => serde_json::to_vec(row),
+            Self::Affinity(row) => serde_json::to_vec(row),
+        };
+        encoded.expect("string keys and no fallible serializers")
+    }
+
+    pub fn decode(key: &Key, bytes: &[u8]) -> Result<Self, RowError> {
+        let value = match key {
+            Key::Config => serde_json::from_slice(bytes).map(Self::Config),
+            Key::Pool(_) => serde_json::from_slice(bytes).map(Self::Pool),
+            Key::Reservation(_) => serde_json::from_slice(bytes).map(Self::Reservation),
+            Key::Node(_) => serde_json::from_slice(bytes).map(Self::Node),
+            Key::Block(_) => serde_json::from_slice(bytes).map(Self::Block),
+            Key::Affinity(..) => serde_json::from_slice(bytes).map(Self::Affinity),
+        };
+        value.map_err(|error| RowError::Value {
+            key: key.to_string(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_back_as_they_were_written() {
+        for text in [
+            "config",
+            "pool/default",
+            "node/rack/7",
+            "reservation/infra",
+            "block/10.0.0.64-26",
+            "block/fd00::40-122",
+            "affinity/rack/7/fd00::-122",
+        ] {
+            assert_eq!(
+                Key::parse(text).map(|key| key.to_string()).as_deref(),
+                Ok(text)
+            );
+        }
+        for text in [
+            "",
+            "pool",
+            "pool/",
+            "lease/x",
+            "block/10.0.0.1-26",
+            "block/10.0.0.0",
+            "affinity/n1",
+        ] {
+            assert!(Key::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Where rows live: a contract and its backends. A store knows keys, values
+//! and revisions, and nothing of what they mean.
+
+use crate::model::{Key, Revision, RowError, Value};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub value: Value,
+    /// Of the commit that wrote it last.
+    pub revision: Revision,
+}
+
+/// A row as it is now; none where it is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    pub key: Key,
+    pub row: Option<Row>,
+}
+
+/// A row to write or, without a value, to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub key: Key,
+    pub value: Option<Value>,
+    /// The revision the row must have; none: it must not exist.
+    pub expected: Option<Revision>,
+}
+
+/// All rows at one revision.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    pub revision: Revision,
+    pub rows: Vec<(Key, Row)>,
+}
+
+pub trait Store: Send {
+    /// `redb`, `etcd` or `memory`.
+    fn name(&self) -> &'static str;
+
+    fn load(&mut self) -> Result<Loaded, StoreError>;
+
+    /// Makes all changes or none. They are durable when it returns, and all
+    /// changed rows have the revision that it returns. Keys do not repeat.
+    fn commit(&mut self, changes: &[Change]) -> Result<Revision, CommitError>;
+
+    /// Calls `tell` with what others write from after `revision` on, in
+    /// order, until the store is dropped; from any thread. What the store
+    /// itself commits may come too. A store that has no other writers keeps
+    /// silent.
+    fn watch(&mut self, revision: Revision, tell: Box<dyn FnMut(News) + Send>) {
+        let _ = (revision, tell);
+    }
+}
+
+#[derive(Debug)]
+pub enum News {
+    /// One commit's rows.
+    Updates {
+        revision: Revision,
+        updates: Vec<Update>,
+    },
+    /// Some news were missed: what is known must be loaded anew. The watch
+    /// ends here.
+    Missed,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Nothing was changed: these rows are not as expected. They are told as
+    /// they are now.
+    #[error("{} rows were changed by another server", .0.len())]
+    Conflict(Vec<Update>),
+    /// Nothing was changed.
+    #[error(transparent)]
+    Failed(StoreError),
+    /// It may have been done or not: load to learn.
+    #[error("{0}; whether it was done is not known")]
+    Unknown(StoreError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// Names the file or endpoint, what happened, and what to do.
+    #[error("{object}: {reason}; {hint}")]
+    Backend {
+        object: String,
+        reason: String,
+        hint: String,
+    },
+}
