@@ -65,7 +65,7 @@ fn loads_are_measured_with_and_without_tunnel_offload() {
             flood.delivered <= flood.sent && flood.kpps() > 0.1,
             "{flood:?}"
         );
-        let trips = traffic::round_trips(one, other, Family::V4, None, long).expect("answers");
+        let trips = traffic::round_trips(one, other, Family::V4, long).expect("answers");
         assert!(
             trips.count > 10 && trips.p50_us <= trips.p99_us,
             "{trips:?}"
