@@ -527,6 +527,7 @@ pub struct Status {
 /// What a forwarder builds its tables from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "few are held at a time")]
 pub enum Event {
     /// All there is; whatever was known before is void.
     Snapshot {
