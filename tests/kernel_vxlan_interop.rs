@@ -402,11 +402,10 @@ fn make_kernel_node(
         for family in *inner {
             let at = *family as usize;
             let (own, tunnel) = (plan[THEIRS].tunnel[at], peer.tunnel[at]);
-            let host = IpNet::from(own);
             all(
                 netns,
                 &[
-                    &format!("ip address add {host} dev {device}"),
+                    &format!("ip address add {} dev {device}", IpNet::from(own)),
                     &format!(
                         "ip neigh replace {tunnel} lladdr {} dev {device} nud permanent",
                         peer.vtep_mac

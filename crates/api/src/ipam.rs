@@ -365,7 +365,7 @@ pub enum Reply {
     Report(Report),
     Pools(Vec<PoolUsage>),
     Blocks(Vec<BlockUsage>),
-    Address(AddressInfo),
+    Address(Box<AddressInfo>),
     Allocations(Vec<Allocation>),
     Reservations(Vec<Reservation>),
     Nodes(Vec<Node>),
@@ -527,7 +527,6 @@ pub struct Status {
 /// What a forwarder builds its tables from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(clippy::large_enum_variant, reason = "few are held at a time")]
 pub enum Event {
     /// All there is; whatever was known before is void.
     Snapshot {
