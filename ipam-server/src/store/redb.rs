@@ -113,7 +113,10 @@ fn open(path: &Path) -> Result<Database, StoreError> {
     let database = FileBackend::new(file)
         .and_then(|file| {
             let mut builder = Database::builder();
-            builder.set_cache_size(CACHE).create_with_backend(file)
+            builder
+                .set_cache_size(CACHE)
+                .set_check_integrity_on_open(true)
+                .create_with_backend(file)
         })
         .map_err(|error| Failure::from(error).explain(path))?;
     recognise(&database).map_err(|failure| failure.explain(path))?;
