@@ -12,4 +12,5 @@
 
 pub mod model;
 pub mod plan;
+pub mod selector;
 pub mod store;
