@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod model;
 pub mod plan;
 pub mod selector;
