@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod import;
 pub mod model;
 pub mod plan;
 pub mod selector;
