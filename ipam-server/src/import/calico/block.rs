@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use weft_api::{
-    ipam::{Pool, Time, Use},
+    ipam::{PodRef, Pool, Time, Use},
     names::{Handle, Name},
 };
 
@@ -139,6 +139,7 @@ impl Calico {
         owner: Option<&Name>,
     ) -> Allocation {
         let text = |name: &str| attribute.secondary.as_ref().and_then(|all| all.get(name));
+        let name = |of: &str| text(of).and_then(|value| Name::new(value).ok());
         let released = self.time(object, attribute.released_at.as_deref());
         let id = attribute
             .handle_id
@@ -164,9 +165,7 @@ impl Calico {
             handle.ok()
         });
         let tunnel = windows || text("type").is_some_and(|kind| kind.ends_with("TunnelAddress"));
-        let node = text("node")
-            .and_then(|node| Name::new(node).ok())
-            .or(owner.cloned());
+        let node = name("node").or(owner.cloned());
         Allocation {
             handle,
             sequence: 0,
@@ -176,7 +175,9 @@ impl Calico {
                 () if text("service").is_some() => Use::LoadBalancer,
                 () => Use::Workload,
             },
-            pod: None,
+            pod: name("namespace")
+                .zip(name("pod"))
+                .map(|(namespace, name)| PodRef { namespace, name }),
             identity: None,
             since: 0,
             released,
