@@ -13,7 +13,7 @@ mod calico;
 mod host_local;
 
 pub use calico::calico;
-pub use host_local::host_local;
+pub use host_local::{host_local, host_local_within};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Imported {

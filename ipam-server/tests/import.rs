@@ -37,7 +37,11 @@ fn etcdctl_and_kubectl_say_the_same_as_lines() {
             serde_json::json!({"key": key, "value": STANDARD.encode(line["value"].to_string())})
         })
         .collect();
-    let etcd = format!("{}{}", serde_json::json!({ "kvs": pairs }), lines[5]);
+    let pool = serde_json::json!({
+        "key": "/calico/resources/v3/projectcalico.org/ippools/small",
+        "value": lines[5]["items"][0],
+    });
+    let etcd = format!("{}{pool}", serde_json::json!({ "kvs": pairs }));
     assert_eq!(calico(etcd.as_bytes()), calico(DUMP.as_bytes()));
 
     let mut handle = lines[2]["value"].clone();

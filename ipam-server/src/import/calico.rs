@@ -30,6 +30,9 @@ pub fn calico(dump: &[u8]) -> Result<Imported, ImportError> {
     Ok(calico.imported)
 }
 
+/// Where etcd holds pools, as the resources that `kubectl` would show.
+const POOLS: &str = "calico/resources/v3/projectcalico.org/ippools/";
+
 /// How many addresses of each block a handle has.
 type Counts = BTreeMap<IpNet, i64>;
 
@@ -70,7 +73,11 @@ impl Calico {
     fn bytes(&mut self, key: &str, value: &[u8]) {
         // Affinities of old versions have no value.
         let value = if value.is_empty() { b"{}" } else { value };
-        if !key.trim_start_matches('/').starts_with("calico/ipam/v2/") {
+        let ours = ["calico/ipam/v2/", POOLS];
+        if !ours
+            .iter()
+            .any(|ours| key.trim_start_matches('/').starts_with(ours))
+        {
             return;
         }
         match serde_json::from_slice(value) {
@@ -95,6 +102,7 @@ impl Calico {
                 Some(net) => self.affinity(key, (kind, owner), net, value),
                 None => self.imported.wrong(key, format!("{net:?} is no CIDR")),
             },
+            _ if key.trim_start_matches('/').starts_with(POOLS) => self.resource(value),
             ["calico", "ipam", "v2", ..] => {
                 self.imported
                     .wrong(key, "no such kind of object is known".into());

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::IpAddr,
+    ops::RangeInclusive,
     sync::Arc,
 };
 
@@ -15,6 +16,37 @@ use weft_api::{
 
 use super::Imported;
 use crate::model::{Allocation, Block, Key, Value};
+
+/// As [`host_local`], of a network whose configured ranges are known.
+pub fn host_local_within(
+    entries: impl Iterator<Item = (String, Vec<u8>)>,
+    ranges: &[RangeInclusive<IpAddr>],
+) -> Imported {
+    let mut imported = host_local(entries);
+    let held: Vec<_> = imported
+        .rows
+        .iter()
+        .flat_map(|(_, row)| addresses(row))
+        .collect();
+    let outside = |address: &IpAddr| !ranges.iter().any(|range| range.contains(address));
+    for address in held.into_iter().filter(outside) {
+        let message = "it is held, and lies in no range of the network".into();
+        let hint = "restart its container, or widen the ranges";
+        imported.told(ProblemKind::OutsidePools, address, message, hint);
+    }
+    imported
+}
+
+fn addresses(row: &Value) -> impl Iterator<Item = IpAddr> {
+    let block = match row {
+        Value::Block(block) => Some(block),
+        _ => None,
+    };
+    block.into_iter().flat_map(|block| {
+        let ordinals = block.allocations.keys();
+        ordinals.map(|ordinal| crate::check::address(block.cidr, *ordinal))
+    })
+}
 
 /// Rows of blocks of the default size, which nobody owns. Pools are not
 /// known, so that they are as large as the blocks.
@@ -180,6 +212,15 @@ mod tests {
         let two = files(&[("10.1.0.2", b"a\r\neth0"), ("10.1.0.3", b"a\r\neth0")]);
         let problems = check(two.rows.iter().map(|(k, v)| (k, v)), None, 0).problems;
         assert_eq!(problems[0].kind, ProblemKind::DoubleOwner);
+    }
+
+    #[test]
+    fn what_lies_outside_the_ranges_is_told() {
+        let entries = ["10.1.0.2", "10.1.0.9"].map(|file| (file.to_owned(), file.into()));
+        let ranges = [[10, 1, 0, 1].into()..=[10, 1, 0, 8].into()];
+        let problems = host_local_within(entries.into_iter(), &ranges).problems;
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].object, "10.1.0.9");
     }
 
     proptest! {
