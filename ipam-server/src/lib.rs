@@ -10,6 +10,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod import;
 pub mod model;
 pub mod plan;
+pub mod selector;
 pub mod store;
