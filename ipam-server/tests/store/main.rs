@@ -1,8 +1,9 @@
-//! The contract of stores, on those that need nothing else to run.
+//! What stores keep, and what may befall them.
 
 use weft_ipam::store::{memory::Memory, redb::Redb};
 
 mod contract;
+mod embedded;
 
 #[test]
 fn memory_holds() {

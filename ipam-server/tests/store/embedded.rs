@@ -11,11 +11,9 @@ use std::{
     time::Duration,
 };
 
-use contract::{delete, find, put, reservation};
+use crate::contract::{delete, find, put, reservation};
 use tempfile::TempDir;
 use weft_ipam::store::{CommitError, Store, redb::Redb};
-
-mod contract;
 
 fn place() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
