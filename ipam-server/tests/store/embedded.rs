@@ -184,12 +184,9 @@ fn a_full_disk_loses_nothing_and_is_got_over() {
     let mut store = Redb::open(&path).expect("it opens");
     let row = reservation("first", "10.0.0.0/30");
     store.commit(&[put(&row, None)]).expect("it commits");
-    fs::File::create(&filler)
-        .and_then(|mut file| {
-            while file.write_all(&[0; 4096]).is_ok() {}
-            Ok(())
-        })
-        .expect("a file");
+    let mut file = fs::File::create(&filler).expect("a file");
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
 
     let mut kept = Vec::new();
     let mut failure = None;
@@ -252,7 +249,7 @@ fn what_was_answered_outlives_a_kill() {
         let mut child = Command::new(env::current_exe().expect("this test"))
             .args([
                 "--exact",
-                "what_was_answered_outlives_a_kill",
+                "embedded::what_was_answered_outlives_a_kill",
                 "--nocapture",
             ])
             .env(CHILD, &path)
