@@ -8,7 +8,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Change, CommitError, Loaded, News, Row, Store, StoreError, Update};
+use super::{
+    Change, CommitError, Guard, Loaded, News, Row, Store, StoreError, Update, expectations,
+};
 use crate::model::{Key, Revision};
 
 #[derive(Debug, Clone, Default)]
@@ -44,12 +46,11 @@ impl Store for Memory {
         })
     }
 
-    fn commit(&mut self, changes: &[Change]) -> Result<Revision, CommitError> {
+    fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
         let mut all = self.rows();
-        let differing: Vec<_> = changes
-            .iter()
-            .filter(|change| all.revision_of(&change.key) != change.expected)
-            .map(|change| all.update(&change.key))
+        let differing: Vec<_> = expectations(changes, guards)
+            .filter(|(key, expected)| all.revision_of(key) != *expected)
+            .map(|(key, _)| all.update(key))
             .collect();
         if !differing.is_empty() {
             return Err(CommitError::Conflict(differing));

@@ -13,8 +13,8 @@ use std::{
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, backends::FileBackend};
 
-use super::{Change, CommitError, Loaded, Row, Store, StoreError, Update};
-use crate::model::{Key, Revision, Value};
+use super::{Change, CommitError, Guard, Loaded, Row, Store, StoreError, Update, expectations};
+use crate::model::{Key, Revision, RowError, Value};
 
 mod failure;
 
@@ -83,9 +83,9 @@ impl Store for Redb {
             .map_err(|failure| failure.explain(&self.path))
     }
 
-    fn commit(&mut self, changes: &[Change]) -> Result<Revision, CommitError> {
+    fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
         let prepared = self
-            .run(|database| prepare(database, changes))
+            .run(|database| prepare(database, changes, guards))
             .map_err(CommitError::Failed)?;
         let (transaction, revision) = match prepared {
             Ok(prepared) => prepared,
@@ -154,9 +154,8 @@ fn load(database: &Database) -> Result<Loaded, Failure> {
     for entry in transaction.open_table(ROWS)?.iter()? {
         let (key, row) = entry?;
         let key = Key::parse(key.value())?;
-        let (revision, bytes) = row.value();
-        let value = Value::decode(&key, bytes)?;
-        loaded.rows.push((key, Row { value, revision }));
+        let row = decode(&key, row.value())?;
+        loaded.rows.push((key, row));
     }
     Ok(loaded)
 }
@@ -165,6 +164,7 @@ fn load(database: &Database) -> Result<Loaded, Failure> {
 fn prepare(
     database: &Database,
     changes: &[Change],
+    guards: &[Guard],
 ) -> Result<(redb::WriteTransaction, Revision), Failure> {
     let transaction = database.begin_write()?;
     let revision;
@@ -175,38 +175,29 @@ fn prepare(
         meta.insert(REVISION, revision)?;
         let mut rows = transaction.open_table(ROWS)?;
         let mut differing = Vec::new();
-        for change in changes {
-            let key = change.key.to_string();
-            let found = match rows.get(key.as_str())? {
-                Some(row) => {
-                    let (revision, bytes) = row.value();
-                    (Some(revision) != change.expected).then(|| (revision, bytes.to_vec()))
-                }
-                None if change.expected.is_none() => None,
-                None => {
-                    differing.push(Update {
-                        key: change.key.clone(),
-                        row: None,
-                    });
-                    continue;
-                }
-            };
-            if let Some((revision, bytes)) = found {
-                let value = Value::decode(&change.key, &bytes)?;
-                differing.push(Update {
-                    key: change.key.clone(),
-                    row: Some(Row { value, revision }),
-                });
-                continue;
+        for (key, expected) in expectations(changes, guards) {
+            let row = rows.get(key.to_string().as_str())?;
+            if row.as_ref().map(|row| row.value().0) != expected {
+                let row = row.map(|row| decode(key, row.value())).transpose()?;
+                let key = key.clone();
+                differing.push(Update { key, row });
             }
-            match &change.value {
-                Some(value) => rows.insert(key.as_str(), (revision, &value.encode()[..]))?,
-                None => rows.remove(key.as_str())?,
-            };
         }
         if !differing.is_empty() {
             return Err(Failure::Conflict(differing));
         }
+        for Change { key, value, .. } in changes {
+            let key = key.to_string();
+            match value {
+                Some(value) => rows.insert(key.as_str(), (revision, &value.encode()[..]))?,
+                None => rows.remove(key.as_str())?,
+            };
+        }
     }
     Ok((transaction, revision))
+}
+
+fn decode(key: &Key, (revision, bytes): (u64, &[u8])) -> Result<Row, RowError> {
+    let value = Value::decode(key, bytes)?;
+    Ok(Row { value, revision })
 }

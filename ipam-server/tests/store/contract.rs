@@ -5,7 +5,7 @@ use std::{sync::mpsc, time::Duration};
 use weft_api::ipam::{AffinityState, Reservation};
 use weft_ipam::{
     model::{Affinity, Key, Revision, Value},
-    store::{Change, CommitError, News, Row, Store, Update},
+    store::{Change, CommitError, Guard, News, Row, Store, Update},
 };
 
 /// An empty store of two servers on the same rows; of one where the store
@@ -14,6 +14,7 @@ pub fn holds(mut one: Box<dyn Store>, other: Option<Box<dyn Store>>) {
     an_empty_store_has_no_rows(&mut *one);
     what_is_committed_is_loaded(&mut *one);
     a_commit_is_all_or_nothing(&mut *one);
+    a_guard_is_compared_and_not_written(&mut *one);
     what_is_gone_may_be_made_again(&mut *one);
     many_rows_are_loaded_whole(&mut *one);
     if let Some(mut other) = other {
@@ -67,7 +68,7 @@ fn what_is_committed_is_loaded(store: &mut dyn Store) {
     );
     let rows = [reservation("a", "10.0.0.0/30"), affinity];
     let changes = rows.each_ref().map(|row| put(row, None));
-    let revision = store.commit(&changes).expect("it commits");
+    let revision = store.commit(&changes, &[]).expect("it commits");
     assert!(revision > before, "{revision} after {before}");
     let loaded = store.load().expect("it loads");
     assert!(loaded.revision >= revision);
@@ -94,7 +95,7 @@ fn a_commit_is_all_or_nothing(store: &mut dyn Store) {
         ),
     ];
     for (changes, why) in wrong {
-        match store.commit(&changes) {
+        match store.commit(&changes, &[]) {
             Err(CommitError::Conflict(updates)) => {
                 let expected = Update {
                     key: old.0.clone(),
@@ -105,7 +106,7 @@ fn a_commit_is_all_or_nothing(store: &mut dyn Store) {
             other => panic!("{why}: {other:?}"),
         }
     }
-    match store.commit(&[put(&new, Some(row.revision))]) {
+    match store.commit(&[put(&new, Some(row.revision))], &[]) {
         Err(CommitError::Conflict(updates)) => assert_eq!(updates[0].row, None),
         other => panic!("a row that is not there has no revision: {other:?}"),
     }
@@ -113,17 +114,45 @@ fn a_commit_is_all_or_nothing(store: &mut dyn Store) {
     assert_eq!(find(store, &old.0), Some(row));
 }
 
+fn a_guard_is_compared_and_not_written(store: &mut dyn Store) {
+    let (guarded, new) = (
+        reservation("a", "10.0.0.0/30"),
+        reservation("g", "10.8.0.0/30"),
+    );
+    let row = find(store, &guarded.0).expect("committed before");
+    let guard = |expected| Guard {
+        key: guarded.0.clone(),
+        expected,
+    };
+    for wrong in [None, Some(row.revision + 1)] {
+        match store.commit(&[put(&new, None)], &[guard(wrong)]) {
+            Err(CommitError::Conflict(updates)) => assert_eq!(updates[0].row, Some(row.clone())),
+            other => panic!("{wrong:?}: {other:?}"),
+        }
+    }
+    let absent = Guard {
+        key: reservation("nowhere", "10.8.0.0/30").0,
+        expected: None,
+    };
+    store
+        .commit(&[put(&new, None)], &[guard(Some(row.revision)), absent])
+        .expect("both guards hold");
+    assert_eq!(find(store, &guarded.0), Some(row));
+}
+
 fn what_is_gone_may_be_made_again(store: &mut dyn Store) {
     let made = reservation("c", "10.3.0.0/30");
-    let first = store.commit(&[put(&made, None)]).expect("it commits");
+    let first = store.commit(&[put(&made, None)], &[]).expect("it commits");
     let gone = store
-        .commit(&[delete(&made.0, Some(first))])
+        .commit(&[delete(&made.0, Some(first))], &[])
         .expect("it deletes");
     assert_eq!(find(store, &made.0), None);
-    let again = store.commit(&[put(&made, None)]).expect("it commits again");
+    let again = store
+        .commit(&[put(&made, None)], &[])
+        .expect("it commits again");
     assert!(first < gone && gone < again);
     store
-        .commit(&[delete(&made.0, Some(again))])
+        .commit(&[delete(&made.0, Some(again))], &[])
         .expect("it deletes");
 }
 
@@ -134,7 +163,7 @@ fn many_rows_are_loaded_whole(store: &mut dyn Store) {
     let mut revision = 0;
     for some in rows.chunks(50) {
         let changes: Vec<_> = some.iter().map(|row| put(row, None)).collect();
-        revision = store.commit(&changes).expect("it commits");
+        revision = store.commit(&changes, &[]).expect("it commits");
     }
     let loaded = store.load().expect("it loads");
     let keys: std::collections::BTreeSet<_> = loaded.rows.iter().map(|(key, _)| key).collect();
@@ -156,10 +185,10 @@ fn others_see_and_hear_what_is_committed(one: &mut dyn Store, other: &mut dyn St
     let row = reservation("told", "10.5.0.0/30");
     let second = reservation("told-too", "10.6.0.0/30");
     let made = one
-        .commit(&[put(&row, None), put(&second, None)])
+        .commit(&[put(&row, None), put(&second, None)], &[])
         .expect("it commits");
     let gone = one
-        .commit(&[delete(&row.0, Some(made))])
+        .commit(&[delete(&row.0, Some(made))], &[])
         .expect("it deletes");
     let mut heard = Vec::new();
     while heard.len() < 2 {
@@ -179,7 +208,7 @@ fn others_see_and_hear_what_is_committed(one: &mut dyn Store, other: &mut dyn St
         row: None,
     }];
     assert_eq!(heard, [(made, both), (gone, none)]);
-    match other.commit(&[put(&row, Some(made))]) {
+    match other.commit(&[put(&row, Some(made))], &[]) {
         Err(CommitError::Conflict(_)) => {}
         result => panic!("it is gone: {result:?}"),
     }

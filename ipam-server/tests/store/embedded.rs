@@ -27,7 +27,7 @@ fn filled() -> (TempDir, PathBuf) {
     let mut store = Redb::open(&path).expect("it opens");
     for n in 0..200 {
         let row = reservation(&format!("row-{n:03}"), "10.0.0.0/30");
-        store.commit(&[put(&row, None)]).expect("it commits");
+        store.commit(&[put(&row, None)], &[]).expect("it commits");
     }
     drop(store);
     (directory, path)
@@ -44,14 +44,14 @@ fn rows_and_revisions_outlive_the_server() {
     let (_directory, path) = place();
     let row = reservation("a", "10.0.0.0/30");
     let mut store = Redb::open(&path).expect("it opens");
-    let first = store.commit(&[put(&row, None)]).expect("it commits");
+    let first = store.commit(&[put(&row, None)], &[]).expect("it commits");
     let gone = store
-        .commit(&[delete(&row.0, Some(first))])
+        .commit(&[delete(&row.0, Some(first))], &[])
         .expect("it deletes");
     drop(store);
     let mut store = Redb::open(&path).expect("it opens again");
     assert_eq!(store.load().expect("it loads").revision, gone);
-    assert!(store.commit(&[put(&row, None)]).expect("it commits") > gone);
+    assert!(store.commit(&[put(&row, None)], &[]).expect("it commits") > gone);
     let mode = fs::metadata(&path).expect("a file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -183,7 +183,7 @@ fn a_full_disk_loses_nothing_and_is_got_over() {
     let filler = small.0.path().join("filler");
     let mut store = Redb::open(&path).expect("it opens");
     let row = reservation("first", "10.0.0.0/30");
-    store.commit(&[put(&row, None)]).expect("it commits");
+    store.commit(&[put(&row, None)], &[]).expect("it commits");
     let mut file = fs::File::create(&filler).expect("a file");
     while file.write_all(&[0; 4096]).is_ok() {}
     drop(file);
@@ -192,7 +192,7 @@ fn a_full_disk_loses_nothing_and_is_got_over() {
     let mut failure = None;
     for n in 0..20_000 {
         let row = reservation(&format!("row-{n}"), "10.1.0.0/30");
-        match store.commit(&[put(&row, None)]) {
+        match store.commit(&[put(&row, None)], &[]) {
             Ok(_) => kept.push(row.0),
             Err(error) => {
                 failure = Some((error, row));
@@ -217,7 +217,7 @@ fn a_full_disk_loses_nothing_and_is_got_over() {
     );
     let after = reservation("after", "10.2.0.0/30");
     store
-        .commit(&[put(&after, None)])
+        .commit(&[put(&after, None)], &[])
         .expect("there is room again");
 }
 
@@ -283,7 +283,7 @@ fn commit_for_ever(path: &Path) -> ! {
     let mut n = store.load().expect("it loads").revision;
     loop {
         let row = reservation(&format!("row-{n}"), "10.0.0.0/30");
-        store.commit(&[put(&row, None)]).expect("it commits");
+        store.commit(&[put(&row, None)], &[]).expect("it commits");
         println!("row {}", row.0);
         n += 1;
     }
