@@ -6,9 +6,10 @@
 //! open and falls back to the one before it.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    process,
 };
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, backends::FileBackend};
@@ -37,39 +38,61 @@ const CACHE: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Redb {
     path: PathBuf,
-    /// None after a failure of which redb recovers only by opening anew.
-    database: Option<Database>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Open(Database),
+    /// After a failure of which redb recovers only by opening anew.
+    Closed,
+    /// After a failed `fsync` the kernel may hold for written what the disk
+    /// does not have: what is read again proves nothing.
+    Broken(String),
 }
 
 impl Redb {
     /// Opens the file, or makes it.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let path = path.into();
-        let database = open(&path)?;
+        if !path.exists() {
+            create(&path).map_err(|failure| failure.explain(&path))?;
+        }
+        let database = open(&path).map_err(|failure| failure.explain(&path))?;
         Ok(Self {
             path,
-            database: Some(database),
+            state: State::Open(database),
         })
     }
 
-    fn database(&mut self) -> Result<&Database, StoreError> {
-        if self.database.is_none() {
-            self.database = Some(open(&self.path)?);
+    fn run<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, Failure>) -> Result<T, Failure> {
+        if matches!(self.state, State::Closed) {
+            self.state = State::Open(open(&self.path)?);
         }
-        Ok(self.database.as_ref().expect("opened above"))
+        let result = match &self.state {
+            State::Open(database) => work(database),
+            State::Closed => unreachable!("opened above"),
+            State::Broken(reason) => return Err(Failure::Broken(reason.clone())),
+        };
+        if let Err(Failure::Redb(_)) = result {
+            self.state = State::Closed;
+        }
+        result
     }
 
-    /// Runs `work`; after a failure the file is opened anew for the next.
-    fn run<T>(
-        &mut self,
-        work: impl FnOnce(&Database) -> Result<T, Failure>,
-    ) -> Result<Result<T, Failure>, StoreError> {
-        let database = self.database()?;
-        let result = work(database);
-        if let Err(Failure::Redb(_)) = result {
-            self.database = None;
+    /// After a commit that may have reached the disk or not.
+    fn doubt(&mut self, failure: Failure, revision: Revision) -> CommitError {
+        self.state = if failure.is_for_want_of_room() {
+            State::Closed
+        } else {
+            State::Broken(failure.to_string())
+        };
+        let last = self.run(last_revision);
+        let told = failure.explain(&self.path);
+        match last {
+            Ok(last) if last < revision => CommitError::Failed(told),
+            _ => CommitError::Unknown(told),
         }
-        Ok(result)
     }
 }
 
@@ -79,63 +102,53 @@ impl Store for Redb {
     }
 
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        self.run(load)?
+        self.run(load)
             .map_err(|failure| failure.explain(&self.path))
     }
 
     fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
-        let prepared = self
-            .run(|database| prepare(database, changes, guards))
-            .map_err(CommitError::Failed)?;
-        let (transaction, revision) = match prepared {
-            Ok(prepared) => prepared,
-            Err(Failure::Conflict(updates)) => return Err(CommitError::Conflict(updates)),
-            Err(failure) => return Err(CommitError::Failed(failure.explain(&self.path))),
-        };
-        transaction.commit().map_err(|error| {
-            self.database = None;
-            // Its last write may have reached the disk before the failure.
-            CommitError::Unknown(Failure::from(error).explain(&self.path))
-        })?;
-        Ok(revision)
+        match self.run(|database| prepare(database, changes, guards)) {
+            Ok((transaction, revision)) => match transaction.commit() {
+                Ok(()) => Ok(revision),
+                Err(error) => Err(self.doubt(error.into(), revision)),
+            },
+            Err(Failure::Conflict(updates)) => Err(CommitError::Conflict(updates)),
+            Err(failure) => Err(CommitError::Failed(failure.explain(&self.path))),
+        }
     }
 }
 
-fn open(path: &Path) -> Result<Database, StoreError> {
+/// Makes an empty store under another name first: a file of the right name
+/// is whole.
+fn create(path: &Path) -> Result<(), Failure> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".new-{}", process::id()));
+    let new = path.with_file_name(name);
+    let made = make(&new).and_then(|()| match fs::hard_link(&new, path) {
+        // Another server made it meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => Ok(result?),
+    });
+    let removed = fs::remove_file(&new);
+    made?;
+    removed?;
+    let directory = path.parent().filter(|parent| *parent != Path::new(""));
+    fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(())
+}
+
+fn make(path: &Path) -> Result<(), Failure> {
     let file = fs::OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
-        .truncate(false)
+        .truncate(true)
         .mode(0o600)
-        .open(path)
-        .map_err(|error| Failure::from(error).explain(path))?;
-    let database = FileBackend::new(file)
-        .and_then(|file| {
-            let mut builder = Database::builder();
-            builder
-                .set_cache_size(CACHE)
-                .set_check_integrity_on_open(true)
-                .create_with_backend(file)
-        })
-        .map_err(|error| Failure::from(error).explain(path))?;
-    recognise(&database).map_err(|failure| failure.explain(path))?;
-    Ok(database)
-}
-
-/// Makes a new file ours, and refuses what is not ours.
-fn recognise(database: &Database) -> Result<(), Failure> {
+        .open(path)?;
+    let database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
     let transaction = database.begin_write()?;
-    let tables = transaction.list_tables()?.count();
     {
         let mut meta = transaction.open_table(META)?;
-        let format = meta.get(FORMAT)?.map(|format| format.value());
-        match format {
-            Some(FORMAT_VERSION) => return Ok(()),
-            Some(other) => return Err(Failure::Format(other)),
-            None if tables > 0 => return Err(Failure::Foreign),
-            None => {}
-        }
         meta.insert(FORMAT, FORMAT_VERSION)?;
         meta.insert(REVISION, 0)?;
         transaction.open_table(ROWS)?;
@@ -144,11 +157,37 @@ fn recognise(database: &Database) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Opens what is ours, after a look at every page.
+fn open(path: &Path) -> Result<Database, Failure> {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Err(Failure::Foreign);
+    }
+    let database = Database::builder()
+        .set_cache_size(CACHE)
+        .set_check_integrity_on_open(true)
+        .create_with_backend(FileBackend::new(file)?)?;
+    let transaction = database.begin_read()?;
+    let meta = match transaction.open_table(META) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Err(Failure::Foreign),
+        meta => meta?,
+    };
+    match meta.get(FORMAT)?.map(|format| format.value()) {
+        Some(FORMAT_VERSION) => Ok(database),
+        Some(other) => Err(Failure::Format(other)),
+        None => Err(Failure::Foreign),
+    }
+}
+
+fn last_revision(database: &Database) -> Result<Revision, Failure> {
+    let meta = database.begin_read()?.open_table(META)?;
+    Ok(meta.get(REVISION)?.map_or(0, |revision| revision.value()))
+}
+
 fn load(database: &Database) -> Result<Loaded, Failure> {
     let transaction = database.begin_read()?;
-    let revision = transaction.open_table(META)?.get(REVISION)?;
     let mut loaded = Loaded {
-        revision: revision.map_or(0, |revision| revision.value()),
+        revision: last_revision(database)?,
         rows: Vec::new(),
     };
     for entry in transaction.open_table(ROWS)?.iter()? {
@@ -200,4 +239,34 @@ fn prepare(
 fn decode(key: &Key, (revision, bytes): (u64, &[u8])) -> Result<Row, RowError> {
     let value = Value::decode(key, bytes)?;
     Ok(Row { value, revision })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_failed_is_not_written_on() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = Redb::open(directory.path().join("ipam.redb")).expect("it opens");
+        let failure = Failure::from(io::Error::from(nix::errno::Errno::EIO));
+        let told = store.doubt(failure, 1);
+        assert!(matches!(told, CommitError::Unknown(_)), "{told}");
+        let refused = store.load().expect_err("what is read proves nothing");
+        assert!(
+            refused.to_string().contains("restart weft-ipam"),
+            "{refused}"
+        );
+        let refused = store.commit(&[], &[]).expect_err("nor is it written");
+        assert!(matches!(refused, CommitError::Failed(_)), "{refused}");
+    }
+
+    #[test]
+    fn a_full_disk_is_forgiven() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = Redb::open(directory.path().join("ipam.redb")).expect("it opens");
+        let told = store.doubt(io::Error::from(io::ErrorKind::StorageFull).into(), 1);
+        assert!(matches!(told, CommitError::Failed(_)), "{told}");
+        assert_eq!(store.commit(&[], &[]).expect("there is room"), 1);
+    }
 }

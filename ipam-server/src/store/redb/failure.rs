@@ -1,6 +1,6 @@
 //! What goes wrong with the file, and what to do about it.
 
-use std::{io, path::Path};
+use std::{fmt, io, path::Path};
 
 use crate::{
     model::RowError,
@@ -14,12 +14,18 @@ pub(super) enum Failure {
     Row(RowError),
     /// The file has another format version.
     Format(u64),
-    /// The file is a redb database of somebody else.
+    /// The file is somebody else's.
     Foreign,
+    /// The file was given up after this.
+    Broken(String),
     Redb(Box<redb::Error>),
 }
 
 impl Failure {
+    pub(super) fn is_for_want_of_room(&self) -> bool {
+        matches!(self, Self::Redb(error) if matches!(&**error, redb::Error::Io(error) if is_full(error.kind())))
+    }
+
     pub(super) fn explain(self, path: &Path) -> StoreError {
         let (reason, hint) = match self {
             Self::Row(error) => return StoreError::Row(error),
@@ -32,8 +38,12 @@ impl Failure {
                 "start the weft-ipam that wrote it, or name another file".to_owned(),
             ),
             Self::Foreign => (
-                "it is another program's redb file".to_owned(),
+                "it is another program's file".to_owned(),
                 "name another file".to_owned(),
+            ),
+            Self::Broken(reason) => (
+                format!("it was not written on after: {reason}"),
+                "look at the disk and the kernel's log, then restart weft-ipam".to_owned(),
             ),
             Self::Redb(error) => (error.to_string(), remedy(&error, path)),
         };
@@ -54,9 +64,7 @@ fn remedy(error: &redb::Error, path: &Path) -> String {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 "let weft-ipam read and write it, or name another file".to_owned()
             }
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => {
+            kind if is_full(kind) => {
                 format!("make room in {directory}; all that was answered is kept")
             }
             io::ErrorKind::InvalidData => {
@@ -72,6 +80,22 @@ fn remedy(error: &redb::Error, path: &Path) -> String {
             "an older redb wrote it: start the weft-ipam that did".to_owned()
         }
         _ => "restart weft-ipam; if it stays so, put a copy in its place".to_owned(),
+    }
+}
+
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Redb(error) => error.fmt(f),
+            other => write!(f, "{other:?}"),
+        }
     }
 }
 
