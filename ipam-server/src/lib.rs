@@ -7,7 +7,7 @@
 //!
 //! Pure, without I/O, clock or thread: `model`, `selector`, `range`, `pool`,
 //! `block`, `book`, `draft`, `claim`, `allocate`, `release`, `sweep`, `admin`,
-//! `node`, `show`, `check`, `plan`, `routes`. The rest is the shell.
+//! `node`, `show`, `check`, `import`, `plan`, `routes`. The rest is the shell.
 
 #![forbid(unsafe_code)]
 
@@ -15,8 +15,10 @@ mod admin;
 mod allocate;
 mod block;
 pub mod book;
+pub mod check;
 mod claim;
 mod draft;
+pub mod import;
 pub mod model;
 mod node;
 pub mod plan;
