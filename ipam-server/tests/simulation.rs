@@ -25,36 +25,34 @@ fn five_thousand_nodes_claim_at_once_and_no_block_has_two_owners() {
     let mut collisions = 0;
     // Each round every server plans for some nodes on what it knows, and
     // only then do they commit.
-    let mut waiting: Vec<usize> = (0..NODES).collect();
-    while !waiting.is_empty() {
-        let mut again = Vec::new();
-        for group in waiting.chunks(SERVERS) {
-            let plans: Vec<_> = group
-                .iter()
-                .map(|node| {
-                    let server = &servers[node % SERVERS].book;
-                    let request = want(&format!("node-{node}"), &format!("c{node}"));
-                    weft_ipam::plan::plan(server, &request, NOW).expect("there is room")
-                })
-                .collect();
-            for (node, plan) in group.iter().zip(plans) {
-                let server = &mut servers[node % SERVERS];
-                if !rows.commit(&server.book, &plan) {
-                    collisions += 1;
-                    server.sync(&rows);
-                    again.push(*node);
-                    continue;
+    let mut waiting = vec![Vec::new(); SERVERS];
+    for node in 0..NODES {
+        waiting[node % SERVERS].push(node);
+    }
+    while waiting.iter().any(|queue| !queue.is_empty()) {
+        let group: Vec<_> = waiting.iter_mut().filter_map(Vec::pop).collect();
+        let plan = |node: &usize| {
+            let request = want(&format!("node-{node}"), &format!("c{node}"));
+            let book = &servers[node % SERVERS].book;
+            weft_ipam::plan::plan(book, &request, NOW).expect("there is room")
+        };
+        let plans: Vec<_> = group.iter().map(plan).collect();
+        for (node, plan) in group.iter().zip(plans) {
+            let server = &mut servers[node % SERVERS];
+            if !rows.commit(&server.book, &plan) {
+                collisions += 1;
+                server.sync(&rows);
+                waiting[node % SERVERS].push(*node);
+                continue;
+            }
+            match plan.reply {
+                Reply::Allocated(allocated) => {
+                    assert!(!allocated.addresses[0].borrowed);
+                    assert!(addresses.insert(allocated.addresses[0].address));
                 }
-                match plan.reply {
-                    Reply::Allocated(allocated) => {
-                        assert!(!allocated.addresses[0].borrowed);
-                        assert!(addresses.insert(allocated.addresses[0].address));
-                    }
-                    other => panic!("{other:?}"),
-                }
+                other => panic!("{other:?}"),
             }
         }
-        waiting = again;
     }
     assert_eq!(addresses.len(), NODES);
     assert!(collisions > 0, "no two servers met: the test shows nothing");
