@@ -65,19 +65,25 @@ pub struct Writer {
     stale: bool,
     /// News up to here are in the book.
     loaded: Revision,
+    /// The highest revision that the store is known to have had.
+    known: Revision,
     deleted: std::collections::VecDeque<(crate::model::Key, Revision)>,
     news: (Sender<News>, Receiver<News>),
 }
 
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("store", &self.store.name()).finish_non_exhaustive()
+        f.debug_struct("Writer")
+            .field("store", &self.store.name())
+            .finish_non_exhaustive()
     }
 }
 
 /// How a commit ended.
 enum Ended {
-    Durable(Revision),
+    Durable,
+    /// Nothing was tried: one commit does not hold it.
+    TooLarge,
     /// Plan again.
     Again,
     Refused(Error),
@@ -85,7 +91,12 @@ enum Ended {
 
 impl Writer {
     /// Loads the store. A batch holds at most `batch_max` requests.
-    pub fn start(mut store: Box<dyn Store>, clock: Clock, batch_max: usize, tell: Tell) -> Result<Self, StoreError> {
+    pub fn start(
+        mut store: Box<dyn Store>,
+        clock: Clock,
+        batch_max: usize,
+        tell: Tell,
+    ) -> Result<Self, StoreError> {
         let loaded = store.load()?;
         let revision = loaded.revision;
         let mut writer = Self {
@@ -97,6 +108,7 @@ impl Writer {
             batch_max: batch_max.max(1),
             stale: false,
             loaded: revision,
+            known: revision,
             deleted: std::collections::VecDeque::new(),
             news: bounded(NEWS_MAX),
         };
@@ -112,7 +124,11 @@ impl Writer {
     /// Decides one request before there is anybody to tell.
     pub fn decide(&mut self, request: Request) -> Result<Reply, Error> {
         let until = Instant::now() + std::time::Duration::from_secs(3600);
-        self.serve(vec![Job { ticket: 0, request, until }]);
+        self.serve(vec![Job {
+            ticket: 0,
+            request,
+            until,
+        }]);
         let answer = self.notes.drain(..).find_map(|note| match note {
             Note::Answer(_, answer) => Some(answer),
             _ => None,
@@ -150,62 +166,84 @@ impl Writer {
     fn serve(&mut self, mut jobs: Vec<Job>) {
         let now = Instant::now();
         jobs.retain(|job| job.until > now);
-        let mut tries = 0;
+        let (mut tries, mut most) = (0, jobs.len());
         while !jobs.is_empty() {
-            if self.stale && let Err(fault) = self.reload() {
+            if self.stale
+                && let Err(fault) = self.reload()
+            {
                 return self.refuse(&jobs, &unavailable(fault.to_string()));
             }
-            let (draft, answers, rest) = self.draft(&jobs);
-            let ended = match rest {
-                Some(oversized) => self.commit_in_parts(oversized),
-                None => self.commit(draft),
-            };
-            match ended {
-                Ended::Durable(_) => {
+            let (draft, answers) = self.draft(&jobs[..most.min(jobs.len())]);
+            match self.commit(draft) {
+                Ended::Durable => {
                     tries = 0;
                     for (job, answer) in jobs.drain(..answers.len()).zip(answers) {
-                        self.answer(job, answer);
+                        self.answer(&job, answer);
                     }
                 }
-                Ended::Again if tries < TRIES => tries += 1,
-                Ended::Again => {
-                    let message = format!("other servers changed the same rows {TRIES} times");
-                    return self.refuse(&jobs, &Error::new(Code::Contended, message, "ask again"));
+                Ended::TooLarge if most > 1 => most = most.min(jobs.len()).div_ceil(2),
+                Ended::TooLarge => {
+                    let job = jobs.remove(0);
+                    let answer = self.in_parts(&job.request);
+                    self.answer(&job, answer);
                 }
-                Ended::Refused(error) => return self.settle_without_store(jobs, &error),
+                Ended::Again if tries < TRIES => tries += 1,
+                Ended::Again => return self.refuse(&jobs, &contended()),
+                Ended::Refused(error) => return self.settle_without_store(&jobs, &error),
             }
             self.flush();
         }
     }
 
-    /// Plans as many jobs as one commit can hold, at least one. The plan of a
-    /// single request that is too large comes back by itself.
-    #[allow(clippy::type_complexity, reason = "used once")]
-    fn draft(&mut self, jobs: &[Job]) -> (Draft, Vec<Result<Reply, Error>>, Option<Plan>) {
+    fn draft(&mut self, jobs: &[Job]) -> (Draft, Vec<Result<Reply, Error>>) {
         let now = (self.clock)();
-        let most = self.store.changes_max();
-        let revision = self.book.revision() + 1;
-        let (mut draft, mut answers) = (Draft::default(), Vec::new());
-        for job in jobs {
-            let mut plan = match self.plan(&job.request, now) {
-                Ok(plan) => plan,
-                Err(error) => {
-                    answers.push(Err(error));
-                    continue;
+        let mut draft = Draft::new(self.known + 1);
+        let answers = jobs.iter().map(|job| {
+            let mut plan = self.plan(&job.request, now)?;
+            if !plan.changes.is_empty() {
+                draft.take(&mut self.book, &mut plan);
+            }
+            Ok(plan.reply)
+        });
+        let answers = answers.collect();
+        (draft, answers)
+    }
+
+    /// A request for which one commit is too small: each beginning of its
+    /// changes leaves rows to go on from.
+    fn in_parts(&mut self, request: &Request) -> Result<Reply, Error> {
+        for _ in 0..TRIES {
+            let Plan {
+                mut changes,
+                guards,
+                reply,
+            } = self.plan(request, (self.clock)())?;
+            let mut most = changes.len();
+            let again = loop {
+                if changes.is_empty() {
+                    return Ok(reply);
+                }
+                most = most.min(changes.len());
+                let mut part = Plan {
+                    changes: changes[..most].to_vec(),
+                    guards: guards.clone(),
+                    reply: Reply::Done,
+                };
+                let mut draft = Draft::new(self.known + 1);
+                draft.take(&mut self.book, &mut part);
+                match self.commit(draft) {
+                    Ended::Durable => drop(changes.drain(..most)),
+                    Ended::TooLarge if most > 1 => most = most.div_ceil(2),
+                    Ended::TooLarge => {
+                        break Err(unavailable("one row is too large for the store".into()));
+                    }
+                    Ended::Again => break Ok(()),
+                    Ended::Refused(error) => break Err(error),
                 }
             };
-            if !plan.changes.is_empty() && draft.len_with(&plan) > most {
-                if answers.is_empty() {
-                    return (draft, vec![Ok(plan.reply.clone())], Some(plan));
-                }
-                break;
-            }
-            if !plan.changes.is_empty() {
-                draft.take(&mut self.book, &mut plan, revision);
-            }
-            answers.push(Ok(plan.reply));
+            again?;
         }
-        (draft, answers, None)
+        Err(contended())
     }
 
     fn plan(&self, request: &Request, now: Time) -> Result<Plan, Error> {
@@ -226,7 +264,7 @@ impl Writer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             store: self.store.name().to_owned(),
-            revision: self.book.revision(),
+            revision: self.known,
             pools: counts.pools,
             blocks: counts.blocks,
             allocations: counts.allocations,
@@ -237,21 +275,28 @@ impl Writer {
 
     fn commit(&mut self, draft: Draft) -> Ended {
         if draft.is_empty() {
-            return Ended::Durable(self.book.revision());
+            return Ended::Durable;
         }
         let changes = draft.changes(&self.book);
+        if self.store.fitting(&changes) < changes.len() {
+            draft.roll_back(&mut self.book);
+            return Ended::TooLarge;
+        }
         match self.store.commit(&changes) {
             Ok(revision) => {
                 for change in changes.into_iter().filter(|change| change.value.is_none()) {
                     self.forget(change.key, revision);
                 }
                 self.durable(draft, revision);
-                Ended::Durable(revision)
+                Ended::Durable
             }
             Err(CommitError::Conflict(rows)) => {
                 draft.roll_back(&mut self.book);
-                let known = self.book.revision();
-                let newest = rows.iter().filter_map(|u| u.row.as_ref()).map(|row| row.revision);
+                let known = self.known;
+                let newest = rows
+                    .iter()
+                    .filter_map(|u| u.row.as_ref())
+                    .map(|row| row.revision);
                 let revision = newest.max().unwrap_or(known).max(known);
                 self.publish(&rows, revision);
                 Ended::Again
@@ -277,26 +322,9 @@ impl Writer {
         }
     }
 
-    /// A plan for which one commit is too small: each beginning of it leaves
-    /// rows to go on from.
-    fn commit_in_parts(&mut self, mut plan: Plan) -> Ended {
-        while !plan.changes.is_empty() {
-            let rest = plan.changes.split_off(plan.changes.len().min(self.store.changes_max()));
-            let revision = self.book.revision() + 1;
-            let mut draft = Draft::default();
-            draft.take(&mut self.book, &mut plan, revision);
-            plan.changes = rest;
-            match self.commit(draft) {
-                Ended::Durable(_) => {}
-                ended => return ended,
-            }
-        }
-        Ended::Durable(self.book.revision())
-    }
-
     fn durable(&mut self, draft: Draft, revision: Revision) {
-        let expected = self.book.revision() == revision || self.book.revision() + 1 == revision;
-        if expected && !draft.moves_routes(&self.book) {
+        self.known = self.known.max(revision);
+        if draft.revision() == revision && !draft.moves_routes(&self.book) {
             self.book.reached(revision);
             return;
         }
@@ -312,7 +340,8 @@ impl Writer {
     }
 
     fn publish(&mut self, updates: &[Update], revision: Revision) {
-        let events = routes::events(&self.book, updates, revision);
+        self.known = self.known.max(revision);
+        let events = routes::events(&self.book, updates, self.known);
         updates.iter().for_each(|update| self.book.apply(update));
         self.book.reached(revision);
         if !events.is_empty() {
@@ -337,7 +366,11 @@ impl Writer {
         }
         updates.retain(|update| {
             let known = self.book.revision_of(&update.key);
-            let gone = self.deleted.iter().rev().find(|(key, _)| *key == update.key);
+            let gone = self
+                .deleted
+                .iter()
+                .rev()
+                .find(|(key, _)| *key == update.key);
             known.max(gone.map(|(_, revision)| *revision)) < Some(revision)
         });
         self.publish(&updates, revision);
@@ -361,18 +394,27 @@ impl Writer {
         self.store.watch(self.loaded, tell);
     }
 
+    fn snapshot(&self) -> Event {
+        let mut event = routes::snapshot(&self.book);
+        if let Event::Snapshot { revision, .. } = &mut event {
+            *revision = self.known;
+        }
+        event
+    }
+
     fn reload(&mut self) -> Result<(), StoreError> {
         let loaded = self.store.load()?;
         self.loaded = loaded.revision;
+        self.known = self.known.max(loaded.revision);
         self.book = Book::load(loaded);
         self.deleted.clear();
         self.stale = false;
-        self.notes.push(Note::Resync(routes::snapshot(&self.book)));
+        self.notes.push(Note::Resync(self.snapshot()));
         Ok(())
     }
 
     /// What only asks is answered; what was to change something is refused.
-    fn settle_without_store(&mut self, jobs: Vec<Job>, error: &Error) {
+    fn settle_without_store(&mut self, jobs: &[Job], error: &Error) {
         let now = (self.clock)();
         for job in jobs {
             let answer = match self.plan(&job.request, now) {
@@ -384,20 +426,25 @@ impl Writer {
         }
     }
 
-    fn answer(&mut self, job: Job, answer: Result<Reply, Error>) {
+    fn answer(&mut self, job: &Job, answer: Result<Reply, Error>) {
         let note = match (&job.request, answer) {
-            (Request::Watch { .. }, Ok(_)) => {
-                Note::Snapshot(job.ticket, routes::snapshot(&self.book))
-            }
+            (Request::Watch { .. }, Ok(_)) => Note::Snapshot(job.ticket, self.snapshot()),
             (_, answer) => Note::Answer(job.ticket, answer),
         };
         self.notes.push(note);
     }
 
     fn refuse(&mut self, jobs: &[Job], error: &Error) {
-        let refusals = jobs.iter().map(|job| Note::Answer(job.ticket, Err(error.clone())));
+        let refusals = jobs
+            .iter()
+            .map(|job| Note::Answer(job.ticket, Err(error.clone())));
         self.notes.extend(refusals);
     }
+}
+
+fn contended() -> Error {
+    let message = format!("other servers changed the same rows {TRIES} times");
+    Error::new(Code::Contended, message, "ask again")
 }
 
 fn unavailable(reason: String) -> Error {

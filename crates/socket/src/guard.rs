@@ -90,7 +90,8 @@ impl Socket {
         let before = umask(Mode::from_bits_truncate(0o177));
         let bound = UnixListener::bind(path);
         umask(before);
-        let listener = bound.map_err(fault(path, "choose a writable place of at most 107 bytes"))?;
+        let listener =
+            bound.map_err(fault(path, "choose a writable place of at most 107 bytes"))?;
         let file = inode(path).map_err(fault(path, "choose another place"))?;
         // From here on the file goes when `socket` does.
         let socket = Self {

@@ -10,8 +10,10 @@ use crate::{
     store::{Change, Row, Update},
 };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Draft {
+    /// What its rows are given as their revision.
+    revision: Revision,
     rows: BTreeMap<Key, Touched>,
 }
 
@@ -24,20 +26,25 @@ struct Touched {
 }
 
 impl Draft {
+    /// For a commit that is expected to have `revision`.
+    pub fn new(revision: Revision) -> Self {
+        Self {
+            revision,
+            rows: BTreeMap::new(),
+        }
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// How many rows there would be with the plan's.
-    pub fn len_with(&self, plan: &Plan) -> usize {
-        let keys = plan.changes.iter().map(|(key, _)| key).chain(&plan.guards);
-        let new = keys.filter(|key| !self.rows.contains_key(key)).count();
-        self.rows.len() + new
-    }
-
-    /// Makes the book say what the plan changes, as if the commit that is to
-    /// come had `revision`.
-    pub fn take(&mut self, book: &mut Book, plan: &mut Plan, revision: Revision) {
+    /// Makes the book say what the plan changes.
+    pub fn take(&mut self, book: &mut Book, plan: &mut Plan) {
+        let revision = self.revision;
         for key in plan.guards.drain(..) {
             self.touch(book, &key);
         }
@@ -76,13 +83,21 @@ impl Draft {
 
     /// The commit is durable and has `revision`: takes the rows back for a
     /// moment and hands them to `publish`, which makes the book say them.
-    pub fn settle(self, book: &mut Book, revision: Revision, mut publish: impl FnMut(&mut Book, &[Update])) {
+    pub fn settle(
+        self,
+        book: &mut Book,
+        revision: Revision,
+        mut publish: impl FnMut(&mut Book, &[Update]),
+    ) {
         let updates: Vec<Update> = self
             .rows
             .keys()
             .map(|key| Update {
                 key: key.clone(),
-                row: book.value(key).cloned().map(|value| Row { value, revision }),
+                row: book
+                    .value(key)
+                    .cloned()
+                    .map(|value| Row { value, revision }),
             })
             .collect();
         self.roll_back(book);
@@ -94,7 +109,10 @@ impl Draft {
     pub fn moves_routes(&self, book: &Book) -> bool {
         use crate::model::Value::Block;
         self.rows.iter().any(|(key, touched)| {
-            match (touched.before.as_ref().map(|row| &row.value), book.value(key)) {
+            match (
+                touched.before.as_ref().map(|row| &row.value),
+                book.value(key),
+            ) {
                 (Some(Block(before)), Some(Block(after))) => {
                     before.owner != after.owner
                         || is_lent(before) != is_lent(after)
