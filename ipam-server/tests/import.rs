@@ -65,6 +65,7 @@ fn etcdctl_and_kubectl_say_the_same_as_lines() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn faults_are_told() {
     for (from, to, kind, message) in [
         (

@@ -10,6 +10,7 @@ fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn selectors_select() {
     let node = labels(&[
         ("zone", "east-1"),

@@ -3,6 +3,9 @@
 
 use crate::model::{Key, Revision, RowError, Value};
 
+pub mod memory;
+pub mod redb;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub value: Value,

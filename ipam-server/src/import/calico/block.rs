@@ -165,16 +165,19 @@ impl Calico {
             handle.ok()
         });
         let tunnel = windows || text("type").is_some_and(|kind| kind.ends_with("TunnelAddress"));
+        let purpose = if tunnel {
+            Use::Tunnel
+        } else if text("service").is_some() {
+            Use::LoadBalancer
+        } else {
+            Use::Workload
+        };
         let node = name("node").or(owner.cloned());
         Allocation {
             handle,
             sequence: 0,
             node: node.unwrap_or_else(|| Name::new("unknown").expect("a fixed, valid name")),
-            purpose: match () {
-                () if tunnel => Use::Tunnel,
-                () if text("service").is_some() => Use::LoadBalancer,
-                () => Use::Workload,
-            },
+            purpose,
             pod: name("namespace")
                 .zip(name("pod"))
                 .map(|(namespace, name)| PodRef { namespace, name }),
@@ -213,18 +216,7 @@ impl Calico {
         };
         let flag = |name: &str| spec.get(name).and_then(Json::as_bool).unwrap_or(false);
         let text = |name: &str| spec.get(name).and_then(Json::as_str).unwrap_or_default();
-        let uses: Vec<_> = spec
-            .get("allowedUses")
-            .and_then(Json::as_array)
-            .into_iter()
-            .flatten()
-            .map(|one| match one.as_str() {
-                Some("Workload") => "workload",
-                Some("Tunnel") => "tunnel",
-                Some("LoadBalancer") => "load-balancer",
-                _ => "unknown",
-            })
-            .collect();
+        let uses = allowed_uses(spec);
         let mut row = serde_json::json!({
             "name": name,
             "cidr": text("cidr"),
@@ -248,6 +240,19 @@ impl Calico {
             Err(error) => self.imported.wrong(object, error.to_string()),
         }
     }
+}
+
+fn allowed_uses(pool: &Json) -> Vec<&'static str> {
+    let uses = pool.get("allowedUses").and_then(Json::as_array);
+    uses.into_iter()
+        .flatten()
+        .map(|one| match one.as_str() {
+            Some("Workload") => "workload",
+            Some("Tunnel") => "tunnel",
+            Some("LoadBalancer") => "load-balancer",
+            _ => "unknown",
+        })
+        .collect()
 }
 
 /// `2026-01-31T12:00:00Z`, as Kubernetes writes times, in milliseconds since
