@@ -13,6 +13,7 @@ const WIRE: &str = "weft-wire";
 const API: &str = "weft-api";
 const ENGINE: &str = "weft-engine";
 const TESTKIT: &str = "weft-testkit";
+const SOCKET: &str = "weft-socket";
 const CNI: &str = "weft-cni";
 const ROOT: &str = "weft";
 
@@ -25,7 +26,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (TESTKIT, &[ENGINE, WIRE]),
     ("weft-forwarder", &[ENGINE, WIRE, API]),
     (CNI, &[API]),
-    ("weft-ipam", &[API]),
+    (SOCKET, &[API]),
+    ("weft-ipam", &[API, SOCKET]),
     ("weft-lab", &[API, CNI]),
 ];
 

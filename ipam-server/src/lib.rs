@@ -13,10 +13,12 @@
 
 mod admin;
 mod allocate;
-mod block;
+pub mod block;
 pub mod book;
 pub mod check;
 mod claim;
+pub mod cli;
+pub mod config;
 mod draft;
 pub mod import;
 pub mod model;
@@ -27,6 +29,8 @@ pub mod range;
 mod release;
 pub mod routes;
 pub mod selector;
+pub mod server;
 mod show;
 pub mod store;
 pub mod sweep;
+pub mod writer;

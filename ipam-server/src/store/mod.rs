@@ -50,6 +50,12 @@ pub trait Store: Send {
 
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
+    /// How many of the changes, from the first on, one commit can hold; at
+    /// least one where there are any. More than that fails as too large.
+    fn fitting(&self, changes: &[Change]) -> usize {
+        changes.len()
+    }
+
     /// Makes all changes or none, while all guards hold. They are durable when
     /// it returns, and all changed rows have the revision that it returns.
     /// Keys do not repeat, also not between changes and guards.

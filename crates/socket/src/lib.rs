@@ -1,0 +1,15 @@
+//! Both ends of the Unix sockets that weft's processes speak over.
+//!
+//! A daemon's end is a file with an owner, a mode and a list of who may
+//! connect ([`guard`]), and the signals that end it ([`Signals`]). The other
+//! end is blocking, and each of its calls ends by a deadline ([`line`];
+//! [`ipam`] speaks with the IPAM server).
+
+#![forbid(unsafe_code)]
+
+pub mod guard;
+pub mod ipam;
+pub mod line;
+mod signals;
+
+pub use signals::Signals;

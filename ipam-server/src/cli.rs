@@ -1,0 +1,135 @@
+//! The IPAM server's command line and the order of its start.
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    process::ExitCode,
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+use weft_api::ipam::{Code, Request, Time};
+use weft_socket::{Signals, guard::Socket};
+
+use crate::{
+    config::Config,
+    server::Server,
+    store::{Store, redb::Redb},
+    writer::Writer,
+};
+
+/// Hand out pods' addresses.
+#[derive(Debug, Parser)]
+#[command(name = "weft-ipam", version)]
+struct Arguments {
+    /// Where to listen.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Where the rows live: FILE.redb.
+    #[arg(long, value_name = "STORE")]
+    store: Option<String>,
+    /// The configuration, in TOML; every key has a default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to write the log to standard error; RUST_LOG says how much.
+    #[arg(long, value_enum, default_value_t)]
+    log: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Runs the IPAM server until a signal ends it.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody is left to tell when the terminal has gone.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    start_log(arguments.log);
+    match serve(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weft-ipam: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut config = Config::load(arguments.config.as_deref())?;
+    if let Some(socket) = &arguments.socket {
+        config.socket.clone_from(socket);
+    }
+    if let Some(store) = &arguments.store {
+        config.store.clone_from(store);
+    }
+    let signals = Signals::block().context("watch for signals")?;
+    let socket = Socket::bind(&config.socket, &config.access)?;
+    let store = open(&config)?;
+    let (server, ends) = Server::new(socket, signals, config.limits.clone())?;
+    let tell = ends.tell();
+    let mut writer = Writer::start(store, Box::new(wall_clock), config.limits.batch, tell)?;
+    for pool in &config.pools {
+        let made = writer.decide(Request::PoolCreate(Box::new(pool.clone())));
+        if let Err(error) = made.or_else(|error| match error.code {
+            Code::Taken => Ok(weft_api::ipam::Reply::Done),
+            _ => Err(error),
+        }) {
+            anyhow::bail!("pool {}: {error}", pool.name);
+        }
+    }
+    let revision = writer.revision();
+    let jobs = ends.jobs.clone();
+    thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || writer.run(&jobs))
+        .context("start the writer's thread")?;
+    info!(socket = %config.socket.display(), store = %config.store, "weft-ipam is ready");
+    let signal = server.run(revision)?;
+    info!(%signal, "weft-ipam ends");
+    Ok(())
+}
+
+fn open(config: &Config) -> anyhow::Result<Box<dyn Store>> {
+    if config.store.contains("://") {
+        anyhow::bail!(
+            "store {:?}: this build knows files only; name one",
+            config.store
+        );
+    }
+    Ok(Box::new(Redb::open(&config.store)?))
+}
+
+/// Milliseconds since 1970; a clock before that counts as then.
+fn wall_clock() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        Time::try_from(since.as_millis()).unwrap_or(Time::MAX)
+    })
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A log that is already there, as in tests, stays.
+    let _ = match format {
+        LogFormat::Text => log
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}

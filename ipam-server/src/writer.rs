@@ -1,0 +1,452 @@
+//! The one thread that owns book and store. It takes all requests that wait,
+//! decides each on the book, makes all that they change durable in one
+//! commit, and only then answers.
+//!
+//! Invariant: between batches the book says what the store was last known to
+//! hold, or `stale` is set and nothing is decided before it was loaded anew.
+
+use std::time::Instant;
+
+use crossbeam::channel::{Receiver, Sender, bounded, select};
+use tracing::{info, warn};
+use weft_api::ipam::{Code, Error, Event, Reply, Request, Status, Time};
+
+use crate::{
+    book::Book,
+    check,
+    model::Revision,
+    plan::{Plan, plan},
+    routes,
+    store::{CommitError, News, Store, StoreError, Update},
+};
+use draft::Draft;
+
+mod draft;
+
+/// How often a batch is planned while other servers change the same rows.
+const TRIES: usize = 100;
+/// News of other writers that may wait; more hold up whoever brings them.
+const NEWS_MAX: usize = 1024;
+/// Deletions that are remembered, so that old news do not bring rows back.
+const DELETIONS_MAX: usize = 4096;
+
+/// Whom an answer is for.
+pub type Ticket = u64;
+
+#[derive(Debug)]
+pub struct Job {
+    pub ticket: Ticket,
+    pub request: Request,
+    /// When nobody waits for the answer any more.
+    pub until: Instant,
+}
+
+#[derive(Debug)]
+pub enum Note {
+    Answer(Ticket, Result<Reply, Error>),
+    /// Answers a watch; what comes after it follows from it.
+    Snapshot(Ticket, Event),
+    Events(Vec<Event>),
+    /// Some changes were missed: this is for every watcher.
+    Resync(Event),
+}
+
+pub type Clock = Box<dyn Fn() -> Time + Send>;
+/// Takes notes away, in order.
+pub type Tell = Box<dyn FnMut(Vec<Note>) + Send>;
+
+pub struct Writer {
+    store: Box<dyn Store>,
+    book: Book,
+    clock: Clock,
+    tell: Tell,
+    notes: Vec<Note>,
+    batch_max: usize,
+    stale: bool,
+    /// News up to here are in the book.
+    loaded: Revision,
+    /// The highest revision that the store is known to have had.
+    known: Revision,
+    deleted: std::collections::VecDeque<(crate::model::Key, Revision)>,
+    news: (Sender<News>, Receiver<News>),
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer")
+            .field("store", &self.store.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a commit ended.
+enum Ended {
+    Durable,
+    /// Nothing was tried: one commit does not hold it.
+    TooLarge,
+    /// Plan again.
+    Again,
+    Refused(Error),
+}
+
+impl Writer {
+    /// Loads the store. A batch holds at most `batch_max` requests.
+    pub fn start(
+        mut store: Box<dyn Store>,
+        clock: Clock,
+        batch_max: usize,
+        tell: Tell,
+    ) -> Result<Self, StoreError> {
+        let loaded = store.load()?;
+        let revision = loaded.revision;
+        let mut writer = Self {
+            store,
+            book: Book::load(loaded),
+            clock,
+            tell,
+            notes: Vec::new(),
+            batch_max: batch_max.max(1),
+            stale: false,
+            loaded: revision,
+            known: revision,
+            deleted: std::collections::VecDeque::new(),
+            news: bounded(NEWS_MAX),
+        };
+        writer.watch();
+        Ok(writer)
+    }
+
+    /// The revision that was loaded: no event before it is known.
+    pub fn revision(&self) -> Revision {
+        self.loaded
+    }
+
+    /// Decides one request before there is anybody to tell.
+    pub fn decide(&mut self, request: Request) -> Result<Reply, Error> {
+        let until = Instant::now() + std::time::Duration::from_secs(3600);
+        self.serve(vec![Job {
+            ticket: 0,
+            request,
+            until,
+        }]);
+        let answer = self.notes.drain(..).find_map(|note| match note {
+            Note::Answer(_, answer) => Some(answer),
+            _ => None,
+        });
+        answer.unwrap_or_else(|| Err(unavailable("nothing was decided".into())))
+    }
+
+    /// Serves until nobody can ask any more.
+    pub fn run(mut self, jobs: &Receiver<Job>) {
+        let news = self.news.1.clone();
+        loop {
+            select! {
+                recv(news) -> told => if let Ok(told) = told { self.learn(told) },
+                recv(jobs) -> job => {
+                    let Ok(job) = job else { return };
+                    while let Ok(told) = news.try_recv() {
+                        self.learn(told);
+                    }
+                    let rest = jobs.try_iter().take(self.batch_max - 1);
+                    let batch = std::iter::once(job).chain(rest).collect();
+                    self.serve(batch);
+                }
+            }
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.notes.is_empty() {
+            (self.tell)(std::mem::take(&mut self.notes));
+        }
+    }
+
+    /// Answers each of the batch's jobs that is still waited for.
+    fn serve(&mut self, mut jobs: Vec<Job>) {
+        let now = Instant::now();
+        jobs.retain(|job| job.until > now);
+        let (mut tries, mut most) = (0, jobs.len());
+        while !jobs.is_empty() {
+            if self.stale
+                && let Err(fault) = self.reload()
+            {
+                return self.refuse(&jobs, &unavailable(fault.to_string()));
+            }
+            let (draft, answers) = self.draft(&jobs[..most.min(jobs.len())]);
+            match self.commit(draft) {
+                Ended::Durable => {
+                    tries = 0;
+                    for (job, answer) in jobs.drain(..answers.len()).zip(answers) {
+                        self.answer(&job, answer);
+                    }
+                }
+                Ended::TooLarge if most > 1 => most = most.min(jobs.len()).div_ceil(2),
+                Ended::TooLarge => {
+                    let job = jobs.remove(0);
+                    let answer = self.in_parts(&job.request);
+                    self.answer(&job, answer);
+                }
+                Ended::Again if tries < TRIES => tries += 1,
+                Ended::Again => return self.refuse(&jobs, &contended()),
+                Ended::Refused(error) => return self.settle_without_store(&jobs, &error),
+            }
+            self.flush();
+        }
+    }
+
+    fn draft(&mut self, jobs: &[Job]) -> (Draft, Vec<Result<Reply, Error>>) {
+        let now = (self.clock)();
+        let mut draft = Draft::new(self.known + 1);
+        let answers = jobs.iter().map(|job| {
+            let mut plan = self.plan(&job.request, now)?;
+            if !plan.changes.is_empty() {
+                draft.take(&mut self.book, &mut plan);
+            }
+            Ok(plan.reply)
+        });
+        let answers = answers.collect();
+        (draft, answers)
+    }
+
+    /// A request for which one commit is too small: each beginning of its
+    /// changes leaves rows to go on from.
+    fn in_parts(&mut self, request: &Request) -> Result<Reply, Error> {
+        for _ in 0..TRIES {
+            let Plan {
+                mut changes,
+                guards,
+                reply,
+            } = self.plan(request, (self.clock)())?;
+            let mut most = changes.len();
+            let again = loop {
+                if changes.is_empty() {
+                    return Ok(reply);
+                }
+                most = most.min(changes.len());
+                let mut part = Plan {
+                    changes: changes[..most].to_vec(),
+                    guards: guards.clone(),
+                    reply: Reply::Done,
+                };
+                let mut draft = Draft::new(self.known + 1);
+                draft.take(&mut self.book, &mut part);
+                match self.commit(draft) {
+                    Ended::Durable => drop(changes.drain(..most)),
+                    Ended::TooLarge if most > 1 => most = most.div_ceil(2),
+                    Ended::TooLarge => {
+                        break Err(unavailable("one row is too large for the store".into()));
+                    }
+                    Ended::Again => break Ok(()),
+                    Ended::Refused(error) => break Err(error),
+                }
+            };
+            again?;
+        }
+        Err(contended())
+    }
+
+    fn plan(&self, request: &Request, now: Time) -> Result<Plan, Error> {
+        match request {
+            Request::Watch { .. } => Ok(Plan::answer(Reply::Done)),
+            Request::Check { in_use } => {
+                let report = check::check(self.book.rows(), in_use.as_deref(), now);
+                Ok(Plan::answer(Reply::Report(report)))
+            }
+            Request::Status => Ok(Plan::answer(Reply::Status(self.status()))),
+            _ => plan(&self.book, request, now),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let counts = self.book.counts();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            store: self.store.name().to_owned(),
+            revision: self.known,
+            pools: counts.pools,
+            blocks: counts.blocks,
+            allocations: counts.allocations,
+            nodes: counts.nodes,
+            clients: 0,
+        }
+    }
+
+    fn commit(&mut self, draft: Draft) -> Ended {
+        if draft.is_empty() {
+            return Ended::Durable;
+        }
+        let changes = draft.changes(&self.book);
+        if self.store.fitting(&changes) < changes.len() {
+            draft.roll_back(&mut self.book);
+            return Ended::TooLarge;
+        }
+        match self.store.commit(&changes, &draft.guards()) {
+            Ok(revision) => {
+                for change in changes.into_iter().filter(|change| change.value.is_none()) {
+                    self.forget(change.key, revision);
+                }
+                self.durable(draft, revision);
+                Ended::Durable
+            }
+            Err(CommitError::Conflict(rows)) => {
+                draft.roll_back(&mut self.book);
+                let known = self.known;
+                let newest = rows
+                    .iter()
+                    .filter_map(|u| u.row.as_ref())
+                    .map(|row| row.revision);
+                let revision = newest.max().unwrap_or(known).max(known);
+                self.publish(&rows, revision);
+                Ended::Again
+            }
+            Err(CommitError::Failed(fault)) => {
+                warn!("a commit failed: {fault}");
+                draft.roll_back(&mut self.book);
+                Ended::Refused(unavailable(fault.to_string()))
+            }
+            Err(CommitError::Unknown(fault)) => {
+                warn!("a commit may have failed: {fault}");
+                draft.roll_back(&mut self.book);
+                self.stale = true;
+                match self.reload() {
+                    Ok(()) => Ended::Again,
+                    Err(_) => Ended::Refused(Error::new(
+                        Code::Deadline,
+                        format!("{fault}; whether it was done is not known"),
+                        "ask again to learn",
+                    )),
+                }
+            }
+        }
+    }
+
+    fn durable(&mut self, draft: Draft, revision: Revision) {
+        self.known = self.known.max(revision);
+        if draft.revision() == revision && !draft.moves_routes(&self.book) {
+            self.book.reached(revision);
+            return;
+        }
+        let notes = &mut self.notes;
+        draft.settle(&mut self.book, revision, |book, updates| {
+            let events = routes::events(book, updates, revision);
+            updates.iter().for_each(|update| book.apply(update));
+            if !events.is_empty() {
+                notes.push(Note::Events(events));
+            }
+        });
+        self.book.reached(revision);
+    }
+
+    fn publish(&mut self, updates: &[Update], revision: Revision) {
+        self.known = self.known.max(revision);
+        let events = routes::events(&self.book, updates, self.known);
+        updates.iter().for_each(|update| self.book.apply(update));
+        self.book.reached(revision);
+        if !events.is_empty() {
+            self.notes.push(Note::Events(events));
+        }
+    }
+
+    fn learn(&mut self, news: News) {
+        let (revision, mut updates) = match news {
+            News::Updates { revision, updates } => (revision, updates),
+            News::Missed => {
+                info!("news of other servers were missed: all is loaded anew");
+                self.stale = true;
+                if let Err(fault) = self.reload() {
+                    warn!("{fault}");
+                }
+                return self.watch();
+            }
+        };
+        if revision <= self.loaded {
+            return;
+        }
+        updates.retain(|update| {
+            let known = self.book.revision_of(&update.key);
+            let gone = self
+                .deleted
+                .iter()
+                .rev()
+                .find(|(key, _)| *key == update.key);
+            known.max(gone.map(|(_, revision)| *revision)) < Some(revision)
+        });
+        self.publish(&updates, revision);
+    }
+
+    fn forget(&mut self, key: crate::model::Key, revision: Revision) {
+        if self.deleted.len() == DELETIONS_MAX {
+            self.deleted.pop_front();
+        }
+        self.deleted.push_back((key, revision));
+    }
+
+    fn watch(&mut self) {
+        // News of a watch that has ended are not waited for.
+        self.news.1.try_iter().for_each(drop);
+        let news = self.news.0.clone();
+        let tell = Box::new(move |told| {
+            // The writer keeps the other end.
+            let _ = news.send(told);
+        });
+        self.store.watch(self.loaded, tell);
+    }
+
+    fn snapshot(&self) -> Event {
+        let mut event = routes::snapshot(&self.book);
+        if let Event::Snapshot { revision, .. } = &mut event {
+            *revision = self.known;
+        }
+        event
+    }
+
+    fn reload(&mut self) -> Result<(), StoreError> {
+        let loaded = self.store.load()?;
+        self.loaded = loaded.revision;
+        self.known = self.known.max(loaded.revision);
+        self.book = Book::load(loaded);
+        self.deleted.clear();
+        self.stale = false;
+        self.notes.push(Note::Resync(self.snapshot()));
+        Ok(())
+    }
+
+    /// What only asks is answered; what was to change something is refused.
+    fn settle_without_store(&mut self, jobs: &[Job], error: &Error) {
+        let now = (self.clock)();
+        for job in jobs {
+            let answer = match self.plan(&job.request, now) {
+                Ok(plan) if plan.changes.is_empty() && !self.stale => Ok(plan.reply),
+                Err(refusal) if !self.stale => Err(refusal),
+                _ => Err(error.clone()),
+            };
+            self.answer(job, answer);
+        }
+    }
+
+    fn answer(&mut self, job: &Job, answer: Result<Reply, Error>) {
+        let note = match (&job.request, answer) {
+            (Request::Watch { .. }, Ok(_)) => Note::Snapshot(job.ticket, self.snapshot()),
+            (_, answer) => Note::Answer(job.ticket, answer),
+        };
+        self.notes.push(note);
+    }
+
+    fn refuse(&mut self, jobs: &[Job], error: &Error) {
+        let refusals = jobs
+            .iter()
+            .map(|job| Note::Answer(job.ticket, Err(error.clone())));
+        self.notes.extend(refusals);
+    }
+}
+
+fn contended() -> Error {
+    let message = format!("other servers changed the same rows {TRIES} times");
+    Error::new(Code::Contended, message, "ask again")
+}
+
+fn unavailable(reason: String) -> Error {
+    Error::new(Code::Unavailable, reason, "see to the store, and ask again")
+}
