@@ -308,8 +308,12 @@ proptest! {
                 let create = Request::PoolCreate(Box::new(pool("four", "10.0.0.0/28", *size)));
                 let _ = server.ask(&mut rows, &create, now);
             }
-            if matches!(step, Step::Cool(false)) {
+            // A pool's deletion ends its addresses' rest, and so does no cooldown.
+            if matches!(step, Step::Cool(false) | Step::Recreate(_)) {
                 model.resting.clear();
+            }
+            if matches!(step, Step::Cool(_)) {
+                servers.iter_mut().for_each(|server| server.sync(&rows));
             }
             model.equals(&rows);
             prop_assert_eq!(structural(&rows, now), vec![]);
