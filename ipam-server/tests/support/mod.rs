@@ -90,6 +90,10 @@ impl Server {
         self.seen = rows.log.len();
     }
 
+    pub fn unheard(&self, rows: &Rows) -> Vec<Update> {
+        rows.log[self.seen..].to_vec()
+    }
+
     /// As a server does it: on a conflict it looks again.
     pub fn ask(&mut self, rows: &mut Rows, request: &Request, now: Time) -> Result<Reply, Error> {
         loop {
