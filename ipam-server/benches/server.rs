@@ -50,7 +50,13 @@ fn main() {
 }
 
 /// How long each allocation took.
-fn burst(client: &mut Client, from: &str, number: usize, count: usize, keep: bool) -> Vec<Duration> {
+fn burst(
+    client: &mut Client,
+    from: &str,
+    number: usize,
+    count: usize,
+    keep: bool,
+) -> Vec<Duration> {
     let name = |text: String| Name::new(text).expect("a name");
     let mut times = Vec::with_capacity(count);
     for round in 0..count {

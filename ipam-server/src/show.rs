@@ -34,7 +34,7 @@ pub fn address(book: &Book, address: IpAddr) -> Reply {
         let ordinal = block.ordinal(address)?;
         Some(shown(block, ordinal, block.allocations.get(&ordinal)?))
     });
-    Reply::Address(AddressInfo {
+    Reply::Address(Box::new(AddressInfo {
         address,
         pool: book
             .pool_of(&IpNet::from(address))
@@ -44,7 +44,7 @@ pub fn address(book: &Book, address: IpAddr) -> Reply {
             .reserved()
             .contains(Family::of(address), range::number(address)),
         allocation,
-    })
+    }))
 }
 
 pub fn allocations(book: &Book, node: Option<&Name>, borrowed: bool) -> Reply {
