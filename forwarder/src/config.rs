@@ -240,7 +240,7 @@ fn hostname() -> Result<Name, ConfigError> {
 
 /// A locally administered unicast MAC: the low 48 bits of the name's FNV-1a
 /// hash with the two lowest bits of the first byte set to `10`.
-fn mac_of(node: &Name) -> Mac {
+pub fn mac_of(node: &Name) -> Mac {
     let hash = node
         .as_str()
         .bytes()

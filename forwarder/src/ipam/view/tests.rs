@@ -108,7 +108,8 @@ fn each_event_changes_what_it_says_and_no_more() {
         &[node(1), node(2)],
         &[vxlan("10.1.0.0/24", "n1"), vxlan("10.2.0.0/24", "n2")],
     );
-    let steps: [(Event, &[(&str, &[&str])]); 6] = [
+    type Rows<'a> = &'a [(&'a str, &'a [&'a str])];
+    let steps: [(Event, Rows<'_>); 6] = [
         (
             Event::Node {
                 revision: 6,
