@@ -354,6 +354,18 @@ fn join(ours: &Netns, theirs: &Netns) {
     run(theirs, "ip route add default via 192.0.2.254").expect("a route");
 }
 
+fn route_packets() {
+    for (knob, value) in [
+        ("ipv4/ip_forward", "1"),
+        // Strict: the way back must be the way that it came.
+        ("ipv4/conf/all/rp_filter", "1"),
+        ("ipv4/conf/default/rp_filter", "1"),
+        ("ipv6/conf/all/forwarding", "1"),
+    ] {
+        fs::write(format!("/proc/sys/net/{knob}"), value).expect("sysctl");
+    }
+}
+
 /// As flanneld and felix do it: a device, and for the one peer a neighbour, a
 /// forwarding entry and routes. They differ in names and numbers, and in that
 /// felix has a route for each borrowed address, one for a tunnel address that no
@@ -365,19 +377,7 @@ fn make_kernel_node(
     netns: &Netns,
     options: &str,
 ) {
-    netns
-        .run(|| {
-            for (knob, value) in [
-                ("ipv4/ip_forward", "1"),
-                // Strict: the way back must be the way that it came.
-                ("ipv4/conf/all/rp_filter", "1"),
-                ("ipv4/conf/default/rp_filter", "1"),
-                ("ipv6/conf/all/forwarding", "1"),
-            ] {
-                fs::write(format!("/proc/sys/net/{knob}"), value).expect("sysctl");
-            }
-        })
-        .expect("enter");
+    netns.run(route_packets).expect("enter");
     let (vni, port) = (dialect.vni, dialect.port);
     let peer = &plan[OURS];
     for (outer, inner) in layout.carriers() {
@@ -402,11 +402,10 @@ fn make_kernel_node(
         for family in *inner {
             let at = *family as usize;
             let (own, tunnel) = (plan[THEIRS].tunnel[at], peer.tunnel[at]);
-            let host = IpNet::from(own);
             all(
                 netns,
                 &[
-                    &format!("ip address add {host} dev {device}"),
+                    &format!("ip address add {} dev {device}", IpNet::from(own)),
                     &format!(
                         "ip neigh replace {tunnel} lladdr {} dev {device} nud permanent",
                         peer.vtep_mac
@@ -418,15 +417,13 @@ fn make_kernel_node(
                 ],
             );
             if dialect.vni == CALICO.vni {
-                let borrowed = BORROWED[OURS][at];
-                all(
-                    netns,
-                    &[
-                        &format!("ip route add {borrowed} via {tunnel} dev {device} onlink"),
-                        &format!("ip route add blackhole {}", plan[THEIRS].blocks[at]),
-                        &format!("ip route add {tunnel} dev {device}"),
-                    ],
-                );
+                let (borrowed, own) = (BORROWED[OURS][at], plan[THEIRS].blocks[at]);
+                let routes = [
+                    format!("ip route add {borrowed} via {tunnel} dev {device} onlink"),
+                    format!("ip route add blackhole {own}"),
+                    format!("ip route add {tunnel} dev {device}"),
+                ];
+                all(netns, &routes.each_ref().map(String::as_str));
             }
         }
     }

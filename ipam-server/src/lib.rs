@@ -5,11 +5,28 @@
 //! says which rows change, the store makes the change durable, and only then
 //! the answer goes out.
 //!
-//! Pure, without I/O, clock or thread: `model`, `selector`, `pool`, `book`,
-//! `claim`, `sweep`, `check`, `plan`, `routes`. The rest is the shell.
+//! Pure, without I/O, clock or thread: `model`, `selector`, `range`, `pool`,
+//! `block`, `book`, `draft`, `claim`, `allocate`, `release`, `sweep`, `admin`,
+//! `node`, `show`, `check`, `import`, `plan`, `routes`. The rest is the shell.
 
 #![forbid(unsafe_code)]
 
+mod admin;
+mod allocate;
+mod block;
+pub mod book;
+pub mod check;
+mod claim;
+mod draft;
+pub mod import;
 pub mod model;
+mod node;
 pub mod plan;
+pub mod pool;
+pub mod range;
+mod release;
+pub mod routes;
+pub mod selector;
+mod show;
 pub mod store;
+pub mod sweep;

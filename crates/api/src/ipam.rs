@@ -365,7 +365,7 @@ pub enum Reply {
     Report(Report),
     Pools(Vec<PoolUsage>),
     Blocks(Vec<BlockUsage>),
-    Address(AddressInfo),
+    Address(Box<AddressInfo>),
     Allocations(Vec<Allocation>),
     Reservations(Vec<Reservation>),
     Nodes(Vec<Node>),

@@ -103,7 +103,7 @@ pub struct Snapshot {
     port_by_address: HashMap<IpAddr, PortId>,
     peer_by_underlay: HashMap<IpAddr, PeerId>,
     /// None: the block is this node's own.
-    holder_of_block: JointPrefixMap<IpNet, Option<PeerId>>,
+    holder_of_block: Holders,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -132,6 +132,9 @@ pub enum SnapshotError {
     TooMany,
 }
 
+/// Whose a block is; none: this node's own.
+type Holders = JointPrefixMap<IpNet, Option<PeerId>>;
+
 impl Snapshot {
     /// Ports stand at their own [`PortId`]; peers get theirs by position.
     pub fn build(
@@ -141,49 +144,9 @@ impl Snapshot {
         ports: Vec<Option<Arc<Port>>>,
         peers: Vec<Arc<Peer>>,
     ) -> Result<Self, SnapshotError> {
-        let mut port_by_address = HashMap::new();
-        for port in ports.iter().flatten() {
-            for &address in &port.addresses {
-                if let Some(first) = port_by_address.insert(address, port.id) {
-                    return Err(SnapshotError::Address {
-                        address,
-                        first,
-                        second: port.id,
-                    });
-                }
-            }
-        }
-        let mut peer_by_underlay = HashMap::new();
-        let mut holder_of_block = JointPrefixMap::new();
-        for &block in &vtep.blocks {
-            holder_of_block.insert(block, None);
-        }
-        for (place, peer) in peers.iter().enumerate() {
-            let id = PeerId(u16::try_from(place).map_err(|_| SnapshotError::TooMany)?);
-            for &address in &peer.underlay {
-                if let Some(first) = peer_by_underlay.insert(address, id) {
-                    return Err(SnapshotError::Underlay {
-                        address,
-                        first,
-                        second: id,
-                    });
-                }
-            }
-            for &block in &peer.blocks {
-                match holder_of_block.insert(block, Some(id)) {
-                    None => {}
-                    Some(None) => return Err(SnapshotError::OwnBlock { block, peer: id }),
-                    Some(Some(first)) => {
-                        let second = id;
-                        return Err(SnapshotError::Block {
-                            block,
-                            first,
-                            second,
-                        });
-                    }
-                }
-            }
-        }
+        let port_by_address = by_address(&ports)?;
+        let peer_by_underlay = by_underlay(&peers)?;
+        let holder_of_block = by_block(&vtep.blocks, &peers)?;
         Ok(Self {
             epoch,
             gateway,
@@ -230,4 +193,75 @@ impl Snapshot {
         let (_, holder) = self.holder_of_block.get_lpm(&IpNet::from(address))?;
         *holder
     }
+}
+
+fn by_address(ports: &[Option<Arc<Port>>]) -> Result<HashMap<IpAddr, PortId>, SnapshotError> {
+    let mut port_by_address = HashMap::new();
+    for port in ports.iter().flatten() {
+        for &address in &port.addresses {
+            if let Some(first) = port_by_address.insert(address, port.id) {
+                return Err(SnapshotError::Address {
+                    address,
+                    first,
+                    second: port.id,
+                });
+            }
+        }
+    }
+    Ok(port_by_address)
+}
+
+fn by_underlay(peers: &[Arc<Peer>]) -> Result<HashMap<IpAddr, PeerId>, SnapshotError> {
+    let mut peer_by_underlay = HashMap::new();
+    for (id, peer) in numbered(peers) {
+        let second = id?;
+        for &address in &peer.underlay {
+            if let Some(first) = peer_by_underlay.insert(address, second) {
+                return Err(SnapshotError::Underlay {
+                    address,
+                    first,
+                    second,
+                });
+            }
+        }
+    }
+    Ok(peer_by_underlay)
+}
+
+fn by_block(own: &[IpNet], peers: &[Arc<Peer>]) -> Result<Holders, SnapshotError> {
+    let mut holder_of_block = Holders::new();
+    for &block in own {
+        holder_of_block.insert(block, None);
+    }
+    for (id, peer) in numbered(peers) {
+        let second = id?;
+        for &block in &peer.blocks {
+            match holder_of_block.insert(block, Some(second)) {
+                None => {}
+                Some(None) => {
+                    return Err(SnapshotError::OwnBlock {
+                        block,
+                        peer: second,
+                    });
+                }
+                Some(Some(first)) => {
+                    return Err(SnapshotError::Block {
+                        block,
+                        first,
+                        second,
+                    });
+                }
+            }
+        }
+    }
+    Ok(holder_of_block)
+}
+
+fn numbered(
+    peers: &[Arc<Peer>],
+) -> impl Iterator<Item = (Result<PeerId, SnapshotError>, &Arc<Peer>)> {
+    peers.iter().enumerate().map(|(place, peer)| {
+        let id = u16::try_from(place).map(PeerId);
+        (id.map_err(|_| SnapshotError::TooMany), peer)
+    })
 }

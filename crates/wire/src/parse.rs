@@ -248,46 +248,9 @@ struct Network {
 impl Network {
     fn transport(self, frame: &[u8]) -> Result<Packet, ParseError> {
         let segment = &frame[self.transport..self.end];
-        let (header_len, src_port, dst_port) = match (self.fragment, self.protocol) {
-            (Fragment::Later, _) => (0, 0, 0),
-            (_, protocol::TCP) => {
-                if segment.len() < 20 {
-                    return Err(ParseError::Transport);
-                }
-                let header_len = usize::from(segment[12] >> 4) * 4;
-                if header_len < 20 || header_len > segment.len() {
-                    return Err(ParseError::Transport);
-                }
-                (header_len, read_u16(segment, 0), read_u16(segment, 2))
-            }
-            (fragment, protocol::UDP) => {
-                if segment.len() < 8 {
-                    return Err(ParseError::Transport);
-                }
-                let len = usize::from(read_u16(segment, 4));
-                if fragment == Fragment::Whole && (len < 8 || len > segment.len()) {
-                    return Err(ParseError::Transport);
-                }
-                (8, read_u16(segment, 0), read_u16(segment, 2))
-            }
-            (_, protocol::SCTP) => {
-                if segment.len() < 12 {
-                    return Err(ParseError::Transport);
-                }
-                (12, read_u16(segment, 0), read_u16(segment, 2))
-            }
-            (_, protocol::ICMP | protocol::ICMPV6) => {
-                if segment.len() < 8 {
-                    return Err(ParseError::Transport);
-                }
-                let echo = match self.protocol {
-                    protocol::ICMP => matches!(segment[0], 0 | 8),
-                    _ => matches!(segment[0], 128 | 129),
-                };
-                let identifier = if echo { read_u16(segment, 4) } else { 0 };
-                (8, identifier, read_u16(segment, 0))
-            }
-            _ => (0, 0, 0),
+        let (header_len, src_port, dst_port) = match self.fragment {
+            Fragment::Later => (0, 0, 0),
+            _ => self.header(segment).ok_or(ParseError::Transport)?,
         };
         let (src_port, dst_port) = match self.fragment {
             Fragment::Whole => (src_port, dst_port),
@@ -307,6 +270,42 @@ impl Network {
             payload: self.transport + header_len,
             end: self.end,
         })
+    }
+
+    /// The transport header's length and ports, or what stands for ports.
+    /// None where it is cut off or contradicts itself.
+    fn header(&self, segment: &[u8]) -> Option<(usize, u16, u16)> {
+        let ports = |needed: usize| {
+            let enough = segment.len() >= needed;
+            enough.then(|| (read_u16(segment, 0), read_u16(segment, 2)))
+        };
+        match self.protocol {
+            protocol::TCP => {
+                let (src, dst) = ports(20)?;
+                let len = usize::from(segment[12] >> 4) * 4;
+                (20..=segment.len())
+                    .contains(&len)
+                    .then_some((len, src, dst))
+            }
+            protocol::UDP => {
+                let (src, dst) = ports(8)?;
+                let len = usize::from(read_u16(segment, 4));
+                let fits = (8..=segment.len()).contains(&len);
+                // A first fragment holds less than the datagram's length.
+                (fits || self.fragment != Fragment::Whole).then_some((8, src, dst))
+            }
+            protocol::SCTP => ports(12).map(|(src, dst)| (12, src, dst)),
+            protocol::ICMP | protocol::ICMPV6 => {
+                let (kind, _) = ports(8)?;
+                let echo = match self.protocol {
+                    protocol::ICMP => matches!(segment[0], 0 | 8),
+                    _ => matches!(segment[0], 128 | 129),
+                };
+                let identifier = if echo { read_u16(segment, 4) } else { 0 };
+                Some((8, identifier, kind))
+            }
+            _ => Some((0, 0, 0)),
+        }
     }
 }
 

@@ -3,6 +3,9 @@
 
 use crate::model::{Key, Revision, RowError, Value};
 
+pub mod memory;
+pub mod redb;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub value: Value,
@@ -26,6 +29,14 @@ pub struct Change {
     pub expected: Option<Revision>,
 }
 
+/// A row that must be as it was read, though it is not written. None: it must
+/// not exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    pub key: Key,
+    pub expected: Option<Revision>,
+}
+
 /// All rows at one revision.
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
@@ -39,9 +50,10 @@ pub trait Store: Send {
 
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
-    /// Makes all changes or none. They are durable when it returns, and all
-    /// changed rows have the revision that it returns. Keys do not repeat.
-    fn commit(&mut self, changes: &[Change]) -> Result<Revision, CommitError>;
+    /// Makes all changes or none, while all guards hold. They are durable when
+    /// it returns, and all changed rows have the revision that it returns.
+    /// Keys do not repeat, also not between changes and guards.
+    fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError>;
 
     /// Calls `tell` with what others write from after `revision` on, in
     /// order, until the store is dropped; from any thread. What the store
@@ -50,6 +62,15 @@ pub trait Store: Send {
     fn watch(&mut self, revision: Revision, tell: Box<dyn FnMut(News) + Send>) {
         let _ = (revision, tell);
     }
+}
+
+/// What must be true of which row for a commit.
+pub fn expectations<'a>(
+    changes: &'a [Change],
+    guards: &'a [Guard],
+) -> impl Iterator<Item = (&'a Key, Option<Revision>)> {
+    let written = changes.iter().map(|change| (&change.key, change.expected));
+    written.chain(guards.iter().map(|guard| (&guard.key, guard.expected)))
 }
 
 #[derive(Debug)]

@@ -1,0 +1,79 @@
+//! Which pools may serve a request.
+
+use ipnet::IpNet;
+use weft_api::ipam::{Allocate, Code, Error, Family};
+
+use super::refusal;
+use crate::{book::Book, pool::Range};
+
+/// The pools that the request names, or all that select its node and its
+/// namespace; of one family, enabled and allowed the use.
+pub fn pools<'a>(book: &'a Book, ask: &Allocate, family: Family) -> Result<Vec<&'a Range>, Error> {
+    let named = named(book, ask)?;
+    if !ask.pools.is_empty() {
+        let fits = |pool: &&Range| pool.family() == family && pool.allows(ask.purpose);
+        let fitting: Vec<_> = named.into_iter().filter(fits).collect();
+        if fitting.is_empty() {
+            return Err(refusal::no_named_pool(ask, family));
+        }
+        return Ok(fitting);
+    }
+    let none = Default::default();
+    let labels = book.node(&ask.node).map_or(&none, |node| &node.labels);
+    let mut fitting = Vec::new();
+    let mut reasons = Vec::new();
+    for pool in book.pools().filter(|pool| pool.family() == family) {
+        let reason = if pool.pool.disabled {
+            "is disabled"
+        } else if pool.pool.manual {
+            "serves only who names it"
+        } else if !pool.allows(ask.purpose) {
+            "does not allow the use"
+        } else if !pool.selects_node(labels) {
+            "does not select the node"
+        } else if !pool.selects_namespace(&ask.namespace_labels) {
+            "does not select the namespace"
+        } else {
+            fitting.push(pool);
+            continue;
+        };
+        reasons.push(format!("{} {reason}", pool.name()));
+    }
+    if fitting.is_empty() {
+        return Err(refusal::no_pool(ask, family, &reasons));
+    }
+    Ok(fitting)
+}
+
+/// All pools that the request names, of any family: they exist and are
+/// enabled.
+pub fn named<'a>(book: &'a Book, ask: &Allocate) -> Result<Vec<&'a Range>, Error> {
+    let find = |text: &String| {
+        let cidr = text.parse::<IpNet>().ok();
+        let is_it = |pool: &&Range| {
+            pool.name().as_str() == text || cidr.is_some_and(|cidr| cidr == pool.pool.cidr)
+        };
+        let pool = book.pools().find(is_it).ok_or_else(|| {
+            Error::new(
+                Code::NotFound,
+                format!(
+                    "there is no pool {text}, which {} asks for",
+                    ask.attachment.handle()
+                ),
+                "name one that `weft ipam pool list` shows, or create it",
+            )
+        })?;
+        if pool.pool.disabled {
+            return Err(Error::new(
+                Code::NoPool,
+                format!(
+                    "pool {text}, which {} asks for, is disabled",
+                    ask.attachment.handle()
+                ),
+                "enable it, or ask for another",
+            ));
+        }
+        Ok(pool)
+    };
+    ask.pools.iter().map(find).collect()
+}

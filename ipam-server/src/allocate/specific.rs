@@ -1,0 +1,137 @@
+//! Addresses that are decided before anything is looked for: an identity's,
+//! and those asked for by number.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_api::{
+    ipam::{Allocate, Code, Error, Family},
+    names::Name,
+};
+
+use super::{choose, refusal};
+use crate::{claim, draft::Draft, model::Allocation, range};
+
+/// The identity's address of a family, if it has one that the attachment may
+/// have: it is kept, or held by a former attachment on the same node.
+pub fn identified(
+    draft: &Draft<'_>,
+    ask: &Allocate,
+    identity: &Name,
+    family: Family,
+) -> Result<Option<IpAddr>, Error> {
+    let of_family = |address: &&IpAddr| Family::of(**address) == family;
+    let mut addresses: Vec<_> = draft
+        .book
+        .identified(identity)
+        .iter()
+        .filter(of_family)
+        .collect();
+    addresses.sort_unstable();
+    let mut refused = None;
+    let mut held_here = None;
+    for &address in addresses {
+        let Some(held) = draft.book.allocation(address) else {
+            continue;
+        };
+        if held.is_kept() {
+            let pools = choose::named(draft.book, ask)?;
+            if !pools.is_empty() && !pools.iter().any(|p| p.pool.cidr.contains(&address)) {
+                return Err(refusal::identity_outside(identity, address));
+            }
+            return Ok(Some(address));
+        }
+        if held.node == ask.node && !same_container(ask, held) {
+            held_here = held_here.or(Some(address));
+        } else {
+            refused = refused.or_else(|| Some(refusal::identity_in_use(identity, address, held)));
+        }
+    }
+    match (held_here, refused) {
+        (Some(address), _) => Ok(Some(address)),
+        (None, Some(refused)) => Err(refused),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Gives an address that is kept or held to the attachment.
+pub fn hand_over(
+    draft: &mut Draft<'_>,
+    address: IpAddr,
+    allocation: Allocation,
+) -> Result<IpAddr, Error> {
+    let cidr = draft.block_with(address).map(|block| block.cidr);
+    let Some(mut block) = cidr.and_then(|cidr| draft.open(&cidr)) else {
+        return Err(refusal::outside(address));
+    };
+    let ordinal = block
+        .ordinal(address)
+        .ok_or_else(|| refusal::outside(address))?;
+    block.hand_over(ordinal, allocation);
+    draft.put_block(block);
+    Ok(address)
+}
+
+/// Gives this very address, and cuts its block if need be.
+pub fn take(
+    draft: &mut Draft<'_>,
+    ask: &Allocate,
+    address: IpAddr,
+    allocation: Allocation,
+) -> Result<IpAddr, Error> {
+    let book = draft.book;
+    let net = IpNet::from(address);
+    let pool = book
+        .pool_of(&net)
+        .ok_or_else(|| refusal::outside(address))?;
+    let named = choose::named(book, ask)?;
+    let wrong = |reason: &str, hint: &str| {
+        let message = format!("{address} lies in pool {}, which {reason}", pool.name());
+        Err(Error::new(Code::NoPool, message, hint))
+    };
+    if !ask.pools.is_empty() && named.iter().all(|one| one.name() != pool.name()) {
+        return wrong("is not asked for", "ask for its pool too, or for no pool");
+    }
+    if pool.pool.disabled {
+        return wrong("is disabled", "enable it, or ask for another address");
+    }
+    if !pool.allows(ask.purpose) {
+        return wrong("does not allow the use", "ask for another address");
+    }
+    if book
+        .reserved()
+        .contains(pool.family(), range::number(address))
+    {
+        let by = (book.reservations())
+            .find(|reservation| reservation.cidrs.iter().any(|cidr| cidr.contains(&address)));
+        let by = by.map_or("a reservation", |reservation| reservation.name.as_str());
+        return Err(refusal::reserved(address, by));
+    }
+    let cidr = pool.block_at(address);
+    let strict = book.config().strict_affinity;
+    match draft.block(&cidr) {
+        Some(block) if strict && block.owner.as_ref() != Some(&ask.node) => {
+            return Err(refusal::foreign(address, block.owner.as_ref()));
+        }
+        Some(_) => {}
+        None if book.config().claim_blocks && !claim::at_limit(draft, &ask.node, pool) => {
+            claim::claim(draft, &ask.node, cidr);
+        }
+        None if strict => return Err(refusal::no_block(draft, address, &ask.node)),
+        None => claim::cut(draft, None, cidr),
+    }
+    let block = draft.open(&cidr);
+    let ordinal = block.as_ref().and_then(|block| block.ordinal(address));
+    if let Some(held) = ordinal.and_then(|ordinal| block.as_ref()?.allocations.get(&ordinal)) {
+        return Err(refusal::taken(address, held));
+    }
+    draft
+        .take(&cidr, ordinal, allocation)
+        .ok_or_else(|| refusal::outside(address))
+}
+
+/// Held by another interface of the container that asks.
+fn same_container(ask: &Allocate, held: &Allocation) -> bool {
+    let container = format!("/{}/", ask.attachment.container);
+    (held.handle.as_ref()).is_some_and(|handle| handle.as_str().contains(&container))
+}

@@ -1,0 +1,155 @@
+//! Who holds which address, over all blocks, and what runs against it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use weft_api::{
+    ipam::{Family, InUse, ProblemKind, Use},
+    names::Handle,
+};
+
+use super::{Found, Rows, address};
+use crate::model::Allocation;
+
+/// By address; several where blocks overlap.
+type Held<'a> = BTreeMap<IpAddr, Vec<&'a Allocation>>;
+
+pub(super) fn check(rows: &Rows, in_use: Option<&[InUse]>, found: &mut Found) {
+    let mut held = Held::new();
+    for block in rows.blocks.values() {
+        for (ordinal, allocation) in &block.allocations {
+            let address = address(block.cidr, *ordinal);
+            held.entry(address).or_default().push(allocation);
+        }
+    }
+    doubles(&held, found);
+    one_of_a_family(&held, found);
+    tunnels(rows, &held, found);
+    if let Some(in_use) = in_use {
+        against(rows, &held, in_use, found);
+    }
+}
+
+fn handles<'a>(allocations: &'a [&'a Allocation]) -> impl Iterator<Item = &'a Handle> {
+    allocations.iter().filter_map(|one| one.handle.as_ref())
+}
+
+fn doubles(held: &Held, found: &mut Found) {
+    for (address, allocations) in held.iter().filter(|(_, all)| all.len() > 1) {
+        let owners: Vec<_> = handles(allocations).map(Handle::as_str).collect();
+        if owners.len() > 1 {
+            let message = format!("it is allocated in two blocks, to {}", owners.join(" and "));
+            let hint = "release the handle that does not run, or restart both containers";
+            found.add(ProblemKind::DoubleOwner, address, message, hint);
+        }
+    }
+}
+
+/// A handle, and an identity, has one address of a family.
+fn one_of_a_family(held: &Held, found: &mut Found) {
+    let mut seen: BTreeMap<(&str, &str, Family), IpAddr> = BTreeMap::new();
+    for (address, allocation) in held
+        .iter()
+        .flat_map(|(a, all)| all.iter().map(move |one| (*a, *one)))
+    {
+        let handle = allocation
+            .handle
+            .as_ref()
+            .map(|handle| ("handle", handle.as_str()));
+        let identity = allocation
+            .identity
+            .as_ref()
+            .map(|name| ("identity", name.as_str()));
+        for (what, name) in handle.into_iter().chain(identity) {
+            let other = *seen
+                .entry((what, name, Family::of(address)))
+                .or_insert(address);
+            if other != address {
+                let message = format!("it has two addresses of one family, {other} and {address}");
+                let hint = "release the address that its container does not use";
+                found.add(
+                    ProblemKind::DoubleOwner,
+                    format!("{what} {name}"),
+                    message,
+                    hint,
+                );
+            }
+        }
+    }
+}
+
+/// A node's own address lives as long as the node is known.
+fn tunnels(rows: &Rows, held: &Held, found: &mut Found) {
+    if rows.nodes.is_empty() {
+        return;
+    }
+    for (address, allocation) in held
+        .iter()
+        .flat_map(|(a, all)| all.iter().map(move |one| (a, one)))
+    {
+        let gone = !rows.nodes.contains_key(&allocation.node);
+        if allocation.purpose == Use::Tunnel && allocation.handle.is_some() && gone {
+            let message = format!(
+                "it is the tunnel address of node {}, which is not known",
+                allocation.node
+            );
+            found.add(ProblemKind::Leak, address, message, "release the address");
+        }
+    }
+}
+
+fn against(rows: &Rows, held: &Held, in_use: &[InUse], found: &mut Found) {
+    let mut users: BTreeMap<IpAddr, BTreeSet<Option<&Handle>>> = BTreeMap::new();
+    for one in in_use {
+        users
+            .entry(one.address)
+            .or_default()
+            .insert(one.handle.as_ref());
+    }
+    for (address, of_address) in &users {
+        let named: Vec<_> = of_address
+            .iter()
+            .flatten()
+            .map(|handle| handle.as_str())
+            .collect();
+        if named.len() > 1 {
+            let message = format!("it is in use by {}", named.join(" and "));
+            let hint = "restart all but one of the containers";
+            found.add(ProblemKind::DoubleOwner, address, message, hint);
+        }
+        match held.get(address).and_then(|all| handles(all).next()) {
+            Some(holder) if !named.is_empty() && !named.contains(&holder.as_str()) => {
+                let message = format!("{} uses it, but it is allocated to {holder}", named[0]);
+                let hint = "restart the container that uses it";
+                found.add(ProblemKind::DoubleOwner, address, message, hint);
+            }
+            Some(_) => {}
+            None if rows.pool_of((*address).into()).is_none() => {
+                let message = "it is in use, and lies in no pool".into();
+                let hint = "create a pool for it, or restart the container that uses it";
+                found.add(ProblemKind::OutsidePools, address, message, hint);
+            }
+            None => {
+                let message = "it is in use, but not allocated: it may be given to another".into();
+                let hint = "restart the container that uses it";
+                found.add(ProblemKind::NotAllocated, address, message, hint);
+            }
+        }
+    }
+    // What runs is a list of pods: other addresses are not in it.
+    for (address, allocations) in held
+        .iter()
+        .filter(|(address, _)| !users.contains_key(address))
+    {
+        let of_pods = allocations
+            .iter()
+            .filter(|one| one.purpose == Use::Workload);
+        for handle in of_pods.filter_map(|one| one.handle.as_ref()) {
+            let message = format!("it is allocated to {handle}, but nothing that runs uses it");
+            let hint = "release the handle once its container is gone for certain";
+            found.add(ProblemKind::Leak, address, message, hint);
+        }
+    }
+}

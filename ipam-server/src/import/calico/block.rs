@@ -1,0 +1,290 @@
+//! Calico's blocks and pools as rows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::Value as Json;
+use weft_api::{
+    ipam::{PodRef, Pool, Time, Use},
+    names::{Handle, Name},
+};
+
+use super::{Calico, deleted, owner};
+use crate::model::{Allocation, Block, Key, Value};
+
+/// Holds several addresses of each Windows node's block.
+const WINDOWS: &str = "windows-reserved-ipam-handle";
+
+/// Go writes an empty list as null.
+#[derive(Deserialize)]
+struct Row {
+    cidr: IpNet,
+    affinity: Option<String>,
+    #[serde(rename = "hostAffinity")]
+    host_affinity: Option<String>,
+    #[serde(alias = "affinityClaimTime")]
+    affinity_claim_time: Option<String>,
+    allocations: Option<Vec<Option<i64>>>,
+    unallocated: Option<Vec<i64>>,
+    attributes: Option<Vec<Attribute>>,
+    #[serde(rename = "sequenceNumber", default)]
+    sequence: u64,
+    #[serde(rename = "sequenceNumberForAllocation")]
+    sequences: Option<BTreeMap<String, u64>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Attribute {
+    handle_id: Option<String>,
+    secondary: Option<BTreeMap<String, String>>,
+    #[serde(rename = "releasedAt")]
+    released_at: Option<String>,
+}
+
+impl Calico {
+    pub(super) fn block(&mut self, object: &str, key: Option<IpNet>, value: &Json) {
+        self.objects += 1;
+        if deleted(value) {
+            return;
+        }
+        let row = match Row::deserialize(value) {
+            Ok(row) => row,
+            Err(error) => return self.imported.wrong(object, error.to_string()),
+        };
+        let affinity = row
+            .affinity
+            .as_deref()
+            .map(|text| text.split_once(':').unwrap_or(("?", text)));
+        let affinity = affinity.or(row.host_affinity.as_deref().map(|host| ("host", host)));
+        let owned = affinity.and_then(|(kind, name)| owner(kind, name));
+        if let Some((kind, name)) = affinity.filter(|_| owned.is_none()) {
+            self.imported
+                .wrong(object, format!("{kind}:{name} is no owner"));
+        }
+        let free = row.unallocated.iter().flatten();
+        let (free, wrong): (Vec<_>, Vec<_>) = free
+            .map(|o| u32::try_from(*o).map_err(|_| *o))
+            .partition(Result::is_ok);
+        if let Some(Err(ordinal)) = wrong.first() {
+            self.imported
+                .wrong(object, format!("free ordinal {ordinal} is out of range"));
+        }
+        let claimed = self
+            .time(object, row.affinity_claim_time.as_deref())
+            .unwrap_or(0);
+        let block = Block {
+            cidr: row.cidr,
+            owner: owned.clone(),
+            claimed,
+            sequence: row.sequence,
+            allocations: self.allocations(object, &row, owned),
+            free: free.into_iter().flatten().collect(),
+        };
+        let key = Key::Block(key.unwrap_or(row.cidr).trunc());
+        self.imported.rows.push((key, Value::Block(block)));
+    }
+
+    fn allocations(
+        &mut self,
+        object: &str,
+        row: &Row,
+        owner: Option<Name>,
+    ) -> BTreeMap<u32, Arc<Allocation>> {
+        let attributes = row.attributes.as_deref().unwrap_or_default();
+        let mut used = BTreeSet::new();
+        let mut allocations = BTreeMap::new();
+        let ordinals = row.allocations.iter().flatten();
+        for (ordinal, index) in (0u32..).zip(ordinals).filter_map(|(o, i)| Some((o, (*i)?))) {
+            let attribute = usize::try_from(index)
+                .ok()
+                .and_then(|index| attributes.get(index));
+            let Some(attribute) = attribute else {
+                let message = format!(
+                    "ordinal {ordinal} has attribute {index}, of {}",
+                    attributes.len()
+                );
+                self.imported.wrong(object, message);
+                continue;
+            };
+            used.insert(index);
+            let mut allocation =
+                self.allocation(object, ordinal, row.cidr, attribute, owner.as_ref());
+            let sequences = row.sequences.as_ref();
+            allocation.sequence = sequences
+                .and_then(|all| all.get(&ordinal.to_string()))
+                .copied()
+                .unwrap_or(0);
+            allocations.insert(ordinal, Arc::new(allocation));
+        }
+        for index in (0i64..)
+            .take(attributes.len())
+            .filter(|index| !used.contains(index))
+        {
+            self.imported
+                .wrong(object, format!("attribute {index} belongs to no ordinal"));
+        }
+        allocations
+    }
+
+    fn allocation(
+        &mut self,
+        object: &str,
+        ordinal: u32,
+        cidr: IpNet,
+        attribute: &Attribute,
+        owner: Option<&Name>,
+    ) -> Allocation {
+        let text = |name: &str| attribute.secondary.as_ref().and_then(|all| all.get(name));
+        let name = |of: &str| text(of).and_then(|value| Name::new(value).ok());
+        let released = self.time(object, attribute.released_at.as_deref());
+        let id = attribute
+            .handle_id
+            .as_deref()
+            .filter(|_| released.is_none());
+        if let Some(id) = id {
+            *self
+                .held
+                .entry(id.to_owned())
+                .or_default()
+                .entry(cidr)
+                .or_default() += 1;
+        }
+        let windows = id.is_some_and(|id| id.eq_ignore_ascii_case(WINDOWS));
+        // A handle of ours has one address of a family.
+        let own = id.map(|id| match windows {
+            true => format!("{id}/{}", crate::check::address(cidr, ordinal)),
+            false => id.to_owned(),
+        });
+        let handle = own.and_then(|id| {
+            let handle =
+                Handle::new(id).map_err(|error| self.imported.wrong(object, error.to_string()));
+            handle.ok()
+        });
+        let tunnel = windows || text("type").is_some_and(|kind| kind.ends_with("TunnelAddress"));
+        let purpose = if tunnel {
+            Use::Tunnel
+        } else if text("service").is_some() {
+            Use::LoadBalancer
+        } else {
+            Use::Workload
+        };
+        let node = name("node").or(owner.cloned());
+        Allocation {
+            handle,
+            sequence: 0,
+            node: node.unwrap_or_else(|| Name::new("unknown").expect("a fixed, valid name")),
+            purpose,
+            pod: name("namespace")
+                .zip(name("pod"))
+                .map(|(namespace, name)| PodRef { namespace, name }),
+            identity: None,
+            since: 0,
+            released,
+        }
+    }
+
+    fn time(&mut self, object: &str, text: Option<&str>) -> Option<Time> {
+        let text = text?;
+        let time = rfc3339(text);
+        if time.is_none() {
+            self.imported.wrong(object, format!("{text:?} is no time"));
+        }
+        // What was released stays so, whenever it was.
+        Some(time.unwrap_or(0))
+    }
+
+    pub(super) fn pool(&mut self, object: &str, name: &str, spec: &Json) {
+        self.objects += 1;
+        let mode = |name: &str| {
+            spec.get(name)
+                .and_then(Json::as_str)
+                .filter(|mode| !matches!(*mode, "" | "Never"))
+        };
+        let (encapsulation, when) = match (mode("vxlanMode"), mode("ipipMode")) {
+            (Some(_), Some(_)) => {
+                return self
+                    .imported
+                    .wrong(object, "it has both VXLAN and IPIP".into());
+            }
+            (Some(when), None) => ("vxlan", when),
+            (None, Some(when)) => ("ipip", when),
+            (None, None) => ("none", ""),
+        };
+        let flag = |name: &str| spec.get(name).and_then(Json::as_bool).unwrap_or(false);
+        let text = |name: &str| spec.get(name).and_then(Json::as_str).unwrap_or_default();
+        let uses = allowed_uses(spec);
+        let mut row = serde_json::json!({
+            "name": name,
+            "cidr": text("cidr"),
+            "block_size": spec.get("blockSize").filter(|size| size.as_u64() != Some(0)),
+            "node_selector": text("nodeSelector"),
+            "namespace_selector": text("namespaceSelector"),
+            "manual": text("assignmentMode") == "Manual",
+            "disabled": flag("disabled"),
+            "nat_outgoing": flag("natOutgoing"),
+            "encapsulation": encapsulation,
+            "when": if when == "CrossSubnet" { "cross-subnet" } else { "always" },
+        });
+        if !uses.is_empty() {
+            row["uses"] = uses.into();
+        }
+        match Pool::deserialize(row) {
+            Ok(pool) => self
+                .imported
+                .rows
+                .push((Key::Pool(pool.name.clone()), Value::Pool(pool))),
+            Err(error) => self.imported.wrong(object, error.to_string()),
+        }
+    }
+}
+
+fn allowed_uses(pool: &Json) -> Vec<&'static str> {
+    let uses = pool.get("allowedUses").and_then(Json::as_array);
+    uses.into_iter()
+        .flatten()
+        .map(|one| match one.as_str() {
+            Some("Workload") => "workload",
+            Some("Tunnel") => "tunnel",
+            Some("LoadBalancer") => "load-balancer",
+            _ => "unknown",
+        })
+        .collect()
+}
+
+/// `2026-01-31T12:00:00Z`, as Kubernetes writes times, in milliseconds since
+/// 1970.
+fn rfc3339(text: &str) -> Option<Time> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let numbers = |text: &str, by: char| -> Option<[u64; 3]> {
+        let parts: Result<Vec<u64>, _> = text.split(by).map(str::parse).collect();
+        parts.ok()?.try_into().ok()
+    };
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(time.split('.').next()?, ':')?;
+    let sound =
+        (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !sound || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // Years that begin in March end with the leap day; 719468 days lie
+    // between 0000-03-01 and 1970-01-01.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days =
+        year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000)
+}
+
+#[test]
+fn times_are_read() {
+    assert_eq!(rfc3339("1970-01-01T00:00:00Z"), Some(0));
+    assert_eq!(rfc3339("2000-02-29T12:00:01.5Z"), Some(951_825_601_000));
+    assert_eq!(rfc3339("2026-13-01T00:00:00Z"), None);
+}

@@ -1,0 +1,134 @@
+//! Nodes come, change and go.
+
+use std::net::IpAddr;
+
+use weft_api::{
+    ipam::{Code, Error, Family, Node, Released, Reply, Time, Use},
+    names::Name,
+};
+
+use crate::{
+    book::Book,
+    claim,
+    draft::Draft,
+    model::{Key, Value},
+    plan::Plan,
+    release,
+};
+
+/// Addresses named in a refusal.
+const NAMED_MOST: usize = 5;
+
+pub fn put(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
+    validate(book, node)?;
+    if book.node(&node.name) == Some(node) {
+        return Ok(Plan::answer(Reply::Done));
+    }
+    let mut draft = Draft::new(book, now);
+    let key = Key::Node(node.name.clone());
+    draft.put(key, Some(Value::Node(node.clone())));
+    Ok(draft.plan(Reply::Done))
+}
+
+pub fn delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
+    let share = book.share(name);
+    if book.node(name).is_none() && share.is_none() {
+        return Err(Error::new(
+            Code::NotFound,
+            format!("there is no node {name}"),
+            "name one that `weft ipam node list` shows",
+        ));
+    }
+    let of_use = |tunnel: bool| {
+        let held = move |address: &&IpAddr| {
+            let held = book.allocation(**address).filter(|held| held.is_held());
+            held.is_some_and(|held| (held.purpose == Use::Tunnel) == tunnel)
+        };
+        let addresses = share.into_iter().flat_map(|share| &share.addresses);
+        addresses.filter(held).copied().collect::<Vec<_>>()
+    };
+    let live = of_use(false);
+    if !live.is_empty() {
+        let named: Vec<_> = live
+            .iter()
+            .take(NAMED_MOST)
+            .map(IpAddr::to_string)
+            .collect();
+        return Err(Error::new(
+            Code::InUse,
+            format!(
+                "node {name} has {} live addresses: {}",
+                live.len(),
+                named.join(", ")
+            ),
+            "release them, or collect them with gc, first",
+        ));
+    }
+    let mut draft = Draft::new(book, now);
+    release::give_back(&mut draft, &of_use(true), false, &mut Released::default());
+    for cidr in share.into_iter().flat_map(|share| &share.claims) {
+        let owns = (draft.block(cidr)).is_some_and(|block| block.owner.as_ref() == Some(name));
+        if owns || draft.affinity(name, cidr).is_some() {
+            claim::disown(&mut draft, name, *cidr);
+        }
+    }
+    if book.node(name).is_some() {
+        draft.put(Key::Node(name.clone()), None);
+    }
+    Ok(draft.plan(Reply::Done))
+}
+
+fn validate(book: &Book, node: &Node) -> Result<(), Error> {
+    let refuse = |code: Code, reason: String, hint: &str| {
+        Err(Error::new(
+            code,
+            format!("node {}: {reason}", node.name),
+            hint,
+        ))
+    };
+    if node.underlay.is_empty() {
+        return refuse(
+            Code::Invalid,
+            "it has no underlay address".to_owned(),
+            "give the address by which other nodes reach it, with its prefix",
+        );
+    }
+    for net in &node.underlay {
+        let same = |one: &&ipnet::IpNet| Family::of(one.addr()) == Family::of(net.addr());
+        if node.underlay.iter().filter(same).count() > 1 {
+            return refuse(
+                Code::Invalid,
+                format!("{net} is not its only underlay address of that family"),
+                "give at most one of each family",
+            );
+        }
+        if let Some(other) = book
+            .node_with_underlay(net.addr())
+            .filter(|one| **one != node.name)
+        {
+            return refuse(
+                Code::Taken,
+                format!("{} is node {other}'s underlay address", net.addr()),
+                "delete that node first, or correct the address",
+            );
+        }
+    }
+    if node.vtep_mac.0[0] & 1 == 1 || node.vtep_mac.0 == [0; 6] {
+        return refuse(
+            Code::Invalid,
+            format!("{} is no MAC address of one station", node.vtep_mac),
+            "choose a unicast address, for example one that begins with 02",
+        );
+    }
+    if let Some(other) = book
+        .node_with_mac(node.vtep_mac)
+        .filter(|one| **one != node.name)
+    {
+        return refuse(
+            Code::Taken,
+            format!("{} is node {other}'s VTEP MAC address", node.vtep_mac),
+            "choose another",
+        );
+    }
+    Ok(())
+}
