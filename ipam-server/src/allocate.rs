@@ -13,7 +13,7 @@ use crate::{
     book::{self, Book},
     claim,
     draft::Draft,
-    model::Allocation,
+    model::{Allocation, Key},
     plan::Plan,
     pool::Range,
 };
@@ -32,7 +32,14 @@ pub fn allocate(book: &Book, ask: &Allocate, now: Time) -> Result<Plan, Error> {
     for &family in &ask.families {
         let asked = book::first_of(&ask.addresses, family);
         let address = match book::first_of(book.held_by(&handle), family) {
-            Some(held) if asked.is_none_or(|asked| asked == held) => held,
+            Some(held) if asked.is_none_or(|asked| asked == held) => {
+                // Else a book that is behind could answer with an address
+                // that another server has given to somebody else.
+                if let Some(block) = book.block_with(held) {
+                    draft.guard(Key::Block(block.cidr));
+                }
+                held
+            }
             Some(held) => return Err(refusal::holds_another(&handle, held, asked)),
             None => {
                 existing = false;

@@ -153,6 +153,6 @@ fn give_up_if_empty(draft: &mut Draft<'_>, node: &Name, cidr: IpNet) {
 
 fn may_cut(draft: &Draft<'_>, cidr: &IpNet) -> bool {
     let pool = draft.book.pool_of(cidr);
-    pool.is_some_and(|pool| pool.block_size == cidr.prefix_len())
+    pool.is_some_and(|pool| pool.block_size == cidr.prefix_len() && !pool.pool.disabled)
         && draft.book.cut().overlap(Span::of(cidr)).is_none()
 }

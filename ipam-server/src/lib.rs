@@ -13,7 +13,7 @@
 
 mod admin;
 mod allocate;
-mod block;
+pub mod block;
 pub mod book;
 pub mod check;
 mod claim;

@@ -16,7 +16,9 @@ pub struct Plan {
     /// Empty where the request only asks.
     pub changes: Changes,
     /// Rows that must still be as the book has them, though they are not
-    /// written: the pool of a block that is cut.
+    /// written: the pool of a block that is cut, the block of an address
+    /// that was there already. With other servers on the same rows, an answer
+    /// without changes holds only if these do.
     pub guards: Vec<Key>,
     pub reply: Reply,
 }
