@@ -61,6 +61,11 @@ enum Command {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Command::Check(check) = &args.command
+        && let Some(foreign) = check.foreign()
+    {
+        return check::foreign(check, foreign, args.json);
+    }
     let mut session = Session {
         client: Client::connect(&path(args.socket))?,
         json: args.json,
@@ -125,10 +130,18 @@ impl Session {
         value: &T,
         page: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<ExitCode> {
-        if self.json {
-            show_json(value)
-        } else {
-            show(&page(value))
-        }
+        print(self.json, value, page)
+    }
+}
+
+fn print<T: Serialize>(
+    json: bool,
+    value: &T,
+    page: impl FnOnce(&T) -> String,
+) -> anyhow::Result<ExitCode> {
+    if json {
+        show_json(value)
+    } else {
+        show(&page(value))
     }
 }

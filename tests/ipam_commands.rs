@@ -95,71 +95,52 @@ fn address(address: &str, sequence: u64) -> Value {
     }}})
 }
 
+/// Commands, and what each asks for. 7a:07:b5:58:d4:c0 is the MAC that n1's
+/// forwarder makes by itself.
+const CHANGES: &[(&str, &str)] = &[
+    (
+        "pool create v4 10.244.0.0/16 --block-size 24 --node-selector rack=='a' --use workload",
+        r#"{ "op": "pool-create", "name": "v4", "cidr": "10.244.0.0/16", "block_size": 24, "node_selector": "rack=='a'", "uses": ["workload"], "manual": false, "disabled": false, "nat_outgoing": false, "encapsulation": "vxlan", "when": "always" }"#,
+    ),
+    (
+        "pool create v6 fd00::/48 --manual --disabled --nat-outgoing --encapsulation none \
+             --when cross-subnet --namespace-selector all()",
+        r#"{ "op": "pool-create", "name": "v6", "cidr": "fd00::/48", "namespace_selector": "all()", "uses": ["workload", "tunnel"], "manual": true, "disabled": true, "nat_outgoing": true, "encapsulation": "none", "when": "cross-subnet" }"#,
+    ),
+    (
+        "pool disable v4",
+        r#"{"op": "pool-disable", "name": "v4", "disabled": true}"#,
+    ),
+    (
+        "pool enable v4",
+        r#"{"op": "pool-disable", "name": "v4", "disabled": false}"#,
+    ),
+    ("pool delete v4", r#"{"op": "pool-delete", "name": "v4"}"#),
+    (
+        "reserve infra 10.244.0.0/28 fd00::/124",
+        r#"{"op": "reserve", "name": "infra", "cidrs": ["10.244.0.0/28", "fd00::/124"]}"#,
+    ),
+    ("unreserve infra", r#"{"op": "unreserve", "name": "infra"}"#),
+    (
+        "node put n1 --underlay 192.0.2.1/24 --underlay 2001:db8::1/64 --label rack=a \
+             --tunnel 10.244.0.0 --vni 7 --port 8472 --vtep-mac 02:00:00:00:00:01",
+        r#"{ "op": "node-put", "name": "n1", "underlay": ["192.0.2.1/24", "2001:db8::1/64"], "vtep_mac": "02:00:00:00:00:01", "vni": 7, "port": 8472, "tunnel": ["10.244.0.0"], "labels": {"rack": "a"} }"#,
+    ),
+    (
+        "node put n1 --underlay 192.0.2.1/24",
+        r#"{ "op": "node-put", "name": "n1", "underlay": ["192.0.2.1/24"], "vtep_mac": "7a:07:b5:58:d4:c0", "vni": 4096, "port": 4789 }"#,
+    ),
+    ("node delete n1", r#"{"op": "node-delete", "name": "n1"}"#),
+    (
+        "configure --strict-affinity true --blocks-per-node 0 --cooldown 60",
+        r#"{ "op": "configure", "strict_affinity": true, "blocks_per_node": 0, "cooldown_seconds": 60 }"#,
+    ),
+];
+
 #[test]
 fn each_change_asks_for_what_it_says() {
-    for (arguments, asked) in [
-        (
-            "pool create v4 10.244.0.0/16 --block-size 24 --node-selector rack=='a' --use workload",
-            json!({
-                "op": "pool-create", "name": "v4", "cidr": "10.244.0.0/16", "block_size": 24,
-                "node_selector": "rack=='a'", "uses": ["workload"], "manual": false,
-                "disabled": false, "nat_outgoing": false, "encapsulation": "vxlan",
-                "when": "always"
-            }),
-        ),
-        (
-            "pool create v6 fd00::/48 --manual --disabled --nat-outgoing --encapsulation none \
-             --when cross-subnet --namespace-selector all()",
-            json!({
-                "op": "pool-create", "name": "v6", "cidr": "fd00::/48",
-                "namespace_selector": "all()", "uses": ["workload", "tunnel"], "manual": true,
-                "disabled": true, "nat_outgoing": true, "encapsulation": "none",
-                "when": "cross-subnet"
-            }),
-        ),
-        (
-            "pool disable v4",
-            json!({"op": "pool-disable", "name": "v4", "disabled": true}),
-        ),
-        (
-            "pool enable v4",
-            json!({"op": "pool-disable", "name": "v4", "disabled": false}),
-        ),
-        ("pool delete v4", json!({"op": "pool-delete", "name": "v4"})),
-        (
-            "reserve infra 10.244.0.0/28 fd00::/124",
-            json!({"op": "reserve", "name": "infra", "cidrs": ["10.244.0.0/28", "fd00::/124"]}),
-        ),
-        (
-            "unreserve infra",
-            json!({"op": "unreserve", "name": "infra"}),
-        ),
-        (
-            "node put n1 --underlay 192.0.2.1/24 --underlay 2001:db8::1/64 --label rack=a \
-             --tunnel 10.244.0.0 --vni 7 --port 8472 --vtep-mac 02:00:00:00:00:01",
-            json!({
-                "op": "node-put", "name": "n1", "underlay": ["192.0.2.1/24", "2001:db8::1/64"],
-                "vtep_mac": "02:00:00:00:00:01", "vni": 7, "port": 8472,
-                "tunnel": ["10.244.0.0"], "labels": {"rack": "a"}
-            }),
-        ),
-        (
-            "node put n1 --underlay 192.0.2.1/24",
-            json!({
-                "op": "node-put", "name": "n1", "underlay": ["192.0.2.1/24"],
-                // The MAC that n1's forwarder makes by itself.
-                "vtep_mac": "7a:07:b5:58:d4:c0", "vni": 4096, "port": 4789
-            }),
-        ),
-        ("node delete n1", json!({"op": "node-delete", "name": "n1"})),
-        (
-            "configure --strict-affinity true --blocks-per-node 0 --cooldown 60",
-            json!({
-                "op": "configure", "strict_affinity": true, "blocks_per_node": 0,
-                "cooldown_seconds": 60
-            }),
-        ),
-    ] {
+    for &(arguments, asked) in CHANGES {
+        let asked: Value = serde_json::from_str(asked).expect("JSON");
         let words: Vec<_> = arguments.split_whitespace().collect();
         let (output, requests) = Server::with(vec![done()]).run(&words);
         assert!(out(&output).lines().count() == 1, "{arguments}");
@@ -170,104 +151,100 @@ fn each_change_asks_for_what_it_says() {
     assert_eq!(said, json!({"done": true}));
 }
 
+/// Asks by a command, and expects `part` in its table.
+fn question(arguments: &str, asked: Value, kind: &str, value: Value, part: &str) {
+    let words: Vec<_> = arguments.split_whitespace().collect();
+    let is_list = value.is_array();
+    let answer = json!({"ok": {kind: value}});
+    let (output, requests) = Server::with(vec![answer.clone()]).run(&words);
+    assert_eq!(requests, [asked], "{arguments}");
+    let text = out(&output);
+    assert!(text.contains(part), "{part:?} is not in:\n{text}");
+
+    let (output, _) = Server::with(vec![answer]).run(&[&words[..], &["--json"]].concat());
+    let said: Value = serde_json::from_str(&out(&output)).expect("JSON");
+    assert_eq!(said.is_array(), is_list, "{arguments}");
+}
+
 #[test]
-fn each_question_has_a_table_and_json() {
-    let config = json!({
-        "strict_affinity": true, "claim_blocks": true, "blocks_per_node": 4, "cooldown_seconds": 9
-    });
-    let status = json!({
-        "version": "0.1.0", "pid": 7, "store": "redb", "revision": 12, "pools": 1, "blocks": 2,
-        "allocations": 3, "nodes": 4, "clients": 1
-    });
-    let allocation = address("10.244.0.9", 5)["ok"]["address"]["allocation"].clone();
+fn pools_blocks_and_addresses_have_a_table_and_json() {
+    let pools = json!({"op": "pools"});
+    question("show", pools.clone(), "pools", json!([pool()]), "65 536");
+    question(
+        "pool list",
+        pools,
+        "pools",
+        json!([pool()]),
+        "workload, tunnel",
+    );
+    question(
+        "show --blocks",
+        json!({"op": "blocks"}),
+        "blocks",
+        json!([]),
+        "no block",
+    );
+    let known = address("10.244.0.9", 5)["ok"]["address"].clone();
+    let held = json!([known["allocation"]]);
+    let asked = |borrowed| json!({"op": "allocations", "node": "n1", "borrowed": borrowed});
+    let kind = "allocations";
+    question(
+        "show --borrowed --node n1",
+        asked(true),
+        kind,
+        held.clone(),
+        "weft/c1/eth0",
+    );
+    question("show --node n1", asked(false), kind, held, "10.244.0.9");
+    let asked = json!({"op": "address", "address": "10.244.0.9"});
+    question(
+        "show --ip 10.244.0.9",
+        asked,
+        "address",
+        known,
+        "sequence 5",
+    );
+}
+
+#[test]
+fn nodes_reservations_and_settings_have_a_table_and_json() {
     let node = json!({
         "name": "n1", "underlay": ["192.0.2.1/24"], "vtep_mac": "02:00:00:00:00:01", "vni": 4096,
         "port": 4789
     });
+    question(
+        "node list",
+        json!({"op": "nodes"}),
+        "nodes",
+        json!([node]),
+        "192.0.2.1/24",
+    );
     let reservation = json!({"name": "infra", "cidrs": ["10.244.0.0/28"]});
-    for (arguments, asked, kind, value, part) in [
-        (
-            "show",
-            json!({"op": "pools"}),
-            "pools",
-            json!([pool()]),
-            "65 536",
-        ),
-        (
-            "pool list",
-            json!({"op": "pools"}),
-            "pools",
-            json!([pool()]),
-            "workload, tunnel",
-        ),
-        (
-            "show --blocks",
-            json!({"op": "blocks"}),
-            "blocks",
-            json!([]),
-            "no block",
-        ),
-        (
-            "show --borrowed --node n1",
-            json!({"op": "allocations", "node": "n1", "borrowed": true}),
-            "allocations",
-            json!([allocation]),
-            "weft/c1/eth0",
-        ),
-        (
-            "show --node n1",
-            json!({"op": "allocations", "node": "n1", "borrowed": false}),
-            "allocations",
-            json!([allocation]),
-            "10.244.0.9",
-        ),
-        (
-            "show --ip 10.244.0.9",
-            json!({"op": "address", "address": "10.244.0.9"}),
-            "address",
-            address("10.244.0.9", 5)["ok"]["address"].clone(),
-            "sequence 5",
-        ),
-        (
-            "node list",
-            json!({"op": "nodes"}),
-            "nodes",
-            json!([node]),
-            "192.0.2.1/24",
-        ),
-        (
-            "reservations",
-            json!({"op": "reservations"}),
-            "reservations",
-            json!([reservation]),
-            "10.244.0.0/28",
-        ),
-        (
-            "config",
-            json!({"op": "config"}),
-            "config",
-            config,
-            "cooldown         9 s",
-        ),
-        (
-            "status",
-            json!({"op": "status"}),
-            "status",
-            status,
-            "store   redb, revision 12",
-        ),
-    ] {
-        let words: Vec<_> = arguments.split_whitespace().collect();
-        let answer = json!({"ok": {kind: value}});
-        let (output, requests) = Server::with(vec![answer.clone()]).run(&words);
-        assert_eq!(requests, [asked], "{arguments}");
-        let text = out(&output);
-        assert!(text.contains(part), "{part:?} is not in:\n{text}");
-
-        let (output, _) = Server::with(vec![answer]).run(&[&words[..], &["--json"]].concat());
-        let said: Value = serde_json::from_str(&out(&output)).expect("JSON");
-        assert_eq!(said.is_array(), value.is_array(), "{arguments}");
-    }
+    let kind = "reservations";
+    question(
+        kind,
+        json!({"op": kind}),
+        kind,
+        json!([reservation]),
+        "10.244.0.0/28",
+    );
+    let config = json!({
+        "strict_affinity": true, "claim_blocks": true, "blocks_per_node": 4, "cooldown_seconds": 9
+    });
+    let asked = json!({"op": "config"});
+    question("config", asked, "config", config, "cooldown         9 s");
+    let status = json!({
+        "version": "0.1.0", "pid": 7, "store": "redb", "revision": 12, "pools": 1, "blocks": 2,
+        "allocations": 3, "nodes": 4, "clients": 1
+    });
+    let asked = json!({"op": "status"});
+    question(
+        "status",
+        asked,
+        "status",
+        status,
+        "store   redb, revision 12",
+    );
 }
 
 #[test]
@@ -374,4 +351,47 @@ fn a_server_that_is_not_there_is_told() {
         text.contains("/nowhere/ipam.sock") && text.contains("is weft-ipam running"),
         "{text}"
     );
+}
+
+#[test]
+fn what_another_program_keeps_is_checked_without_a_server() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let check = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_weft"))
+            .args(["ipam", "check", "--json"])
+            .args(arguments)
+            .current_dir(folder.path())
+            .output()
+            .expect("run weft")
+    };
+    let network = folder.path().join("net");
+    std::fs::create_dir(&network).expect("made");
+    std::fs::write(network.join("10.22.0.5"), "c1\neth0").expect("write");
+    std::fs::write(network.join("lock"), "").expect("write");
+    std::fs::write(folder.path().join("nothing"), "").expect("write");
+
+    let output = check(&["--host-local", "net"]);
+    let report: Value = serde_json::from_str(&out(&output)).expect("JSON");
+    assert_eq!(
+        (&report["allocations"], &report["problems"]),
+        (&json!(1), &json!([]))
+    );
+
+    let output = check(&["--host-local", "net", "--in-use", "nothing"]);
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "nothing runs, so it is a leak"
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["problems"][0]["kind"], "leak", "{report}");
+
+    std::fs::write(folder.path().join("dump"), "{}").expect("write");
+    let output = check(&["--calico", "dump"]);
+    assert!(
+        err(&output).contains("holds no Calico IPAM object"),
+        "{}",
+        err(&output)
+    );
+    assert!(err(&check(&["--calico", "absent"])).contains("absent"));
 }

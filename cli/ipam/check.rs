@@ -1,4 +1,5 @@
-//! `weft ipam check`: leaks, double owners and faults of structure.
+//! `weft ipam check`: leaks, double owners and faults of structure, of the
+//! server's store or of another program's.
 
 use std::{
     fs,
@@ -12,13 +13,18 @@ use weft_api::{
     ipam::{InUse, Reply, Report, Request},
     names::Handle,
 };
+use weft_ipam::{
+    check::check,
+    import::{self, Imported},
+};
 
-use super::{Session, words::word};
+use super::{Session, age::now, print, words::word};
 use crate::output::{counted, lines, table};
 
 /// Look for leaks, double owners and faults of structure.
 ///
-/// Exits with 1 when there are problems.
+/// What another program keeps is checked without a server. Exits with 1 when
+/// there are problems.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Hold what runs against what is allocated: a file, or - for standard
@@ -26,6 +32,28 @@ pub struct Args {
     /// of {"address", "handle"}.
     #[arg(long, value_name = "FILE")]
     in_use: Option<PathBuf>,
+    /// Check a dump of Calico's objects: what kubectl get -o json or etcdctl
+    /// get -w json printed.
+    #[arg(long, value_name = "DUMP", conflicts_with = "host_local")]
+    calico: Option<PathBuf>,
+    /// Check the directory of a network of the host-local plugin, as
+    /// /var/lib/cni/networks/NAME.
+    #[arg(long, value_name = "DIR")]
+    host_local: Option<PathBuf>,
+}
+
+/// What another program keeps.
+#[derive(Debug, Clone, Copy)]
+pub enum Foreign<'a> {
+    Calico(&'a Path),
+    HostLocal(&'a Path),
+}
+
+impl Args {
+    pub fn foreign(&self) -> Option<Foreign<'_>> {
+        let calico = self.calico.as_deref().map(Foreign::Calico);
+        calico.or(self.host_local.as_deref().map(Foreign::HostLocal))
+    }
 }
 
 pub fn run(args: &Args, session: &mut Session) -> anyhow::Result<ExitCode> {
@@ -34,7 +62,48 @@ pub fn run(args: &Args, session: &mut Session) -> anyhow::Result<ExitCode> {
         Reply::Report(report) => Some(report),
         _ => None,
     })?;
-    session.print(&report, page)?;
+    end(&report, session.json)
+}
+
+pub fn foreign(args: &Args, foreign: Foreign<'_>, json: bool) -> anyhow::Result<ExitCode> {
+    let in_use = args.in_use.as_deref().map(in_use).transpose()?;
+    let imported = foreign.read()?;
+    let rows = imported.rows.iter().map(|(key, value)| (key, value));
+    let mut report = check(rows, in_use.as_deref(), now());
+    report.problems.extend(imported.problems);
+    end(&report, json)
+}
+
+impl Foreign<'_> {
+    fn read(self) -> anyhow::Result<Imported> {
+        match self {
+            Self::Calico(path) => {
+                let dump = fs::read(path).with_context(|| format!("read {path:?}"))?;
+                import::calico(&dump).with_context(|| format!("{path:?}"))
+            }
+            Self::HostLocal(dir) => {
+                let files = files(dir).with_context(|| format!("read {dir:?}"))?;
+                Ok(import::host_local(files.into_iter()))
+            }
+        }
+    }
+}
+
+fn files(dir: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            files.push((name, fs::read(entry.path())?));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn end(report: &Report, json: bool) -> anyhow::Result<ExitCode> {
+    print(json, report, page)?;
     Ok(if report.problems.is_empty() {
         ExitCode::SUCCESS
     } else {

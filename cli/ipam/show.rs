@@ -68,7 +68,7 @@ impl Session {
 
     pub fn address(&mut self, address: IpAddr) -> anyhow::Result<AddressInfo> {
         self.ask(&Request::Address { address }, |reply| match reply {
-            Reply::Address(known) => Some(known),
+            Reply::Address(known) => Some(*known),
             _ => None,
         })
     }
