@@ -5,6 +5,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod drops;
+mod ipam;
 mod lab;
 mod output;
 mod status;
@@ -34,6 +35,7 @@ enum Command {
     Lab(lab::Command),
     Status(status::Args),
     Drops(drops::Args),
+    Ipam(ipam::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -69,6 +71,7 @@ impl Command {
             Self::Lab(command) => lab::run(command),
             Self::Status(args) => status::run(args),
             Self::Drops(args) => drops::run(args),
+            Self::Ipam(args) => ipam::run(args),
             Self::Doctor(args) => doctor::run(args),
             Self::Completions(args) => completions::run(args, &mut Weft::command()),
         }

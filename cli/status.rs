@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use weft_api::forwarder::{
-    Counters, Driver, Peer, Port, PortState, Reply, Request, Status, Traffic,
+    Counters, Driver, Ipam, Peer, Port, PortState, Reply, Request, Status, Traffic,
 };
 
 use crate::{
@@ -98,8 +98,9 @@ fn head(status: &Status) -> String {
             on(status.gro)
         )
     };
+    let ipam = status.ipam.as_ref().map(source).unwrap_or_default();
     format!(
-        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\ncarries {}, {}\n",
+        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\n{ipam}carries {}, {}\n",
         status.node,
         status.version,
         status.pid,
@@ -108,6 +109,18 @@ fn head(status: &Status) -> String {
         counted(status.ports, "port"),
         counted(status.peers, "peer"),
     )
+}
+
+/// Where the nodes come from.
+fn source(ipam: &Ipam) -> String {
+    let socket = ipam.socket.display();
+    let state = match (ipam.connected, ipam.revision) {
+        (true, Some(revision)) => format!("connected, revision {revision} in force"),
+        (true, None) => "connected, nothing in force yet".to_owned(),
+        (false, Some(revision)) => format!("away, revision {revision} stays in force"),
+        (false, None) => "away, no node is known".to_owned(),
+    };
+    format!("ipam    {socket}: {state}\n")
 }
 
 fn ports_table(ports: &[Port]) -> String {
@@ -200,7 +213,8 @@ mod tests {
             "status": {
                 "version": "0.1.0", "pid": 7, "node": "n1", "workers": 2, "epoch": 3,
                 "underlay": ["192.0.2.1"], "vni": 4096, "port": 4789, "gso": true, "gro": false,
-                "ports": 1, "peers": 1
+                "ports": 1, "peers": 1,
+                "ipam": {"socket": "/run/ipam.sock", "connected": false, "revision": 7}
             },
             "ports": [{
                 "name": "n1p1", "driver": "tap", "state": "up", "mac": "02:00:00:00:00:01",
@@ -223,6 +237,7 @@ mod tests {
         for part in [
             "node    n1: weft 0.1.0, process 7, 2 workers, epoch 3\n",
             "uplink  192.0.2.1 port 4789, VNI 4096, GSO on, GRO off\n",
+            "ipam    /run/ipam.sock: away, revision 7 stays in force\n",
             "carries 1 port, 1 peer\n",
             "10.1.0.1, fd00::1",
             "1 234 (2.0 KiB)",

@@ -73,7 +73,8 @@ fn counters_are_documented() {
              | `weft_peer_traffic_bytes_total{peer,direction}` | Bytes of their inner Ethernet frames. |\n\
              \n\
              The gauges are `weft_ports`, `weft_ports_gone`, `weft_peers`, `weft_workers`,\n\
-             `weft_epoch`, `weft_uplink_gso` and `weft_uplink_gro`; `weft_forwarder_info` bears\n\
-             the version.\n";
+             `weft_epoch`, `weft_uplink_gso` and `weft_uplink_gro`, and where an IPAM server\n\
+             is followed `weft_ipam_connected` and `weft_ipam_revision`;\n\
+             `weft_forwarder_info` bears the version.\n";
     compare("docs/metrics.md", &page);
 }

@@ -32,6 +32,9 @@ struct Arguments {
     /// Serve /metrics and /healthz here, as 127.0.0.1:9100.
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// Learn the other nodes from the IPAM server at this socket.
+    #[arg(long, value_name = "PATH")]
+    ipam: Option<PathBuf>,
     /// Threads that carry packets.
     #[arg(long, value_name = "COUNT")]
     workers: Option<usize>,
@@ -83,7 +86,11 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let forwarder = Forwarder::start(&config)?;
     confine()?;
     announce(&arguments.control, &config);
-    let signal = Server::new(socket, metrics, signals, forwarder)?.run()?;
+    let mut server = Server::new(socket, metrics, signals, forwarder)?;
+    if let Some(ipam) = &config.ipam {
+        server.follow(ipam).context("follow the IPAM server")?;
+    }
+    let signal = server.run()?;
     info!(%signal, "the forwarder ends");
     Ok(())
 }
@@ -94,6 +101,7 @@ fn configure(arguments: &Arguments) -> anyhow::Result<Config> {
         config.set_workers(workers)?;
     }
     config.metrics = arguments.metrics.or(config.metrics);
+    config.ipam = arguments.ipam.clone().or(config.ipam);
     Ok(config)
 }
 
@@ -105,6 +113,7 @@ fn announce(control: &Path, config: &Config) {
         port = config.uplink.port,
         mtu = config.uplink.mtu,
         workers = config.workers,
+        ipam = ?config.ipam,
         "the forwarder is ready"
     );
 }

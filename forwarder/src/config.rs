@@ -42,6 +42,8 @@ pub struct Config {
     pub mode: u32,
     /// Who may connect besides root and the forwarder's own user.
     pub uids: Vec<u32>,
+    /// The socket of the IPAM server to follow.
+    pub ipam: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +95,7 @@ struct File {
     metrics: Option<SocketAddr>,
     uplink: Uplink,
     control: Control,
+    ipam: Ipam,
 }
 
 #[derive(Debug, Deserialize)]
@@ -128,6 +131,12 @@ struct Control {
     uids: Vec<u32>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Ipam {
+    socket: Option<PathBuf>,
+}
+
 impl File {
     fn complete(self) -> Result<Config, ConfigError> {
         let node = match self.node {
@@ -148,6 +157,7 @@ impl File {
             uplink: self.uplink.complete()?,
             mode: self.control.mode()?,
             uids: self.control.uids,
+            ipam: self.ipam.socket,
         };
         config.set_workers(self.workers.unwrap_or_else(default_workers))?;
         Ok(config)
@@ -230,7 +240,7 @@ fn hostname() -> Result<Name, ConfigError> {
 
 /// A locally administered unicast MAC: the low 48 bits of the name's FNV-1a
 /// hash with the two lowest bits of the first byte set to `10`.
-fn mac_of(node: &Name) -> Mac {
+pub fn mac_of(node: &Name) -> Mac {
     let hash = node
         .as_str()
         .bytes()
@@ -306,7 +316,7 @@ mod tests {
         let documented = file.complete().expect("valid");
         let bare = config("node = 'node-1'").expect("valid");
         assert_eq!((documented.mode, documented.uids), (bare.mode, bare.uids));
-        assert_eq!(documented.vni, bare.vni);
+        assert_eq!((documented.vni, bare.ipam), (bare.vni, None));
         assert_eq!(
             format!("{:?}", documented.uplink),
             format!("{:?}", bare.uplink)
@@ -318,7 +328,8 @@ mod tests {
         let config = config(
             "node = 'n1'\nworkers = 3\nvtep_mac = '02:00:00:00:00:07'\nmetrics = '[::1]:9100'\n\
              [uplink]\naddresses = ['192.0.2.1', '2001:db8::1']\nport = 8472\nvni = 1\nmtu = 9000\n\
-             entropy_ports = 4\ngso = false\ngro = false\n[control]\nmode = '0660'\nuids = [7]\n",
+             entropy_ports = 4\ngso = false\ngro = false\n[control]\nmode = '0660'\nuids = [7]\n\
+             [ipam]\nsocket = '/run/weft/ipam.sock'\n",
         )
         .expect("valid");
         assert_eq!(
@@ -329,6 +340,7 @@ mod tests {
         assert_eq!((config.uplink.port, config.uplink.entropy_ports), (8472, 4));
         assert_eq!((config.uplink.gso, config.uplink.gro), (false, false));
         assert_eq!((config.mode, config.uids), (0o660, vec![7]));
+        assert_eq!(config.ipam, Some("/run/weft/ipam.sock".into()));
     }
 
     #[test]

@@ -8,13 +8,15 @@
 //!
 //! A worker ([`worker`]) owns its queues and its uplink socket and runs each
 //! batch to completion. The control thread ([`control`]) builds new
-//! [`tables`] and publishes them; workers never wait for it.
+//! [`tables`] and publishes them; workers never wait for it. What nodes there
+//! are it hears by `apply`, or from an IPAM server ([`ipam`]).
 
 pub mod cli;
 pub mod config;
 pub mod confine;
 pub mod control;
 pub mod dispatch;
+pub mod ipam;
 pub mod metrics;
 pub mod port;
 pub mod probe;

@@ -55,6 +55,9 @@ pub struct Scrape {
     pub epoch: u64,
     pub gso: bool,
     pub gro: bool,
+    /// Where an IPAM server is followed: whether it is there, and the
+    /// revision of the tables in force.
+    pub ipam: Option<(bool, u64)>,
 }
 
 /// The traffic of one port or peer.
@@ -87,8 +90,8 @@ impl Scrape {
         Ok(out)
     }
 
-    fn gauges(&self) -> [(&'static str, &'static str, u64); 7] {
-        [
+    fn gauges(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let mut gauges = vec![
             ("ports", "Ports attached.", self.ports.len() as u64),
             (
                 "ports_gone",
@@ -112,7 +115,20 @@ impl Scrape {
                 "Whether receives use UDP_GRO.",
                 u64::from(self.gro),
             ),
-        ]
+        ];
+        if let Some((connected, revision)) = self.ipam {
+            gauges.push((
+                "ipam_connected",
+                "Whether the IPAM server is there.",
+                u64::from(connected),
+            ));
+            gauges.push((
+                "ipam_revision",
+                "The IPAM server's revision that is in force.",
+                revision,
+            ));
+        }
+        gauges
     }
 }
 
@@ -207,6 +223,7 @@ mod tests {
             epoch: 8,
             gso: true,
             gro: false,
+            ipam: Some((true, 17)),
         }
     }
 
@@ -241,6 +258,8 @@ mod tests {
             "weft_epoch 8",
             "weft_uplink_gso 1",
             "weft_uplink_gro 0",
+            "weft_ipam_connected 1",
+            "weft_ipam_revision 17",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");

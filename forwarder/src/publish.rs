@@ -316,7 +316,7 @@ fn check_peers(own: &Node, peers: &[Node]) -> Result<(), Error> {
 }
 
 /// The node's blocks, and its tunnel addresses that lie outside of them.
-fn places_of(node: &Node) -> Vec<IpNet> {
+pub(crate) fn places_of(node: &Node) -> Vec<IpNet> {
     let outside = |address: &&IpAddr| !node.blocks.iter().any(|block| block.contains(*address));
     let tunnel = node
         .tunnel

@@ -2,6 +2,7 @@
 //! each refusal has its type, and changes nothing.
 
 mod attach;
+mod follow;
 mod life;
 mod metrics;
 mod operator;

@@ -4,7 +4,7 @@
 //!
 //! A request that cannot be taken gets an [`Error`] and changes nothing.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,8 @@ pub enum Request {
     List,
     /// All peers.
     Peers,
-    /// Replace this node's view of the other nodes, whole.
+    /// Replace this node's view of the other nodes, whole. Refused where the
+    /// forwarder follows an IPAM server.
     Apply(Nodes),
     /// All counters.
     Counters,
@@ -161,6 +162,8 @@ pub enum Code {
     Descriptor,
     /// The caller may not do this.
     Forbidden,
+    /// The forwarder follows an IPAM server, and takes nodes from nobody else.
+    Ruled,
     /// All places for clients are in use.
     Busy,
     /// A fault inside the forwarder or of the kernel.
@@ -244,4 +247,16 @@ pub struct Status {
     pub gro: bool,
     pub ports: usize,
     pub peers: usize,
+    /// None where nodes come by `apply`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipam: Option<Ipam>,
+}
+
+/// The IPAM server that a forwarder follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipam {
+    pub socket: PathBuf,
+    pub connected: bool,
+    /// Of the tables in force; none before the first.
+    pub revision: Option<u64>,
 }

@@ -2,16 +2,26 @@
 //! changes the tables; a change is in force on every worker before its
 //! answer leaves.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use mio::Waker;
+use tracing::error;
 use weft_api::{
     forwarder as api,
-    forwarder::{Answer, Attach, Code, Driver, Error, Node, PortState, QUEUES_MAX, Reply, Request},
+    forwarder::{
+        Answer, Attach, Code, Driver, Error, Node, Nodes, PortState, QUEUES_MAX, Reply, Request,
+    },
 };
 use weft_engine::{DropReason, Epoch, counters::Traffic};
 
 use crate::{
     config::Config,
+    ipam::{Following, Told},
     metrics::{Flow, Scrape, Totals},
     port::Port,
     publish::{PeerRow, State, Takes, refusal},
@@ -30,6 +40,19 @@ pub struct Forwarder {
     epoch: Epoch,
     count: usize,
     workers: Workers,
+    source: Option<Source>,
+}
+
+/// The IPAM server, where the nodes come from it.
+#[derive(Debug)]
+struct Source {
+    socket: PathBuf,
+    following: Following,
+    connected: bool,
+    /// Of the tables in force.
+    revision: Option<u64>,
+    /// The newest nodes could not be put in force.
+    refused: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +91,46 @@ impl Forwarder {
             epoch,
             count: config.workers,
             workers,
+            source: None,
         })
+    }
+
+    /// Takes the nodes from the IPAM server at `socket`, whose news come with
+    /// `waker`, and from nobody else.
+    pub fn follow(&mut self, socket: &Path, waker: Waker) -> io::Result<()> {
+        self.source = Some(Source {
+            socket: socket.to_owned(),
+            following: Following::start(socket, self.state.own().clone(), waker)?,
+            connected: false,
+            revision: None,
+            refused: false,
+        });
+        Ok(())
+    }
+
+    /// Puts in force what the IPAM server has told. What contradicts the
+    /// uplink or a port leaves the tables as they are.
+    pub fn hear_news(&mut self) {
+        let Some(mut source) = self.source.take() else {
+            return;
+        };
+        let Told {
+            connected,
+            revision,
+            nodes,
+        } = source.following.news();
+        source.connected = connected;
+        if let Some(nodes) = nodes {
+            let published = self.replace_nodes(nodes);
+            if let Err(refusal) = &published {
+                error!("the IPAM server's nodes are not put in force: {refusal}");
+            }
+            source.refused = published.is_err();
+        }
+        if !source.refused {
+            source.revision = revision;
+        }
+        self.source = Some(source);
     }
 
     /// `fds` are those that came with the request.
@@ -76,10 +138,7 @@ impl Forwarder {
         let reply = match request {
             Request::Attach(spec) => self.attach(spec, fds),
             Request::Detach { name } => self.detach(&name),
-            Request::Apply(nodes) => self
-                .state
-                .with_nodes(nodes)
-                .and_then(|state| self.publish(state, self.open.clone())),
+            Request::Apply(nodes) => self.apply(nodes),
             Request::List => Ok(Reply::Ports(self.ports())),
             Request::Peers => Ok(Reply::Peers(self.state.peers().iter().map(peer).collect())),
             Request::Counters => Ok(Reply::Counters(Box::new(self.counters()))),
@@ -110,7 +169,31 @@ impl Forwarder {
             epoch: self.epoch.0,
             gso: self.workers.gso(),
             gro: self.workers.gro(),
+            ipam: self
+                .source
+                .as_ref()
+                .map(|source| (source.connected, source.revision.unwrap_or_default())),
         }
+    }
+
+    fn apply(&mut self, nodes: Nodes) -> Result<Reply, Error> {
+        if let Some(Source { socket, .. }) = &self.source {
+            let message = format!(
+                "apply: what nodes there are comes from the IPAM server at {}",
+                socket.display()
+            );
+            return Err(refusal(
+                Code::Ruled,
+                message,
+                "change it there, by weft ipam node, or start the forwarder without --ipam",
+            ));
+        }
+        self.replace_nodes(nodes)
+    }
+
+    fn replace_nodes(&mut self, nodes: Nodes) -> Result<Reply, Error> {
+        let state = self.state.with_nodes(nodes)?;
+        self.publish(state, self.open.clone())
     }
 
     fn attach(&mut self, spec: Attach, fds: Vec<OwnedFd>) -> Result<Reply, Error> {
@@ -227,6 +310,11 @@ impl Forwarder {
             gro: self.workers.gro(),
             ports: self.state.ports().count(),
             peers: self.state.peers().len(),
+            ipam: self.source.as_ref().map(|source| api::Ipam {
+                socket: source.socket.clone(),
+                connected: source.connected,
+                revision: source.revision,
+            }),
         }
     }
 }

@@ -14,11 +14,12 @@ use std::{
     collections::{HashMap, VecDeque},
     io::{self, ErrorKind, Write},
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use mio::{
-    Events, Interest, Poll, Token,
+    Events, Interest, Poll, Token, Waker,
     event::Source,
     net::{TcpListener, UnixStream},
     unix::SourceFd,
@@ -53,6 +54,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CONTROL: Token = Token(0);
 const METRICS: Token = Token(1);
 const SIGNALS: Token = Token(2);
+const IPAM: Token = Token(3);
 const FIRST_GUEST: usize = 16;
 
 /// What a guest needs next.
@@ -122,6 +124,12 @@ impl Server {
         Ok(server)
     }
 
+    /// Takes the nodes from the IPAM server at `socket` from now on.
+    pub fn follow(&mut self, socket: &Path) -> io::Result<()> {
+        let waker = Waker::new(self.poll.registry(), IPAM)?;
+        self.forwarder.follow(socket, waker)
+    }
+
     /// Serves until a signal asks for the end.
     pub fn run(mut self) -> io::Result<Signal> {
         let mut events = Events::with_capacity(128);
@@ -140,6 +148,7 @@ impl Server {
                             return Ok(signal);
                         }
                     }
+                    IPAM => self.forwarder.hear_news(),
                     guest => self.turn(guest, now),
                 }
             }

@@ -1,0 +1,147 @@
+//! `weft ipam`: the IPAM server's operator. A subject a file.
+
+mod age;
+mod check;
+mod client;
+mod node;
+mod pool;
+mod release;
+mod reservation;
+mod settings;
+mod show;
+mod status;
+mod watch;
+mod words;
+
+use std::{env, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde::Serialize;
+use weft_api::ipam::{Reply, Request};
+
+use crate::output::{show, show_json};
+use client::Client;
+
+const DEFAULT: &str = "/run/weft/ipam.sock";
+
+/// See and change who has which address.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The IPAM server's socket [default: $WEFT_IPAM, else
+    /// /run/weft/ipam.sock].
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Show(show::Args),
+    Check(check::Args),
+    Release(release::Args),
+    #[command(subcommand)]
+    Pool(pool::Command),
+    Reserve(reservation::Reserve),
+    Unreserve(reservation::Unreserve),
+    /// List what is reserved.
+    Reservations,
+    #[command(subcommand)]
+    Node(node::Command),
+    Configure(settings::Args),
+    /// Show the settings.
+    Config,
+    /// Show who answers: version, store, revision, counts.
+    Status,
+    Watch(watch::Args),
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Command::Check(check) = &args.command
+        && let Some(foreign) = check.foreign()
+    {
+        return check::foreign(check, foreign, args.json);
+    }
+    let mut session = Session {
+        client: Client::connect(&path(args.socket))?,
+        json: args.json,
+    };
+    match args.command {
+        Command::Show(args) => show::run(args, &mut session),
+        Command::Check(args) => check::run(&args, &mut session),
+        Command::Release(args) => release::run(args, &mut session),
+        Command::Pool(command) => pool::run(command, &mut session),
+        Command::Reserve(args) => reservation::reserve(args, &mut session),
+        Command::Unreserve(args) => reservation::unreserve(args, &mut session),
+        Command::Reservations => reservation::list(&mut session),
+        Command::Node(command) => node::run(command, &mut session),
+        Command::Configure(args) => settings::change(args, &mut session),
+        Command::Config => settings::show(&mut session),
+        Command::Status => status::run(&mut session),
+        Command::Watch(args) => watch::run(args, session),
+    }
+}
+
+fn path(given: Option<PathBuf>) -> PathBuf {
+    let named = || env::var_os("WEFT_IPAM").filter(|path| !path.is_empty());
+    given
+        .or_else(|| named().map(PathBuf::from))
+        .unwrap_or_else(|| DEFAULT.into())
+}
+
+/// One command's conversation with the server.
+struct Session {
+    client: Client,
+    json: bool,
+}
+
+impl Session {
+    /// Asks for what only one kind of reply can answer.
+    fn ask<T>(
+        &mut self,
+        request: &Request,
+        expected: impl FnOnce(Reply) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let reply = self.client.request(request)?;
+        expected(reply).with_context(|| {
+            format!(
+                "the server's answer to {request:?} is of another kind; are both of one version?"
+            )
+        })
+    }
+
+    /// Asks for a change, and says that it is made.
+    fn change(&mut self, request: &Request, made: &str) -> anyhow::Result<ExitCode> {
+        self.ask(request, |reply| (reply == Reply::Done).then_some(()))?;
+        if self.json {
+            show_json(&serde_json::json!({ "done": true }))
+        } else {
+            show(&format!("{made}\n"))
+        }
+    }
+
+    /// Shows what was answered, to a program or to a person.
+    fn print<T: Serialize>(
+        &self,
+        value: &T,
+        page: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<ExitCode> {
+        print(self.json, value, page)
+    }
+}
+
+fn print<T: Serialize>(
+    json: bool,
+    value: &T,
+    page: impl FnOnce(&T) -> String,
+) -> anyhow::Result<ExitCode> {
+    if json {
+        show_json(value)
+    } else {
+        show(&page(value))
+    }
+}

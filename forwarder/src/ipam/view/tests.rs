@@ -1,0 +1,251 @@
+use weft_api::{
+    ipam::When,
+    names::{Mac, Vni},
+};
+
+use super::*;
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("valid")
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a prefix")
+}
+
+fn node(number: u8) -> Node {
+    Node {
+        name: name(&format!("n{number}")),
+        underlay: vec![net(&format!("192.0.2.{number}/24"))],
+        vtep_mac: Mac([2, 0, 0, 0, 1, number]),
+        vni: Vni::DEFAULT,
+        port: 4789,
+        tunnel: Vec::new(),
+        labels: BTreeMap::new(),
+    }
+}
+
+fn route(text: &str, node: &str, encapsulation: Encapsulation) -> Route {
+    Route {
+        net: net(text),
+        node: name(node),
+        encapsulation,
+        when: When::Always,
+        nat_outgoing: false,
+    }
+}
+
+fn vxlan(text: &str, node: &str) -> Route {
+    route(text, node, Encapsulation::Vxlan)
+}
+
+fn own() -> forwarder::Node {
+    record(&node(1), Vec::new())
+}
+
+fn view(nodes: &[Node], routes: &[Route]) -> View {
+    let mut view = View::default();
+    view.take(Event::Snapshot {
+        revision: 5,
+        nodes: nodes.to_vec(),
+        routes: routes.to_vec(),
+    });
+    view
+}
+
+fn table(nodes: &Nodes) -> Vec<(String, Vec<String>)> {
+    let row = |node: &forwarder::Node| {
+        let blocks = node.blocks.iter().map(ToString::to_string).collect();
+        (node.name.to_string(), blocks)
+    };
+    std::iter::once(&nodes.node)
+        .chain(&nodes.peers)
+        .map(row)
+        .collect()
+}
+
+fn rows(list: &[(&str, &[&str])]) -> Vec<(String, Vec<String>)> {
+    list.iter()
+        .map(|(node, blocks)| {
+            let blocks = blocks.iter().map(ToString::to_string).collect();
+            (node.to_string(), blocks)
+        })
+        .collect()
+}
+
+#[test]
+fn a_snapshot_becomes_nodes_with_their_blocks() {
+    let mut first = node(1);
+    first.tunnel = vec![net("10.1.0.0/32").addr()];
+    let view = view(
+        &[first.clone(), node(2)],
+        &[
+            vxlan("10.1.0.0/24", "n1"),
+            vxlan("10.2.0.0/24", "n2"),
+            vxlan("10.1.0.9/32", "n2"),
+        ],
+    );
+    let (nodes, left_out) = view.nodes(&own());
+    assert_eq!(left_out, []);
+    assert_eq!(
+        table(&nodes),
+        rows(&[
+            ("n1", &["10.1.0.0/24"]),
+            ("n2", &["10.1.0.9/32", "10.2.0.0/24"])
+        ])
+    );
+    assert_eq!(nodes.node.tunnel, first.tunnel);
+    assert_eq!(
+        nodes.peers[0].underlay,
+        [IpAddr::from([192, 0, 2, 2])],
+        "the subnet's length is not part of it"
+    );
+}
+
+#[test]
+fn each_event_changes_what_it_says_and_no_more() {
+    let mut view = view(
+        &[node(1), node(2)],
+        &[vxlan("10.1.0.0/24", "n1"), vxlan("10.2.0.0/24", "n2")],
+    );
+    type Rows<'a> = &'a [(&'a str, &'a [&'a str])];
+    let steps: [(Event, Rows<'_>); 6] = [
+        (
+            Event::Node {
+                revision: 6,
+                node: node(3),
+            },
+            &[
+                ("n1", &["10.1.0.0/24"]),
+                ("n2", &["10.2.0.0/24"]),
+                ("n3", &[]),
+            ],
+        ),
+        (
+            Event::Route {
+                revision: 7,
+                route: vxlan("10.2.0.0/24", "n3"),
+            },
+            &[
+                ("n1", &["10.1.0.0/24"]),
+                ("n2", &[]),
+                ("n3", &["10.2.0.0/24"]),
+            ],
+        ),
+        (
+            Event::NodeGone {
+                revision: 8,
+                name: name("n2"),
+            },
+            &[("n1", &["10.1.0.0/24"]), ("n3", &["10.2.0.0/24"])],
+        ),
+        (
+            Event::RouteGone {
+                revision: 9,
+                net: net("10.1.0.0/24"),
+            },
+            &[("n1", &[]), ("n3", &["10.2.0.0/24"])],
+        ),
+        (
+            Event::Alive { revision: 12 },
+            &[("n1", &[]), ("n3", &["10.2.0.0/24"])],
+        ),
+        (
+            Event::Snapshot {
+                revision: 2,
+                nodes: vec![node(1)],
+                routes: Vec::new(),
+            },
+            &[("n1", &[])],
+        ),
+    ];
+    for (event, expected) in steps {
+        let told = format!("{event:?}");
+        view.take(event);
+        assert_eq!(table(&view.nodes(&own()).0), rows(expected), "{told}");
+    }
+    assert_eq!(view.revision(), Some(2), "an older store is believed");
+}
+
+#[test]
+fn a_resumption_repeats_what_may_not_have_come_whole() {
+    let mut view = View::default();
+    assert_eq!(view.resume(), None);
+    view.take(Event::Snapshot {
+        revision: 5,
+        nodes: Vec::new(),
+        routes: Vec::new(),
+    });
+    assert_eq!(view.resume(), Some(5));
+    view.take(Event::Node {
+        revision: 7,
+        node: node(2),
+    });
+    assert_eq!((view.revision(), view.resume()), (Some(7), Some(6)));
+    view.take(Event::Alive { revision: 7 });
+    assert_eq!(view.resume(), Some(7));
+}
+
+#[test]
+fn what_cannot_be_tunnelled_is_left_out_and_told() {
+    let view = view(
+        &[node(1), node(2)],
+        &[
+            route("10.1.0.0/24", "n1", Encapsulation::None),
+            route("10.2.0.0/24", "n2", Encapsulation::None),
+            route("10.3.0.0/24", "n2", Encapsulation::Ipip),
+            vxlan("10.4.0.0/24", "n9"),
+            vxlan("10.5.0.0/24", "n2"),
+        ],
+    );
+    let (nodes, left_out) = view.nodes(&own());
+    assert_eq!(
+        table(&nodes),
+        rows(&[("n1", &["10.1.0.0/24"]), ("n2", &["10.5.0.0/24"])])
+    );
+    let told: Vec<_> = left_out.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "10.2.0.0/24 of node n2 gets no route: the encapsulation of its pool is not vxlan",
+            "10.3.0.0/24 of node n2 gets no route: the encapsulation of its pool is not vxlan",
+            "10.4.0.0/24 gets no route: node n9 is unknown; make it known by weft ipam node put",
+        ]
+    );
+}
+
+#[test]
+fn a_node_that_the_server_does_not_know_serves_its_pods_all_the_same() {
+    let view = view(&[node(2)], &[vxlan("10.1.0.0/24", "n1")]);
+    let (nodes, left_out) = view.nodes(&own());
+    assert_eq!(
+        table(&nodes),
+        rows(&[("n1", &["10.1.0.0/24"]), ("n2", &[])])
+    );
+    assert_eq!(left_out, [LeftOut::OwnUnknown(name("n1"))]);
+}
+
+#[test]
+fn a_bad_record_takes_nobody_with_it() {
+    let mut copy = node(3);
+    copy.underlay = node(1).underlay;
+    let mut broken = node(4);
+    broken.vtep_mac = Mac([1, 0, 0, 0, 0, 0]);
+    let mut doubled = node(5);
+    doubled.tunnel = vec![net("10.9.0.1/32").addr()];
+    let mut double = doubled.clone();
+    double.name = name("n6");
+    double.underlay = node(6).underlay;
+    let view = view(&[node(1), node(2), copy, broken, doubled, double], &[]);
+    let (nodes, left_out) = view.nodes(&own());
+    let names: Vec<_> = nodes.peers.iter().map(|peer| peer.name.as_str()).collect();
+    assert_eq!(names, ["n2", "n5"]);
+    let told: Vec<_> = left_out.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[0].contains("underlay address 192.0.2.1 is another node's"));
+    assert!(told[1].contains("is not a unicast MAC"), "{told:?}");
+    assert!(
+        told[2].contains("10.9.0.1/32 is another node's"),
+        "{told:?}"
+    );
+}
