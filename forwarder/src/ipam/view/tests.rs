@@ -103,6 +103,7 @@ fn a_snapshot_becomes_nodes_with_their_blocks() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn each_event_changes_what_it_says_and_no_more() {
     let mut view = view(
         &[node(1), node(2)],
