@@ -3,7 +3,7 @@
 //! Invariant: the book itself is not touched, and of its rows only what
 //! changes is copied.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use weft_api::{
@@ -99,7 +99,7 @@ impl<'a> Draft<'a> {
     }
 
     pub fn put_block(&mut self, block: Block) {
-        self.put(Key::Block(block.cidr), Some(Value::Block(block)));
+        self.put(Key::Block(block.cidr), Some(Value::Block(Arc::new(block))));
     }
 
     pub fn put_affinity(&mut self, node: &Name, cidr: IpNet, state: Option<AffinityState>) {

@@ -34,7 +34,8 @@ pub enum Value {
     Pool(Pool),
     Reservation(Reservation),
     Node(Node),
-    Block(Block),
+    /// Shared, as whoever drafts, commits and indexes it only reads.
+    Block(Arc<Block>),
     Affinity(Affinity),
 }
 

@@ -34,12 +34,8 @@ impl Book {
             Key::Reservation(name) => self.index_reservation(name, new.is_some()),
             Key::Node(name) => self.index_node(name, old, new),
             Key::Block(cidr) => {
-                let old = old.and_then(as_block);
-                let new = new.and_then(|value| match value {
-                    Value::Block(block) => Some(block),
-                    _ => None,
-                });
-                self.index_block(*cidr, old, new);
+                let old = old.as_ref().and_then(as_block);
+                self.index_block(*cidr, old, new.and_then(as_block));
             }
             Key::Affinity(node, cidr) => {
                 let claimants = self.claimants.entry(*cidr).or_default();
@@ -101,13 +97,13 @@ impl Book {
         }
     }
 
-    fn index_block(&mut self, cidr: IpNet, old: Option<Block>, new: Option<&Block>) {
-        self.index_allocations(old.as_ref(), new);
+    fn index_block(&mut self, cidr: IpNet, old: Option<&Block>, new: Option<&Block>) {
+        self.index_allocations(old, new);
         if let Some(block) = new {
             self.highest_sequence = self.highest_sequence.max(block.sequence);
         }
         let existence = old.is_some() != new.is_some();
-        let former = old.and_then(|block| block.owner);
+        let former = old.and_then(|block| block.owner.clone());
         let owner = new.and_then(|block| block.owner.clone());
         if existence {
             match new {
@@ -278,7 +274,7 @@ impl Book {
     }
 }
 
-fn as_block(value: Value) -> Option<Block> {
+fn as_block(value: &Value) -> Option<&Block> {
     match value {
         Value::Block(block) => Some(block),
         _ => None,

@@ -121,12 +121,12 @@ impl World {
             allocations,
             free,
         };
-        self.put(Key::Block(cidr), Value::Block(block));
+        self.put(Key::Block(cidr), Value::Block(block.into()));
     }
 
     fn change_block(&mut self, cidr: IpNet, change: impl FnOnce(&mut Block)) {
         match self.rows.get_mut(&Key::Block(cidr)) {
-            Some(Value::Block(block)) => change(block),
+            Some(Value::Block(block)) => change(Arc::make_mut(block)),
             other => panic!("{other:?} is no block"),
         }
     }

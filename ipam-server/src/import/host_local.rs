@@ -86,7 +86,7 @@ pub fn host_local(entries: impl Iterator<Item = (String, Vec<u8>)>) -> Imported 
     imported
         .rows
         .extend(pools(blocks.keys().copied().collect()));
-    let row = |(cidr, block)| (Key::Block(cidr), Value::Block(block));
+    let row = |(cidr, block)| (Key::Block(cidr), Value::Block(Arc::new(block)));
     imported.rows.extend(blocks.into_iter().map(row));
     imported
 }

@@ -85,7 +85,7 @@ impl Calico {
             free: free.into_iter().flatten().collect(),
         };
         let key = Key::Block(key.unwrap_or(row.cidr).trunc());
-        self.imported.rows.push((key, Value::Block(block)));
+        self.imported.rows.push((key, Value::Block(block.into())));
     }
 
     fn allocations(
