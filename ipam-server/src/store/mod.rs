@@ -1,6 +1,8 @@
 //! Where rows live: a contract and its backends. A store knows keys, values
 //! and revisions, and nothing of what they mean.
 
+pub mod etcd;
+
 use crate::model::{Key, Revision, RowError, Value};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,12 @@ pub trait Store: Send {
     /// changed rows have the revision that it returns. Keys do not repeat.
     fn commit(&mut self, changes: &[Change]) -> Result<Revision, CommitError>;
 
+    /// How many of the changes, from the first on, one commit can hold; at
+    /// least one where there are any. More than that fails as too large.
+    fn fitting(&self, changes: &[Change]) -> usize {
+        changes.len()
+    }
+
     /// Calls `tell` with what others write from after `revision` on, in
     /// order, until the store is dropped; from any thread. What the store
     /// itself commits may come too. A store that has no other writers keeps
@@ -82,6 +90,17 @@ pub enum CommitError {
 pub enum StoreError {
     #[error(transparent)]
     Row(#[from] RowError),
+    #[error(
+        "{object} cannot take {changes} changes with {bytes} bytes in one commit, \
+         only the first {fitting}; commit less at once, or raise its limits"
+    )]
+    TooLarge {
+        object: String,
+        changes: usize,
+        bytes: usize,
+        /// What `Store::fitting` says of them.
+        fitting: usize,
+    },
     /// Names the file or endpoint, what happened, and what to do.
     #[error("{object}: {reason}; {hint}")]
     Backend {
