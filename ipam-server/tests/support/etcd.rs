@@ -24,6 +24,27 @@ pub struct Member {
 }
 
 impl Member {
+    /// With a server certificate; not waited for.
+    pub fn start_tls(more: &[&str]) -> Self {
+        let [client, peer] = free_ports(2)[..] else {
+            unreachable!("two were asked for")
+        };
+        let directory = TempDir::new().expect("a temporary directory");
+        let data = directory.path().join("data").display().to_string();
+        let url = format!("https://127.0.0.1:{client}");
+        let peer = format!("http://127.0.0.1:{peer}");
+        let arguments = [
+            ["--data-dir", &data],
+            ["--listen-client-urls", &url],
+            ["--advertise-client-urls", &url],
+            ["--listen-peer-urls", &peer],
+            ["--initial-advertise-peer-urls", &peer],
+            ["--initial-cluster", &format!("default={peer}")],
+        ];
+        let arguments = arguments.concat().into_iter().chain(more.iter().copied());
+        Self::launch(arguments.map(str::to_owned).collect(), directory, client)
+    }
+
     pub fn start(more: &[&str]) -> Self {
         let member = cluster(1, more).remove(0);
         member.wait_ready();

@@ -191,8 +191,21 @@ impl ClientFiles {
         let chain = certificates(&self.certificate)?;
         let key = PrivateKey::from_pem(&read(&self.key)?)
             .map_err(|_| tls_error(&self.key, "it holds no private key"))?;
+        check_pair(&chain, &key).map_err(|error| tls_error(&self.key, &error.to_string()))?;
         Ok(ClientCert::new_with_certs(&chain, key))
     }
+}
+
+/// ureq would panic at the first connection.
+fn check_pair(chain: &[Certificate<'static>], key: &PrivateKey) -> Result<(), rustls::Error> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let chain = chain
+        .iter()
+        .map(|certificate| CertificateDer::from(certificate.der().to_vec()));
+    let key = PrivateKeyDer::try_from(key.der().to_vec())
+        .map_err(|reason| rustls::Error::General(reason.to_owned()))?;
+    let provider = rustls::crypto::ring::default_provider();
+    rustls::sign::CertifiedKey::from_der(chain.collect(), key, &provider).map(|_| ())
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, ConfigError> {

@@ -104,6 +104,12 @@ impl Fault {
             Self::Unanswered(reason) if is_certificate(reason) => {
                 "name a client certificate that etcd trusts"
             }
+            // How the refusal of a client certificate looks when the reset
+            // overtakes the alert.
+            Self::Unanswered(reason) if is_hang_up(reason) => {
+                "check etcd's health and the network to it; over TLS, \
+                 name a client certificate that etcd trusts"
+            }
             Self::Unanswered(_) => "check etcd's health and the network to it",
             Self::Foreign(_) => {
                 "name a client address of etcd 3.4 or newer with its JSON gateway on, \
@@ -221,6 +227,10 @@ fn never_left(error: &io::Error) -> bool {
 
 fn is_certificate(reason: &str) -> bool {
     reason.to_ascii_lowercase().contains("certificate")
+}
+
+fn is_hang_up(reason: &str) -> bool {
+    reason.contains("Broken pipe") || reason.contains("reset by peer")
 }
 
 fn is_alert(reason: &str) -> bool {
