@@ -277,12 +277,12 @@ impl Writer {
         if draft.is_empty() {
             return Ended::Durable;
         }
-        let changes = draft.changes(&self.book);
-        if self.store.fitting(&changes) < changes.len() {
+        let (changes, guards) = (draft.changes(&self.book), draft.guards());
+        if self.store.fitting(&changes, &guards) < changes.len() {
             draft.roll_back(&mut self.book);
             return Ended::TooLarge;
         }
-        match self.store.commit(&changes, &draft.guards()) {
+        match self.store.commit(&changes, &guards) {
             Ok(revision) => {
                 for change in changes.into_iter().filter(|change| change.value.is_none()) {
                     self.forget(change.key, revision);

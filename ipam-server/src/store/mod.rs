@@ -1,6 +1,8 @@
 //! Where rows live: a contract and its backends. A store knows keys, values
 //! and revisions, and nothing of what they mean.
 
+pub mod etcd;
+
 use crate::model::{Key, Revision, RowError, Value};
 
 pub mod memory;
@@ -50,16 +52,18 @@ pub trait Store: Send {
 
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
-    /// How many of the changes, from the first on, one commit can hold; at
-    /// least one where there are any. More than that fails as too large.
-    fn fitting(&self, changes: &[Change]) -> usize {
-        changes.len()
-    }
-
     /// Makes all changes or none, while all guards hold. They are durable when
     /// it returns, and all changed rows have the revision that it returns.
     /// Keys do not repeat, also not between changes and guards.
     fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError>;
+
+    /// How many of the changes, from the first on, one commit can hold beside
+    /// the guards; at least one where there are any. More than that fails as
+    /// too large.
+    fn fitting(&self, changes: &[Change], guards: &[Guard]) -> usize {
+        let _ = guards;
+        changes.len()
+    }
 
     /// Calls `tell` with what others write from after `revision` on, in
     /// order, until the store is dropped; from any thread. What the store
@@ -109,6 +113,17 @@ pub enum CommitError {
 pub enum StoreError {
     #[error(transparent)]
     Row(#[from] RowError),
+    #[error(
+        "{object} cannot take {changes} changes with {bytes} bytes in one commit, \
+         only the first {fitting}; commit less at once, or raise its limits"
+    )]
+    TooLarge {
+        object: String,
+        changes: usize,
+        bytes: usize,
+        /// What `Store::fitting` says of them.
+        fitting: usize,
+    },
     /// Names the file or endpoint, what happened, and what to do.
     #[error("{object}: {reason}; {hint}")]
     Backend {

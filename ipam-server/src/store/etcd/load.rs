@@ -1,0 +1,168 @@
+//! All rows at one revision, page by page. Removes the markers of stores
+//! that are long gone.
+
+use std::time::{Duration, SystemTime};
+
+use super::{
+    Named, below,
+    cluster::Cluster,
+    commit::{Marker, Writer},
+    end_of,
+    fault::Fault,
+    message::{
+        Bytes, Compare, KeyValue, Operation, RANGE, RangeRequest, RangeResponse, TXN, TxnRequest,
+        TxnResponse,
+    },
+    name_of, row_of,
+};
+use crate::store::{Loaded, StoreError};
+
+/// How often a load starts anew when etcd compacts the revision it reads.
+const TRIES: usize = 3;
+
+/// etcd walks its whole index for each page, so pages are large; but a page
+/// must arrive within the time for a request.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+const FIRST_PAGE: u64 = 1000;
+const LARGEST_PAGE: u64 = 50_000;
+
+/// A marker that was not written for so long is of a store that is gone;
+/// were it not, its next commit would make it anew.
+const MARKER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removed by one load.
+const SWEPT: usize = 100;
+
+pub(super) fn load(cluster: &Cluster, writer: &Writer) -> Result<Loaded, StoreError> {
+    let mut tries = 0;
+    let (loaded, markers) = loop {
+        tries += 1;
+        match read_all(cluster) {
+            Ok(read) => break read,
+            Err(Failure::Fault(_, fault)) if fault.is_compacted() && tries < TRIES => {}
+            Err(Failure::Fault(endpoint, fault)) => {
+                return Err(fault.tell(cluster.object(endpoint)));
+            }
+            Err(Failure::Row(error)) => return Err(error),
+        }
+    };
+    sweep(cluster, writer, &markers);
+    Ok(loaded)
+}
+
+enum Failure {
+    Fault(usize, Fault),
+    Row(StoreError),
+}
+
+fn read_all(cluster: &Cluster) -> Result<(Loaded, Vec<KeyValue>), Failure> {
+    let prefix = &cluster.config.prefix;
+    let mut loaded = Loaded::default();
+    let mut markers = Vec::new();
+    let mut query = RangeRequest {
+        key: below(prefix, ""),
+        range_end: Some(end_of(prefix)),
+        limit: FIRST_PAGE,
+        ..RangeRequest::default()
+    };
+    loop {
+        let page: RangeResponse = cluster
+            .read_fault(RANGE, &query)
+            .map_err(|(endpoint, fault)| Failure::Fault(endpoint, fault))?;
+        if query.revision == 0 {
+            query.revision = page.header.revision;
+            loaded.revision = page.header.revision;
+        }
+        let next = page
+            .kvs
+            .last()
+            .filter(|_| page.more)
+            .map(|last| after(&last.key));
+        query.limit = next_limit(&page.kvs);
+        for found in page.kvs {
+            match name_of(prefix, &found.key).map_err(|error| Failure::Row(error.into()))? {
+                Named::Marker => markers.push(found),
+                Named::Row(key) => {
+                    let row = row_of(&key, &found).map_err(|error| Failure::Row(error.into()))?;
+                    loaded.rows.push((key, row));
+                }
+            }
+        }
+        match next {
+            Some(key) => query.key = key,
+            None => return Ok((loaded, markers)),
+        }
+    }
+}
+
+/// The next key that there can be.
+fn after(key: &Bytes) -> Bytes {
+    let mut next = key.clone();
+    next.0.push(0);
+    next
+}
+
+/// As many rows of this size as a page can hold.
+fn next_limit(page: &[KeyValue]) -> u64 {
+    let bytes: usize = page
+        .iter()
+        .map(|row| row.key.0.len() + row.value.0.len())
+        .sum();
+    let each = (bytes / page.len().max(1)).max(1);
+    u64::try_from(PAGE_BYTES / each)
+        .unwrap_or(LARGEST_PAGE)
+        .clamp(1, LARGEST_PAGE)
+}
+
+/// Whether it succeeds is of no weight: the next load tries again.
+fn sweep(cluster: &Cluster, writer: &Writer, markers: &[KeyValue]) {
+    let old = SystemTime::now() - MARKER_AGE;
+    let gone: Vec<_> = markers
+        .iter()
+        .filter(|marker| marker.key != writer.key && Marker::is_before(&marker.value.0, old))
+        .take(SWEPT.min(cluster.config.limits.operations))
+        .collect();
+    if gone.is_empty() {
+        return;
+    }
+    let txn = TxnRequest {
+        compare: gone
+            .iter()
+            .map(|marker| Compare::Modified {
+                key: marker.key.clone(),
+                mod_revision: marker.mod_revision,
+            })
+            .collect(),
+        success: gone
+            .iter()
+            .map(|marker| Operation::Delete {
+                key: marker.key.clone(),
+            })
+            .collect(),
+        failure: Vec::new(),
+    };
+    let attempts = cluster.attempts();
+    let swept: Result<TxnResponse, _> = cluster.post(cluster.current(), TXN, &txn, attempts.left());
+    match swept {
+        Ok(answer) => tracing::debug!(count = gone.len(), done = answer.succeeded, "swept markers"),
+        Err(fault) => tracing::debug!(?fault, "markers were not swept"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_grow_until_they_are_large_and_never_become_empty() {
+        let row = |size: usize| KeyValue {
+            key: Bytes(vec![b'k'; 100]),
+            value: Bytes(vec![b'v'; size - 100]),
+            mod_revision: 1,
+        };
+        assert_eq!(next_limit(&[row(1024), row(1024)]), 8192);
+        assert_eq!(next_limit(&[row(100)]), LARGEST_PAGE);
+        assert_eq!(next_limit(&[row(PAGE_BYTES + 100)]), 1);
+        assert_eq!(next_limit(&[]), LARGEST_PAGE);
+    }
+}

@@ -1,0 +1,285 @@
+//! What etcd's v3 JSON gateway is told and tells. 64-bit numbers are strings
+//! there, bytes are base64, and what has its default value is left out.
+//! Sources: etcd's `rpc.proto`, `kv.proto`, and the proto3 JSON mapping.
+
+use std::borrow::Cow;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+pub(super) const RANGE: &str = "/v3/kv/range";
+pub(super) const TXN: &str = "/v3/kv/txn";
+pub(super) const WATCH: &str = "/v3/watch";
+pub(super) const AUTHENTICATE: &str = "/v3/auth/authenticate";
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Bytes(pub Vec<u8>);
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct RangeRequest {
+    pub key: Bytes,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range_end: Option<Bytes>,
+    #[serde(skip_serializing_if = "is_zero", serialize_with = "write_number")]
+    pub limit: u64,
+    #[serde(skip_serializing_if = "is_zero", serialize_with = "write_number")]
+    pub revision: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keys_only: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RangeResponse {
+    pub header: Header,
+    pub kvs: Vec<KeyValue>,
+    pub more: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Header {
+    #[serde(deserialize_with = "read_number")]
+    pub cluster_id: u64,
+    #[serde(deserialize_with = "read_number")]
+    pub revision: u64,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct KeyValue {
+    pub key: Bytes,
+    pub value: Bytes,
+    #[serde(deserialize_with = "read_number")]
+    pub mod_revision: u64,
+}
+
+/// When all of `compare` holds, `success` is done, else `failure`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct TxnRequest {
+    pub compare: Vec<Compare>,
+    pub success: Vec<Operation>,
+    pub failure: Vec<Operation>,
+}
+
+/// That the row was written last at this revision; 0: that there is none.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "target")]
+pub(super) enum Compare {
+    #[serde(rename = "MOD")]
+    Modified {
+        key: Bytes,
+        #[serde(serialize_with = "write_number")]
+        mod_revision: u64,
+    },
+    #[serde(rename = "CREATE")]
+    Created {
+        key: Bytes,
+        #[serde(serialize_with = "write_number")]
+        create_revision: u64,
+    },
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) enum Operation {
+    #[serde(rename = "request_put")]
+    Put { key: Bytes, value: Bytes },
+    #[serde(rename = "request_delete_range")]
+    Delete { key: Bytes },
+    #[serde(rename = "request_range")]
+    Range { key: Bytes },
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TxnResponse {
+    pub header: Header,
+    pub succeeded: bool,
+    pub responses: Vec<OperationResponse>,
+}
+
+/// Of puts and deletes nothing is of interest.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OperationResponse {
+    pub response_range: Option<RangeResponse>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct WatchRequest {
+    pub create_request: WatchCreate,
+}
+
+/// Without `fragment`, etcd never splits the events of one revision.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct WatchCreate {
+    pub key: Bytes,
+    pub range_end: Bytes,
+    #[serde(serialize_with = "write_number")]
+    pub start_revision: u64,
+    /// An empty message every ten minutes says how far the watch has come.
+    pub progress_notify: bool,
+}
+
+/// One line of the stream.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct WatchLine {
+    pub result: Option<WatchResponse>,
+    pub error: Option<Refusal>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct WatchResponse {
+    pub header: Header,
+    pub created: bool,
+    pub canceled: bool,
+    pub cancel_reason: String,
+    #[serde(deserialize_with = "read_number")]
+    pub compact_revision: u64,
+    pub events: Vec<Event>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Event {
+    #[serde(rename = "type")]
+    pub kind: EventKind,
+    pub kv: KeyValue,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum EventKind {
+    #[default]
+    Put,
+    Delete,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct AuthenticateRequest<'a> {
+    pub name: &'a str,
+    pub password: &'a str,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct AuthenticateResponse {
+    pub token: String,
+}
+
+/// The body of an answer that is not 200, and a stream's last line.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Refusal {
+    /// Of gRPC.
+    #[serde(alias = "grpc_code")]
+    pub code: u32,
+    pub message: String,
+}
+
+impl From<&str> for Bytes {
+    fn from(text: &str) -> Self {
+        Self(text.as_bytes().to_vec())
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64_STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let bytes = BASE64_STANDARD.decode(text.as_bytes());
+        bytes.map(Self).map_err(D::Error::custom)
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn write_number<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(number)
+}
+
+fn read_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number<'a> {
+        Plain(u64),
+        #[serde(borrow)]
+        Text(Cow<'a, str>),
+    }
+    match Number::deserialize(deserializer)? {
+        Number::Plain(number) => Ok(number),
+        Number::Text(text) => text.parse().map_err(D::Error::custom),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_written_as_the_gateway_reads_them() {
+        let txn = TxnRequest {
+            compare: vec![
+                Compare::Modified {
+                    key: "a".into(),
+                    mod_revision: 5,
+                },
+                Compare::Created {
+                    key: "b".into(),
+                    create_revision: 0,
+                },
+            ],
+            success: vec![Operation::Put {
+                key: "a".into(),
+                value: "x".into(),
+            }],
+            failure: vec![Operation::Range { key: "a".into() }],
+        };
+        assert_eq!(
+            serde_json::to_string(&txn).expect("plain data"),
+            concat!(
+                r#"{"compare":[{"target":"MOD","key":"YQ==","mod_revision":"5"},"#,
+                r#"{"target":"CREATE","key":"Yg==","create_revision":"0"}],"#,
+                r#""success":[{"request_put":{"key":"YQ==","value":"eA=="}}],"#,
+                r#""failure":[{"request_range":{"key":"YQ=="}}]}"#
+            )
+        );
+    }
+
+    #[test]
+    fn answers_are_read_with_their_defaults() {
+        let line = br#"{"result":{"header":{"revision":"7"},"events":[
+            {"kv":{"key":"YQ==","value":"eA==","mod_revision":"7"}},
+            {"type":"DELETE","kv":{"key":"Yg==","mod_revision":7}}]}}"#;
+        let line: WatchLine = serde_json::from_slice(line).expect("a stream's line");
+        let result = line.result.expect("a result");
+        assert_eq!(result.header.revision, 7);
+        assert_eq!(result.events[0].kind, EventKind::Put);
+        assert_eq!(result.events[0].kv.value, "x".into());
+        assert_eq!(result.events[1].kind, EventKind::Delete);
+        assert_eq!(result.events[1].kv.mod_revision, 7);
+
+        let line: WatchLine = serde_json::from_str(r#"{"error":{"grpc_code":14,"message":"m"}}"#)
+            .expect("a stream's last line");
+        assert_eq!(line.error.expect("a refusal").code, 14);
+
+        for wrong in [
+            r#"{"kvs":[{"key":"*"}]}"#,
+            r#"{"kvs":[{"mod_revision":"x"}]}"#,
+            r#"{"kvs":[{"mod_revision":-1}]}"#,
+        ] {
+            assert!(
+                serde_json::from_str::<RangeResponse>(wrong).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+}

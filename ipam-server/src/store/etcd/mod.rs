@@ -1,0 +1,117 @@
+//! Rows in an etcd cluster that many servers share, over etcd's v3 JSON
+//! gateway: plain HTTP, no gRPC.
+//!
+//! A row's key is the prefix, a slash and the row's name; its revision is
+//! etcd's `mod_revision`. Beside the rows each store has a marker
+//! (`.writer/ID`) that every commit compares and writes: it makes a commit
+//! that is asked again count once, and tells what became of one whose answer
+//! was lost.
+//!
+//! Invariant: a commit that was not answered cannot be made any more once
+//! a later commit or load returned.
+
+mod cluster;
+mod commit;
+mod config;
+mod fault;
+mod load;
+mod message;
+mod watch;
+
+use std::sync::Arc;
+
+pub use self::config::{ClientFiles, Config, ConfigError, Endpoint, Limits, Login, Times, Tls};
+use self::{
+    cluster::Cluster,
+    commit::Writer,
+    message::{Bytes, KeyValue},
+    watch::Watch,
+};
+use super::{Change, CommitError, Guard, Loaded, News, Row, Store, StoreError};
+use crate::model::{Key, Revision, RowError, Value};
+
+/// Dropping it ends its watch and interrupts what is asked.
+#[derive(Debug)]
+pub struct Etcd {
+    cluster: Arc<Cluster>,
+    writer: Writer,
+    watch: Option<Watch>,
+}
+
+impl Etcd {
+    /// Asks nothing yet: a cluster that cannot be reached is told by `load`.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        let writer = Writer::new(&config.prefix);
+        Ok(Self {
+            cluster: Arc::new(Cluster::new(config)?),
+            writer,
+            watch: None,
+        })
+    }
+}
+
+impl Store for Etcd {
+    fn name(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.writer.settle(&self.cluster)?;
+        load::load(&self.cluster, &self.writer)
+    }
+
+    fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
+        commit::commit(&self.cluster, &mut self.writer, changes, guards)
+    }
+
+    fn fitting(&self, changes: &[Change], guards: &[Guard]) -> usize {
+        commit::fitting(&self.cluster.config, changes, guards)
+    }
+
+    fn watch(&mut self, revision: Revision, tell: Box<dyn FnMut(News) + Send>) {
+        self.watch = Some(Watch::start(Arc::clone(&self.cluster), revision, tell));
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.watch = None;
+        self.cluster.shut_down();
+    }
+}
+
+/// Of a row or marker with this name; without one, where they all start.
+fn below(prefix: &str, name: &str) -> Bytes {
+    Bytes(format!("{prefix}/{name}").into_bytes())
+}
+
+/// Where they all have ended.
+fn end_of(prefix: &str) -> Bytes {
+    const AFTER_SLASH: char = '0';
+    Bytes(format!("{prefix}{AFTER_SLASH}").into_bytes())
+}
+
+/// What stands under the prefix.
+enum Named {
+    Row(Key),
+    /// Of a store.
+    Marker,
+}
+
+fn name_of(prefix: &str, key: &Bytes) -> Result<Named, RowError> {
+    let text = str::from_utf8(&key.0)
+        .ok()
+        .and_then(|text| text.strip_prefix(prefix)?.strip_prefix('/'))
+        .ok_or_else(|| RowError::Key(String::from_utf8_lossy(&key.0).into_owned()))?;
+    if text.starts_with(commit::MARKERS) {
+        return Ok(Named::Marker);
+    }
+    Key::parse(text).map(Named::Row)
+}
+
+fn row_of(key: &Key, found: &KeyValue) -> Result<Row, RowError> {
+    Ok(Row {
+        value: Value::decode(key, &found.value.0)?,
+        revision: found.mod_revision,
+    })
+}

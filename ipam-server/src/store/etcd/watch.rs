@@ -1,0 +1,367 @@
+//! What others write, on two threads: one reads etcd's stream and opens it
+//! again, here or at another endpoint, where it broke off; the other asks a
+//! silent endpoint whether it still works, and ends the stream if not.
+//!
+//! Invariant: each revision above the start is told once, in order and whole,
+//! or `Missed` is told.
+
+use std::{
+    io::BufRead,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ureq::Agent;
+
+use super::{
+    Named,
+    cluster::Cluster,
+    end_of,
+    fault::Fault,
+    message::{Event, EventKind, Refusal, WATCH, WatchCreate, WatchLine, WatchRequest},
+    name_of, row_of,
+};
+use crate::{
+    model::{Revision, RowError},
+    store::{News, Update},
+};
+
+/// etcd tells its progress every ten to eleven minutes: a stream that is
+/// silent for longer is dead, whatever the endpoint says on others.
+const SILENCE: Duration = Duration::from_secs(12 * 60);
+
+/// Between two tries to open the stream; doubled up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+type Tell = Box<dyn FnMut(News) + Send>;
+
+/// Dropping it ends both threads, at once where they wait.
+#[derive(Debug)]
+pub(super) struct Watch(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    stopped: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stopped: bool,
+    stream: Option<Stream>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    endpoint: usize,
+    agent: Agent,
+    /// When its endpoint last showed that it works.
+    heard: Instant,
+}
+
+/// Why a stream is not read on.
+enum End {
+    /// To be opened again.
+    Broken(Fault),
+    Missed,
+    Stopped,
+}
+
+impl Watch {
+    pub fn start(cluster: Arc<Cluster>, revision: Revision, tell: Tell) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (reading, asking) = (Arc::clone(&shared), Arc::clone(&shared));
+        let asked = Arc::clone(&cluster);
+        let spawned = thread::Builder::new()
+            .name("etcd watch".to_owned())
+            .spawn(move || reading.read(&cluster, revision, tell))
+            .and_then(|_| {
+                thread::Builder::new()
+                    .name("etcd pulse".to_owned())
+                    .spawn(move || asking.ask(&asked))
+            });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread for the watch: others' changes are seen late");
+        }
+        Self(shared)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl Shared {
+    fn read(&self, cluster: &Cluster, revision: Revision, mut tell: Tell) {
+        let mut reached = revision;
+        let mut pause = PAUSE.0;
+        loop {
+            let endpoint = cluster.current();
+            let agent = cluster.stream_agent(SILENCE);
+            if !self.open(endpoint, agent.clone()) {
+                return;
+            }
+            let before = reached;
+            let end = self.follow(cluster, endpoint, &agent, &mut reached, &mut tell);
+            if reached > before {
+                pause = PAUSE.0;
+            }
+            match end {
+                End::Stopped => return,
+                End::Missed => {
+                    self.tell(&mut tell, News::Missed);
+                    self.stop();
+                    return;
+                }
+                End::Broken(fault) => {
+                    // A watch with an expired token is told that it may not.
+                    if fault.wants_login() || fault.says("permission denied") {
+                        cluster.forget_token();
+                    }
+                    tracing::info!(endpoint = cluster.object(endpoint), ?fault, "watching anew");
+                    cluster.leave(endpoint);
+                }
+            }
+            if self.wait(pause) {
+                return;
+            }
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// Reads one stream to its end.
+    fn follow(
+        &self,
+        cluster: &Cluster,
+        endpoint: usize,
+        agent: &Agent,
+        reached: &mut Revision,
+        tell: &mut Tell,
+    ) -> End {
+        let query = request(&cluster.config.prefix, *reached);
+        let mut stream = match cluster.stream(agent, endpoint, WATCH, &query) {
+            Ok(stream) => stream,
+            Err(fault) => return End::Broken(fault),
+        };
+        loop {
+            let line = match read_line(&mut *stream) {
+                Ok(line) => line,
+                Err(fault) => return End::Broken(fault),
+            };
+            self.heard();
+            match self.take(cluster, endpoint, line, reached, tell) {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+        }
+    }
+
+    fn take(
+        &self,
+        cluster: &Cluster,
+        endpoint: usize,
+        line: WatchLine,
+        reached: &mut Revision,
+        tell: &mut Tell,
+    ) -> Result<(), End> {
+        if let Some(refusal) = line.error {
+            return Err(End::Broken(Fault::Refused(refusal)));
+        }
+        let Some(result) = line.result else {
+            return Ok(());
+        };
+        cluster
+            .check_cluster(endpoint, Some(&result.header))
+            .map_err(End::Broken)?;
+        if result.compact_revision > 0 {
+            return Err(End::Missed);
+        }
+        if result.canceled {
+            return Err(End::Broken(Fault::Refused(Refusal {
+                code: 0,
+                message: result.cancel_reason,
+            })));
+        }
+        if result.events.is_empty() && !result.created {
+            *reached = result.header.revision.max(*reached);
+        }
+        for (revision, events) in by_revision(result.events, *reached) {
+            let updates = match updates(&cluster.config.prefix, events) {
+                Ok(updates) => updates,
+                Err(error) => {
+                    tracing::warn!(%error, "a row that is not understood");
+                    return Err(End::Missed);
+                }
+            };
+            *reached = revision;
+            if !updates.is_empty() && !self.tell(tell, News::Updates { revision, updates }) {
+                return Err(End::Stopped);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks silent endpoints, until stopped.
+    fn ask(&self, cluster: &Cluster) {
+        let pulse = cluster.config.times.pulse;
+        while !self.wait(pulse / 2) {
+            let silent = {
+                let state = self.state();
+                state
+                    .stream
+                    .as_ref()
+                    .filter(|stream| stream.heard.elapsed() >= pulse)
+                    .map(|stream| (stream.endpoint, stream.agent.clone()))
+            };
+            let Some((endpoint, agent)) = silent else {
+                continue;
+            };
+            match cluster.probe(endpoint, cluster.config.times.request) {
+                Ok(()) => self.heard(),
+                Err(fault) => {
+                    tracing::info!(endpoint = cluster.object(endpoint), ?fault, "no pulse");
+                    agent.shutdown();
+                }
+            }
+        }
+    }
+
+    /// False when the watch was stopped.
+    fn open(&self, endpoint: usize, agent: Agent) -> bool {
+        let mut state = self.state();
+        state.stream = Some(Stream {
+            endpoint,
+            agent,
+            heard: Instant::now(),
+        });
+        !state.stopped
+    }
+
+    fn heard(&self) {
+        if let Some(stream) = &mut self.state().stream {
+            stream.heard = Instant::now();
+        }
+    }
+
+    /// False when the watch was stopped: then nothing is told.
+    fn tell(&self, tell: &mut Tell, news: News) -> bool {
+        let stopped = self.state().stopped;
+        if !stopped {
+            tell(news);
+        }
+        !stopped
+    }
+
+    fn stop(&self) {
+        let mut state = self.state();
+        state.stopped = true;
+        if let Some(stream) = state.stream.take() {
+            stream.agent.shutdown();
+        }
+        self.stopped.notify_all();
+    }
+
+    /// Waits so long, or until stopped: then true.
+    fn wait(&self, time: Duration) -> bool {
+        let waited = self
+            .stopped
+            .wait_timeout_while(self.state(), time, |state| !state.stopped);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.stopped
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// From `reached` itself on, whose events are known: a watch from a revision
+/// that was just compacted would not be told that this revision's deletions
+/// are gone. From the one before, it is.
+fn request(prefix: &str, reached: Revision) -> WatchRequest {
+    WatchRequest {
+        create_request: WatchCreate {
+            key: super::below(prefix, ""),
+            range_end: end_of(prefix),
+            start_revision: reached.max(1),
+            progress_notify: true,
+        },
+    }
+}
+
+fn read_line(stream: &mut dyn BufRead) -> Result<WatchLine, Fault> {
+    let mut line = Vec::new();
+    stream
+        .read_until(b'\n', &mut line)
+        .map_err(|error| Fault::Unanswered(error.to_string()))?;
+    if line.last() != Some(&b'\n') {
+        return Err(Fault::Unanswered("the stream ended".to_owned()));
+    }
+    serde_json::from_slice(&line)
+        .map_err(|error| Fault::Foreign(format!("a stream's line is not understood: {error}")))
+}
+
+/// The events that are new, cut where the revision changes.
+fn by_revision(events: Vec<Event>, reached: Revision) -> Vec<(Revision, Vec<Event>)> {
+    let mut commits: Vec<(Revision, Vec<Event>)> = Vec::new();
+    for event in events {
+        let revision = event.kv.mod_revision;
+        if revision <= reached {
+            continue;
+        }
+        match commits.last_mut() {
+            Some((last, events)) if *last == revision => events.push(event),
+            _ => commits.push((revision, vec![event])),
+        }
+    }
+    commits
+}
+
+/// Markers are left out.
+fn updates(prefix: &str, events: Vec<Event>) -> Result<Vec<Update>, RowError> {
+    let mut updates = Vec::with_capacity(events.len());
+    for event in events {
+        let Named::Row(key) = name_of(prefix, &event.kv.key)? else {
+            continue;
+        };
+        let row = match event.kind {
+            EventKind::Put => Some(row_of(&key, &event.kv)?),
+            EventKind::Delete => None,
+        };
+        updates.push(Update { key, row });
+    }
+    Ok(updates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::etcd::message::KeyValue;
+
+    #[test]
+    fn events_of_one_revision_stay_together_and_known_ones_are_left_out() {
+        let event = |revision: u64| Event {
+            kind: EventKind::Put,
+            kv: KeyValue {
+                mod_revision: revision,
+                ..KeyValue::default()
+            },
+        };
+        let events = [3, 4, 4, 5, 7, 7].map(event).into();
+        let sizes: Vec<_> = by_revision(events, 3)
+            .into_iter()
+            .map(|(revision, events)| (revision, events.len()))
+            .collect();
+        assert_eq!(sizes, [(4, 2), (5, 1), (7, 2)]);
+    }
+
+    #[test]
+    fn half_a_line_is_a_broken_stream() {
+        let mut stream = &b"{\"result\":{}}\n{\"resu"[..];
+        assert!(read_line(&mut stream).is_ok());
+        assert!(matches!(read_line(&mut stream), Err(Fault::Unanswered(_))));
+    }
+}

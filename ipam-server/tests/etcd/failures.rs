@@ -1,0 +1,198 @@
+//! The etcd store while etcd or the network fails, mid-request.
+
+use std::{thread, time::Duration};
+
+use crate::support::{
+    change,
+    etcd::{Member, cluster, config, store},
+    proxy::{Proxy, Way},
+};
+use nix::sys::signal::Signal;
+use weft_ipam::store::{
+    CommitError, Store,
+    etcd::{Etcd, Login},
+};
+
+#[test]
+fn a_lost_answer_is_asked_for_again_and_counts_once() {
+    let etcd = Member::start(&[]);
+    let proxy = Proxy::before(etcd.client);
+    // Through the proxy first, then past it.
+    let mut store = store(&[proxy.port, etcd.client]);
+    store.load().expect("etcd runs");
+    proxy.answers(Way::Lose);
+    let revision = store.commit(&[change(1, 1, None)], &[]).expect("made once");
+    let rows = store.load().expect("etcd runs").rows;
+    assert_eq!(rows.len(), 1);
+    // Version 1 would be 2, had it been made twice.
+    assert_eq!(rows[0].1.revision, revision);
+}
+
+#[test]
+fn without_any_answer_it_is_unknown_and_a_load_tells() {
+    let etcd = Member::start(&[]);
+    let proxy = Proxy::before(etcd.client);
+    let mut store = store(&[proxy.port]);
+    store.load().expect("etcd runs");
+    for (number, lost, made) in [(1, true, false), (2, false, true)] {
+        if lost {
+            proxy.requests(Way::Lose);
+        } else {
+            proxy.answers(Way::Lose);
+        }
+        let result = store.commit(&[change(number, 1, None)], &[]);
+        assert!(matches!(result, Err(CommitError::Unknown(_))), "{result:?}");
+        proxy.requests(Way::Pass);
+        proxy.answers(Way::Pass);
+        proxy.cut();
+        let rows = store.load().expect("the network is back").rows;
+        let found = rows
+            .iter()
+            .any(|(key, _)| *key == crate::support::key(number));
+        assert_eq!(found, made, "{rows:?}");
+    }
+    store
+        .commit(&[change(3, 1, None)], &[])
+        .expect("all is well");
+}
+
+#[test]
+fn a_commit_that_comes_late_is_not_made() {
+    let etcd = Member::start(&[]);
+    let (slow, other) = (Proxy::before(etcd.client), Proxy::before(etcd.client));
+    let mut store = store(&[slow.port, other.port]);
+    store.load().expect("etcd runs");
+    slow.requests(Way::Hold);
+    other.requests(Way::Lose);
+    let result = store.commit(&[change(1, 1, None)], &[]);
+    assert!(matches!(result, Err(CommitError::Unknown(_))), "{result:?}");
+
+    other.requests(Way::Pass);
+    other.cut();
+    assert!(store.load().expect("by the other way").rows.is_empty());
+    slow.take_paths();
+    slow.requests(Way::Pass);
+    thread::sleep(Duration::from_secs(1));
+    let rows = store.load().expect("etcd runs").rows;
+    assert!(rows.is_empty(), "{rows:?}");
+}
+
+#[test]
+fn a_killed_etcd_is_waited_for_and_nothing_is_lost() {
+    let mut etcd = Member::start(&[]);
+    let mut store = store(&[etcd.client]);
+    let mut known = Vec::new();
+    for number in 0..60 {
+        if number % 20 == 10 {
+            etcd.kill();
+        }
+        match store.commit(&[change(number, 1, None)], &[]) {
+            Ok(revision) => known.push((number, revision)),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("etcd 127.0.0.1"), "{text}");
+                etcd.restart();
+            }
+        }
+    }
+    let rows = store.load().expect("etcd runs").rows;
+    assert_eq!(known.len(), 57);
+    for (number, revision) in known {
+        let found = rows
+            .iter()
+            .find(|(key, _)| *key == crate::support::key(number));
+        assert_eq!(found.map(|(_, row)| row.revision), Some(revision));
+    }
+}
+
+#[test]
+fn a_paused_etcd_is_unknown_and_then_recovers() {
+    let etcd = Member::start(&[]);
+    let mut store = store(&[etcd.client]);
+    let revision = store.commit(&[change(1, 1, None)], &[]).expect("a new row");
+    etcd.signal(Signal::SIGSTOP);
+    let result = store.commit(&[change(1, 2, Some(revision))], &[]);
+    assert!(matches!(result, Err(CommitError::Unknown(_))), "{result:?}");
+    etcd.signal(Signal::SIGCONT);
+    let rows = store.load().expect("it goes on").rows;
+    let settled = rows[0].1.revision;
+    thread::sleep(Duration::from_millis(500));
+    let rows = store.load().expect("it goes on").rows;
+    assert_eq!(rows[0].1.revision, settled, "nothing comes late");
+    store
+        .commit(&[change(1, 3, Some(settled))], &[])
+        .expect("as expected");
+}
+
+#[test]
+fn one_of_three_members_may_die() {
+    let mut members = cluster(3, &[]);
+    members.iter().for_each(Member::wait_ready);
+    let ports: Vec<_> = members.iter().map(|member| member.client).collect();
+    let mut settings = config(&ports);
+    // Longer than an election.
+    settings.times.deadline = Duration::from_secs(15);
+    let mut store = Etcd::new(settings).expect("a valid configuration");
+    store.load().expect("the cluster runs");
+    let mut revision = store.commit(&[change(1, 1, None)], &[]).expect("a new row");
+    members[0].kill();
+    for sequence in 2..20 {
+        revision = store
+            .commit(&[change(1, sequence, Some(revision))], &[])
+            .expect("two members are a majority");
+    }
+    assert_eq!(store.load().expect("two run").rows[0].1.revision, revision);
+}
+
+#[test]
+fn a_user_logs_in_and_does_so_again_when_etcd_forgot_it() {
+    let mut etcd = Member::start(&[]);
+    for arguments in [
+        &["user", "add", "root:r"][..],
+        &["user", "grant-role", "root", "root"],
+        &["role", "add", "weft"],
+        &[
+            "role",
+            "grant-permission",
+            "weft",
+            "--prefix=true",
+            "readwrite",
+            "/weft/ipam/v1/",
+        ],
+        &["user", "add", "weft:secret"],
+        &["user", "grant-role", "weft", "weft"],
+        &["user", "add", "other:o"],
+        &["auth", "enable"],
+    ] {
+        etcd.must(arguments);
+    }
+    let mut user = as_user(etcd.client, "weft", "secret");
+    user.load().expect("it may");
+    let revision = user.commit(&[change(1, 1, None)], &[]).expect("it may");
+    // Simple tokens do not outlive the process.
+    etcd.kill();
+    etcd.restart();
+    user.commit(&[change(1, 2, Some(revision))], &[])
+        .expect("it logs in again");
+
+    for (mut store, words) in [
+        (
+            as_user(etcd.client, "weft", "wrong"),
+            "check user and password",
+        ),
+        (as_user(etcd.client, "other", "o"), "grant the etcd user"),
+        (store(&[etcd.client]), "set user and password"),
+    ] {
+        let text = store.load().expect_err("it may not").to_string();
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+fn as_user(port: u16, user: &str, password: &str) -> Etcd {
+    let mut config = config(&[port]);
+    config.login = Some(Login {
+        user: user.to_owned(),
+        password: password.to_owned(),
+    });
+    Etcd::new(config).expect("a valid configuration")
+}
