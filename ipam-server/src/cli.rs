@@ -12,13 +12,13 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
-use weft_api::ipam::{Code, Request, Time};
+use weft_api::ipam::{Pool, Reply, Request, Time};
 use weft_socket::{Signals, guard::Socket};
 
 use crate::{
     config::Config,
     server::Server,
-    store::{Store, redb::Redb},
+    store::{Store, etcd::Etcd, redb::Redb},
     writer::Writer,
 };
 
@@ -29,7 +29,8 @@ struct Arguments {
     /// Where to listen.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Where the rows live: FILE.redb.
+    /// Where the rows live: FILE.redb, or
+    /// etcd[s]://HOST:PORT[,HOST:PORT…][/PREFIX].
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
     /// The configuration, in TOML; every key has a default.
@@ -82,13 +83,7 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let tell = ends.tell();
     let mut writer = Writer::start(store, Box::new(wall_clock), config.limits.batch, tell)?;
     for pool in &config.pools {
-        let made = writer.decide(Request::PoolCreate(Box::new(pool.clone())));
-        if let Err(error) = made.or_else(|error| match error.code {
-            Code::Taken => Ok(weft_api::ipam::Reply::Done),
-            _ => Err(error),
-        }) {
-            anyhow::bail!("pool {}: {error}", pool.name);
-        }
+        make_pool(&mut writer, pool).with_context(|| format!("pool {}", pool.name))?;
     }
     let revision = writer.revision();
     let jobs = ends.jobs.clone();
@@ -102,12 +97,23 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes a pool of the configuration, unless it is there: what operators
+/// have since changed of it stays.
+fn make_pool(writer: &mut Writer, pool: &Pool) -> anyhow::Result<()> {
+    if let Reply::Pools(pools) = writer.decide(Request::Pools)?
+        && pools
+            .iter()
+            .any(|old| old.pool.name == pool.name && old.pool.cidr == pool.cidr)
+    {
+        return Ok(());
+    }
+    writer.decide(Request::PoolCreate(Box::new(pool.clone())))?;
+    Ok(())
+}
+
 fn open(config: &Config) -> anyhow::Result<Box<dyn Store>> {
     if config.store.contains("://") {
-        anyhow::bail!(
-            "store {:?}: this build knows files only; name one",
-            config.store
-        );
+        return Ok(Box::new(Etcd::new(config.etcd()?)?));
     }
     Ok(Box::new(Redb::open(&config.store)?))
 }

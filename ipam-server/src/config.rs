@@ -12,7 +12,7 @@ use serde::Deserialize;
 use weft_api::ipam::Pool;
 use weft_socket::guard::Access;
 
-use crate::server::Limits;
+use crate::{server::Limits, store::etcd};
 
 const SOCKET_DEFAULT: &str = "/run/weft/ipam.sock";
 const STORE_DEFAULT: &str = "/var/lib/weft/ipam.redb";
@@ -23,7 +23,7 @@ pub struct Config {
     pub access: Access,
     /// A file, or `etcd://…`.
     pub store: String,
-    pub etcd: Etcd,
+    etcd: EtcdKeys,
     pub limits: Limits,
     /// Made at the start where they are not there yet.
     pub pools: Vec<Pool>,
@@ -32,14 +32,14 @@ pub struct Config {
 /// What the URL of an etcd does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Etcd {
-    pub user: Option<String>,
+struct EtcdKeys {
+    user: Option<String>,
     /// Holds the password, so that the configuration may be shown.
-    pub password_file: Option<PathBuf>,
+    password_file: Option<PathBuf>,
     /// PEM files.
-    pub authority: Option<PathBuf>,
-    pub certificate: Option<PathBuf>,
-    pub key: Option<PathBuf>,
+    authority: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,8 @@ pub enum ConfigError {
         path: PathBuf,
         problem: toml::de::Error,
     },
+    #[error(transparent)]
+    Etcd(#[from] etcd::ConfigError),
     #[error("{key}: {problem}; {remedy}")]
     Value {
         key: &'static str,
@@ -75,6 +77,67 @@ impl Config {
         })?;
         file.complete()
     }
+
+    /// How the store is reached, where it is an etcd.
+    pub fn etcd(&self) -> Result<etcd::Config, ConfigError> {
+        let mut config = etcd::Config::parse(&self.store)?;
+        config.login = self.etcd.login()?;
+        match (&mut config.tls, self.etcd.tls()?) {
+            (Some(tls), Some(given)) => *tls = given,
+            (None, Some(_)) => {
+                return Err(ConfigError::Value {
+                    key: "etcd.authority, certificate, key",
+                    problem: format!("{} does not speak TLS", self.store),
+                    remedy: "write etcds://, or leave the keys out",
+                });
+            }
+            (_, None) => {}
+        }
+        Ok(config)
+    }
+}
+
+impl EtcdKeys {
+    fn login(&self) -> Result<Option<etcd::Login>, ConfigError> {
+        match (&self.user, &self.password_file) {
+            (None, None) => Ok(None),
+            (Some(user), Some(path)) => {
+                let password = fs::read_to_string(path).map_err(|error| ConfigError::Read {
+                    path: path.clone(),
+                    error,
+                })?;
+                Ok(Some(etcd::Login {
+                    user: user.clone(),
+                    password: password.trim_end_matches(['\r', '\n']).to_owned(),
+                }))
+            }
+            _ => Err(ConfigError::Value {
+                key: "etcd.user, password_file",
+                problem: "one is given without the other".to_owned(),
+                remedy: "give both, or none",
+            }),
+        }
+    }
+
+    fn tls(&self) -> Result<Option<etcd::Tls>, ConfigError> {
+        let client = match (&self.certificate, &self.key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some(etcd::ClientFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            }),
+            _ => {
+                return Err(ConfigError::Value {
+                    key: "etcd.certificate, key",
+                    problem: "one is given without the other".to_owned(),
+                    remedy: "give both, or none",
+                });
+            }
+        };
+        let authority = self.authority.clone();
+        let given = authority.is_some() || client.is_some();
+        Ok(given.then_some(etcd::Tls { authority, client }))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,7 +145,7 @@ impl Config {
 struct File {
     store: Option<String>,
     socket: SocketKeys,
-    etcd: Etcd,
+    etcd: EtcdKeys,
     limits: LimitKeys,
     #[serde(rename = "pool")]
     pools: Vec<Pool>,

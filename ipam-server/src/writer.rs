@@ -5,10 +5,10 @@
 //! Invariant: between batches the book says what the store was last known to
 //! hold, or `stale` is set and nothing is decided before it was loaded anew.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, select};
-use tracing::{info, warn};
+use tracing::warn;
 use weft_api::ipam::{Code, Error, Event, Reply, Request, Status, Time};
 
 use crate::{
@@ -17,11 +17,15 @@ use crate::{
     model::Revision,
     plan::{Plan, plan},
     routes,
-    store::{CommitError, News, Store, StoreError, Update},
+    store::{CommitError, News, Store, StoreError},
+    sweep,
 };
-use draft::Draft;
+use answers::{contended, unavailable};
+use batch::Batch;
 
-mod draft;
+mod answers;
+mod batch;
+mod news;
 
 /// How often a batch is planned while other servers change the same rows.
 const TRIES: usize = 100;
@@ -29,6 +33,12 @@ const TRIES: usize = 100;
 const NEWS_MAX: usize = 1024;
 /// Deletions that are remembered, so that old news do not bring rows back.
 const DELETIONS_MAX: usize = 4096;
+
+/// How often what has rested is swept, in how many blocks at once.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const SWEPT_MAX: usize = 32;
+/// Where nothing rests.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Whom an answer is for.
 pub type Ticket = u64;
@@ -123,7 +133,7 @@ impl Writer {
 
     /// Decides one request before there is anybody to tell.
     pub fn decide(&mut self, request: Request) -> Result<Reply, Error> {
-        let until = Instant::now() + std::time::Duration::from_secs(3600);
+        let until = Instant::now() + Duration::from_secs(3600);
         self.serve(vec![Job {
             ticket: 0,
             request,
@@ -151,9 +161,32 @@ impl Writer {
                     let batch = std::iter::once(job).chain(rest).collect();
                     self.serve(batch);
                 }
+                default(self.until_rested()) => self.sweep(),
             }
             self.flush();
         }
+    }
+
+    /// How long no resting address will be free.
+    fn until_rested(&self) -> Duration {
+        let next = self.book.next_rested().map(|next| {
+            let left = next.saturating_sub((self.clock)());
+            Duration::from_millis(left).max(SWEEP_EVERY)
+        });
+        next.unwrap_or(IDLE)
+    }
+
+    /// Frees what has rested in blocks that no request touches.
+    fn sweep(&mut self) {
+        if self.stale {
+            return;
+        }
+        let mut plan = Plan::answer(Reply::Done);
+        plan.changes = sweep::rested(&self.book, (self.clock)(), SWEPT_MAX);
+        let mut batch = Batch::new(self.known + 1);
+        batch.take(&mut self.book, &mut plan);
+        // What is not swept now is swept the next time, or by who needs it.
+        let _ = self.commit(batch);
     }
 
     fn flush(&mut self) {
@@ -173,8 +206,8 @@ impl Writer {
             {
                 return self.refuse(&jobs, &unavailable(fault.to_string()));
             }
-            let (draft, answers) = self.draft(&jobs[..most.min(jobs.len())]);
-            match self.commit(draft) {
+            let (batch, answers) = self.draft(&jobs[..most.min(jobs.len())]);
+            match self.commit(batch) {
                 Ended::Durable => {
                     tries = 0;
                     for (job, answer) in jobs.drain(..answers.len()).zip(answers) {
@@ -195,18 +228,18 @@ impl Writer {
         }
     }
 
-    fn draft(&mut self, jobs: &[Job]) -> (Draft, Vec<Result<Reply, Error>>) {
+    fn draft(&mut self, jobs: &[Job]) -> (Batch, Vec<Result<Reply, Error>>) {
         let now = (self.clock)();
-        let mut draft = Draft::new(self.known + 1);
+        let mut batch = Batch::new(self.known + 1);
         let answers = jobs.iter().map(|job| {
             let mut plan = self.plan(&job.request, now)?;
             if !plan.changes.is_empty() {
-                draft.take(&mut self.book, &mut plan);
+                batch.take(&mut self.book, &mut plan);
             }
             Ok(plan.reply)
         });
         let answers = answers.collect();
-        (draft, answers)
+        (batch, answers)
     }
 
     /// A request for which one commit is too small: each beginning of its
@@ -229,9 +262,9 @@ impl Writer {
                     guards: guards.clone(),
                     reply: Reply::Done,
                 };
-                let mut draft = Draft::new(self.known + 1);
-                draft.take(&mut self.book, &mut part);
-                match self.commit(draft) {
+                let mut batch = Batch::new(self.known + 1);
+                batch.take(&mut self.book, &mut part);
+                match self.commit(batch) {
                     Ended::Durable => drop(changes.drain(..most)),
                     Ended::TooLarge if most > 1 => most = most.div_ceil(2),
                     Ended::TooLarge => {
@@ -273,13 +306,13 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, draft: Draft) -> Ended {
-        if draft.is_empty() {
+    fn commit(&mut self, batch: Batch) -> Ended {
+        if batch.is_empty() {
             return Ended::Durable;
         }
-        let (changes, guards) = (draft.changes(&self.book), draft.guards());
+        let (changes, guards) = (batch.changes(&self.book), batch.guards());
         if self.store.fitting(&changes, &guards) < changes.len() {
-            draft.roll_back(&mut self.book);
+            batch.roll_back(&mut self.book);
             return Ended::TooLarge;
         }
         match self.store.commit(&changes, &guards) {
@@ -287,11 +320,11 @@ impl Writer {
                 for change in changes.into_iter().filter(|change| change.value.is_none()) {
                     self.forget(change.key, revision);
                 }
-                self.durable(draft, revision);
+                self.durable(batch, revision);
                 Ended::Durable
             }
             Err(CommitError::Conflict(rows)) => {
-                draft.roll_back(&mut self.book);
+                batch.roll_back(&mut self.book);
                 let known = self.known;
                 let newest = rows
                     .iter()
@@ -303,12 +336,12 @@ impl Writer {
             }
             Err(CommitError::Failed(fault)) => {
                 warn!("a commit failed: {fault}");
-                draft.roll_back(&mut self.book);
+                batch.roll_back(&mut self.book);
                 Ended::Refused(unavailable(fault.to_string()))
             }
             Err(CommitError::Unknown(fault)) => {
                 warn!("a commit may have failed: {fault}");
-                draft.roll_back(&mut self.book);
+                batch.roll_back(&mut self.book);
                 self.stale = true;
                 match self.reload() {
                     Ok(()) => Ended::Again,
@@ -322,14 +355,14 @@ impl Writer {
         }
     }
 
-    fn durable(&mut self, draft: Draft, revision: Revision) {
+    fn durable(&mut self, batch: Batch, revision: Revision) {
         self.known = self.known.max(revision);
-        if draft.revision() == revision && !draft.moves_routes(&self.book) {
+        if batch.revision() == revision && !batch.moves_routes(&self.book) {
             self.book.reached(revision);
             return;
         }
         let notes = &mut self.notes;
-        draft.settle(&mut self.book, revision, |book, updates| {
+        batch.settle(&mut self.book, revision, |book, updates| {
             let events = routes::events(book, updates, revision);
             updates.iter().for_each(|update| book.apply(update));
             if !events.is_empty() {
@@ -338,115 +371,4 @@ impl Writer {
         });
         self.book.reached(revision);
     }
-
-    fn publish(&mut self, updates: &[Update], revision: Revision) {
-        self.known = self.known.max(revision);
-        let events = routes::events(&self.book, updates, self.known);
-        updates.iter().for_each(|update| self.book.apply(update));
-        self.book.reached(revision);
-        if !events.is_empty() {
-            self.notes.push(Note::Events(events));
-        }
-    }
-
-    fn learn(&mut self, news: News) {
-        let (revision, mut updates) = match news {
-            News::Updates { revision, updates } => (revision, updates),
-            News::Missed => {
-                info!("news of other servers were missed: all is loaded anew");
-                self.stale = true;
-                if let Err(fault) = self.reload() {
-                    warn!("{fault}");
-                }
-                return self.watch();
-            }
-        };
-        if revision <= self.loaded {
-            return;
-        }
-        updates.retain(|update| {
-            let known = self.book.revision_of(&update.key);
-            let gone = self
-                .deleted
-                .iter()
-                .rev()
-                .find(|(key, _)| *key == update.key);
-            known.max(gone.map(|(_, revision)| *revision)) < Some(revision)
-        });
-        self.publish(&updates, revision);
-    }
-
-    fn forget(&mut self, key: crate::model::Key, revision: Revision) {
-        if self.deleted.len() == DELETIONS_MAX {
-            self.deleted.pop_front();
-        }
-        self.deleted.push_back((key, revision));
-    }
-
-    fn watch(&mut self) {
-        // News of a watch that has ended are not waited for.
-        self.news.1.try_iter().for_each(drop);
-        let news = self.news.0.clone();
-        let tell = Box::new(move |told| {
-            // The writer keeps the other end.
-            let _ = news.send(told);
-        });
-        self.store.watch(self.loaded, tell);
-    }
-
-    fn snapshot(&self) -> Event {
-        let mut event = routes::snapshot(&self.book);
-        if let Event::Snapshot { revision, .. } = &mut event {
-            *revision = self.known;
-        }
-        event
-    }
-
-    fn reload(&mut self) -> Result<(), StoreError> {
-        let loaded = self.store.load()?;
-        self.loaded = loaded.revision;
-        self.known = self.known.max(loaded.revision);
-        self.book = Book::load(loaded);
-        self.deleted.clear();
-        self.stale = false;
-        self.notes.push(Note::Resync(self.snapshot()));
-        Ok(())
-    }
-
-    /// What only asks is answered; what was to change something is refused.
-    fn settle_without_store(&mut self, jobs: &[Job], error: &Error) {
-        let now = (self.clock)();
-        for job in jobs {
-            let answer = match self.plan(&job.request, now) {
-                Ok(plan) if plan.changes.is_empty() && !self.stale => Ok(plan.reply),
-                Err(refusal) if !self.stale => Err(refusal),
-                _ => Err(error.clone()),
-            };
-            self.answer(job, answer);
-        }
-    }
-
-    fn answer(&mut self, job: &Job, answer: Result<Reply, Error>) {
-        let note = match (&job.request, answer) {
-            (Request::Watch { .. }, Ok(_)) => Note::Snapshot(job.ticket, self.snapshot()),
-            (_, answer) => Note::Answer(job.ticket, answer),
-        };
-        self.notes.push(note);
-    }
-
-    fn refuse(&mut self, jobs: &[Job], error: &Error) {
-        let refusals = jobs
-            .iter()
-            .map(|job| Note::Answer(job.ticket, Err(error.clone())));
-        self.notes.extend(refusals);
-    }
-}
-
-fn contended() -> Error {
-    let message = format!("other servers changed the same rows {TRIES} times");
-    Error::new(Code::Contended, message, "ask again")
-}
-
-fn unavailable(reason: String) -> Error {
-    Error::new(Code::Unavailable, reason, "see to the store, and ask again")
 }

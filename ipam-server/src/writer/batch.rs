@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub struct Draft {
+pub struct Batch {
     /// What its rows are given as their revision.
     revision: Revision,
     rows: BTreeMap<Key, Touched>,
@@ -30,7 +30,7 @@ impl Touched {
     }
 }
 
-impl Draft {
+impl Batch {
     /// For a commit that is expected to have `revision`.
     pub fn new(revision: Revision) -> Self {
         Self {

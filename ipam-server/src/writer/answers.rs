@@ -1,0 +1,44 @@
+//! What clients are told.
+
+use weft_api::ipam::{Code, Error, Reply, Request};
+
+use super::{Job, Note, TRIES, Writer};
+
+impl Writer {
+    /// What only asks is answered; what was to change something is refused.
+    pub(super) fn settle_without_store(&mut self, jobs: &[Job], error: &Error) {
+        let now = (self.clock)();
+        for job in jobs {
+            let answer = match self.plan(&job.request, now) {
+                Ok(plan) if plan.changes.is_empty() && !self.stale => Ok(plan.reply),
+                Err(refusal) if !self.stale => Err(refusal),
+                _ => Err(error.clone()),
+            };
+            self.answer(job, answer);
+        }
+    }
+
+    pub(super) fn answer(&mut self, job: &Job, answer: Result<Reply, Error>) {
+        let note = match (&job.request, answer) {
+            (Request::Watch { .. }, Ok(_)) => Note::Snapshot(job.ticket, self.snapshot()),
+            (_, answer) => Note::Answer(job.ticket, answer),
+        };
+        self.notes.push(note);
+    }
+
+    pub(super) fn refuse(&mut self, jobs: &[Job], error: &Error) {
+        let refusals = jobs
+            .iter()
+            .map(|job| Note::Answer(job.ticket, Err(error.clone())));
+        self.notes.extend(refusals);
+    }
+}
+
+pub(super) fn contended() -> Error {
+    let message = format!("other servers changed the same rows {TRIES} times");
+    Error::new(Code::Contended, message, "ask again")
+}
+
+pub(super) fn unavailable(reason: String) -> Error {
+    Error::new(Code::Unavailable, reason, "see to the store, and ask again")
+}

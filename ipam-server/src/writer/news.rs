@@ -1,0 +1,89 @@
+//! What other writers changed, and what a load shows: how the book and the
+//! watchers catch up.
+
+use tracing::{info, warn};
+use weft_api::ipam::Event;
+
+use super::{DELETIONS_MAX, Note, Writer};
+use crate::{
+    book::Book,
+    model::{Key, Revision},
+    routes,
+    store::{News, StoreError, Update},
+};
+
+impl Writer {
+    pub(super) fn publish(&mut self, updates: &[Update], revision: Revision) {
+        self.known = self.known.max(revision);
+        let events = routes::events(&self.book, updates, self.known);
+        updates.iter().for_each(|update| self.book.apply(update));
+        self.book.reached(revision);
+        if !events.is_empty() {
+            self.notes.push(Note::Events(events));
+        }
+    }
+
+    pub(super) fn learn(&mut self, news: News) {
+        let (revision, mut updates) = match news {
+            News::Updates { revision, updates } => (revision, updates),
+            News::Missed => {
+                info!("news of other servers were missed: all is loaded anew");
+                self.stale = true;
+                if let Err(fault) = self.reload() {
+                    warn!("{fault}");
+                }
+                return self.watch();
+            }
+        };
+        if revision <= self.loaded {
+            return;
+        }
+        updates.retain(|update| {
+            let known = self.book.revision_of(&update.key);
+            let gone = self
+                .deleted
+                .iter()
+                .rev()
+                .find(|(key, _)| *key == update.key);
+            known.max(gone.map(|(_, revision)| *revision)) < Some(revision)
+        });
+        self.publish(&updates, revision);
+    }
+
+    pub(super) fn forget(&mut self, key: Key, revision: Revision) {
+        if self.deleted.len() == DELETIONS_MAX {
+            self.deleted.pop_front();
+        }
+        self.deleted.push_back((key, revision));
+    }
+
+    pub(super) fn watch(&mut self) {
+        // News of a watch that has ended are not waited for.
+        self.news.1.try_iter().for_each(drop);
+        let news = self.news.0.clone();
+        let tell = Box::new(move |told| {
+            // The writer keeps the other end.
+            let _ = news.send(told);
+        });
+        self.store.watch(self.loaded, tell);
+    }
+
+    pub(super) fn snapshot(&self) -> Event {
+        let mut event = routes::snapshot(&self.book);
+        if let Event::Snapshot { revision, .. } = &mut event {
+            *revision = self.known;
+        }
+        event
+    }
+
+    pub(super) fn reload(&mut self) -> Result<(), StoreError> {
+        let loaded = self.store.load()?;
+        self.loaded = loaded.revision;
+        self.known = self.known.max(loaded.revision);
+        self.book = Book::load(loaded);
+        self.deleted.clear();
+        self.stale = false;
+        self.notes.push(Note::Resync(self.snapshot()));
+        Ok(())
+    }
+}
