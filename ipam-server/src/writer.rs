@@ -37,6 +37,8 @@ const DELETIONS_MAX: usize = 4096;
 /// How often what has rested is swept, in how many blocks at once.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEPT_MAX: usize = 32;
+/// How long a refusal waits for news that may make it void.
+const CATCH_UP: Duration = Duration::from_secs(2);
 /// Where nothing rests.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -73,8 +75,10 @@ pub struct Writer {
     notes: Vec<Note>,
     batch_max: usize,
     stale: bool,
-    /// News up to here are in the book.
+    /// All before it is in the book.
     loaded: Revision,
+    /// News up to here were heard.
+    heard: Revision,
     /// The highest revision that the store is known to have had.
     known: Revision,
     deleted: std::collections::VecDeque<(crate::model::Key, Revision)>,
@@ -118,6 +122,7 @@ impl Writer {
             batch_max: batch_max.max(1),
             stale: false,
             loaded: revision,
+            heard: revision,
             known: revision,
             deleted: std::collections::VecDeque::new(),
             news: bounded(NEWS_MAX),
@@ -200,6 +205,7 @@ impl Writer {
         let now = Instant::now();
         jobs.retain(|job| job.until > now);
         let (mut tries, mut most) = (0, jobs.len());
+        let mut caught_up = false;
         while !jobs.is_empty() {
             if self.stale
                 && let Err(fault) = self.reload()
@@ -207,6 +213,13 @@ impl Writer {
                 return self.refuse(&jobs, &unavailable(fault.to_string()));
             }
             let (batch, answers) = self.draft(&jobs[..most.min(jobs.len())]);
+            if answers.iter().any(Result::is_err) && !caught_up {
+                // What others wrote may let the request be granted.
+                batch.roll_back(&mut self.book);
+                self.catch_up();
+                caught_up = true;
+                continue;
+            }
             match self.commit(batch) {
                 Ended::Durable => {
                     tries = 0;

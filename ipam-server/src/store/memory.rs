@@ -73,6 +73,10 @@ impl Store for Memory {
         Ok(revision)
     }
 
+    fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
+        Ok(Some(self.rows().revision))
+    }
+
     /// History is not kept: from an older revision than the last, all that is
     /// told is that news were missed.
     fn watch(&mut self, revision: Revision, mut tell: Box<dyn FnMut(News) + Send>) {

@@ -65,6 +65,12 @@ pub trait Store: Send {
         changes.len()
     }
 
+    /// A revision that the watch tells after all that was committed before
+    /// this call; none where there are no other writers.
+    fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
+        Ok(None)
+    }
+
     /// Calls `tell` with what others write from after `revision` on, in
     /// order, until the store is dropped; from any thread. What the store
     /// itself commits may come too. A store that has no other writers keeps
@@ -85,7 +91,7 @@ pub fn expectations<'a>(
 
 #[derive(Debug)]
 pub enum News {
-    /// One commit's rows.
+    /// One commit's rows, or none where it only marks how far the watch is.
     Updates {
         revision: Revision,
         updates: Vec<Update>,

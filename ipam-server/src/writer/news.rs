@@ -1,10 +1,12 @@
 //! What other writers changed, and what a load shows: how the book and the
 //! watchers catch up.
 
+use std::time::Instant;
+
 use tracing::{info, warn};
 use weft_api::ipam::Event;
 
-use super::{DELETIONS_MAX, Note, Writer};
+use super::{CATCH_UP, DELETIONS_MAX, Note, Writer};
 use crate::{
     book::Book,
     model::{Key, Revision},
@@ -35,6 +37,7 @@ impl Writer {
                 return self.watch();
             }
         };
+        self.heard = self.heard.max(revision);
         if revision <= self.loaded {
             return;
         }
@@ -48,6 +51,22 @@ impl Writer {
             known.max(gone.map(|(_, revision)| *revision)) < Some(revision)
         });
         self.publish(&updates, revision);
+    }
+
+    /// Hears all that others had written by now, within a time.
+    pub(super) fn catch_up(&mut self) {
+        let frontier = match self.store.frontier() {
+            Ok(Some(frontier)) => frontier,
+            Ok(None) => return,
+            Err(fault) => return warn!("others were not heard: {fault}"),
+        };
+        let until = Instant::now() + CATCH_UP;
+        while self.heard < frontier {
+            match self.news.1.recv_deadline(until) {
+                Ok(news) => self.learn(news),
+                Err(_) => return warn!("news of other servers are late"),
+            }
+        }
     }
 
     pub(super) fn forget(&mut self, key: Key, revision: Revision) {
@@ -79,6 +98,7 @@ impl Writer {
     pub(super) fn reload(&mut self) -> Result<(), StoreError> {
         let loaded = self.store.load()?;
         self.loaded = loaded.revision;
+        self.heard = self.heard.max(loaded.revision);
         self.known = self.known.max(loaded.revision);
         self.book = Book::load(loaded);
         self.deleted.clear();

@@ -5,6 +5,7 @@ use weft_ipam::store::Store;
 #[path = "../store/contract.rs"]
 mod contract;
 mod failures;
+mod processes;
 mod store;
 mod support;
 mod tls;

@@ -159,9 +159,15 @@ impl Writer {
 
     /// Makes sure that no earlier commit can be made from now on.
     pub fn settle(&mut self, cluster: &Cluster) -> Result<(), StoreError> {
-        if !self.in_doubt {
-            return Ok(());
+        if self.in_doubt {
+            self.fence(cluster)?;
         }
+        Ok(())
+    }
+
+    /// Writes the marker alone: what was committed before is older, and the
+    /// watch tells it before this.
+    pub fn fence(&mut self, cluster: &Cluster) -> Result<Revision, StoreError> {
         let marker = self.next_marker();
         let fence = TxnRequest {
             success: vec![self.put(&marker)],
@@ -170,7 +176,7 @@ impl Writer {
         // To make it twice does no harm.
         let answer: TxnResponse = cluster.read(TXN, &fence)?;
         self.known(answer.header.revision);
-        Ok(())
+        Ok(answer.header.revision)
     }
 
     fn next_marker(&mut self) -> Marker {

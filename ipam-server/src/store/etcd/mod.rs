@@ -68,6 +68,10 @@ impl Store for Etcd {
         commit::fitting(&self.cluster.config, changes, guards)
     }
 
+    fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
+        self.writer.fence(&self.cluster).map(Some)
+    }
+
     fn watch(&mut self, revision: Revision, tell: Box<dyn FnMut(News) + Send>) {
         self.watch = Some(Watch::start(Arc::clone(&self.cluster), revision, tell));
     }

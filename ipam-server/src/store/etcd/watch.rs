@@ -197,7 +197,7 @@ impl Shared {
                 }
             };
             *reached = revision;
-            if !updates.is_empty() && !self.tell(tell, News::Updates { revision, updates }) {
+            if !self.tell(tell, News::Updates { revision, updates }) {
                 return Err(End::Stopped);
             }
         }
@@ -320,7 +320,7 @@ fn by_revision(events: Vec<Event>, reached: Revision) -> Vec<(Revision, Vec<Even
     commits
 }
 
-/// Markers are left out.
+/// Markers are left out: a commit of a marker alone has no updates.
 fn updates(prefix: &str, events: Vec<Event>) -> Result<Vec<Update>, RowError> {
     let mut updates = Vec::with_capacity(events.len());
     for event in events {
