@@ -72,7 +72,16 @@ pub fn pool_disable(book: &Book, name: &Name, disabled: bool, now: Time) -> Resu
 }
 
 pub fn pool_delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
-    let cidr = book.pool(name).ok_or_else(|| no_pool(name))?.pool.cidr;
+    let pool = &book.pool(name).ok_or_else(|| no_pool(name))?.pool;
+    if !pool.disabled {
+        // Else a server that has not heard of it could cut a block in it.
+        return Err(Error::new(
+            Code::InUse,
+            format!("pool {name} is enabled"),
+            "disable it first",
+        ));
+    }
+    let cidr = pool.cidr;
     let live = || {
         book.blocks_within(&cidr).flat_map(|block| {
             let live = block
@@ -89,7 +98,7 @@ pub fn pool_delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
                 "pool {name} has {} live addresses, {first} first",
                 live().count()
             ),
-            "disable it, and delete it when its addresses and identities are released",
+            "delete it when its addresses and identities are released",
         ));
     }
     let mut draft = Draft::new(book, now);

@@ -206,6 +206,10 @@ impl Writer {
         jobs.retain(|job| job.until > now);
         let (mut tries, mut most) = (0, jobs.len());
         let mut caught_up = false;
+        if jobs.iter().any(|job| needs_all(&job.request)) {
+            self.catch_up();
+            caught_up = true;
+        }
         while !jobs.is_empty() {
             if self.stale
                 && let Err(fault) = self.reload()
@@ -384,4 +388,14 @@ impl Writer {
         });
         self.book.reached(revision);
     }
+}
+
+/// Whether what others wrote and this server has not heard of would be lost
+/// to the request.
+fn needs_all(request: &Request) -> bool {
+    use Request::{Check, Gc, NodeDelete, PoolDelete};
+    matches!(
+        request,
+        Check { .. } | Gc(_) | NodeDelete { .. } | PoolDelete { .. }
+    )
 }

@@ -238,6 +238,11 @@ fn row_9_a_reservation_over_a_used_address_ends_with_its_release() {
 fn row_10_a_disabled_pool_gives_nothing_and_still_takes_back() {
     let mut cluster = Cluster::with_pools(SMALL);
     let address = cluster.address("n1", "a");
+    assert_eq!(
+        cluster.refused(&Request::PoolDelete { name: name("p") }, NOW),
+        Code::InUse,
+        "it is enabled"
+    );
     let disable = Request::PoolDisable {
         name: name("p"),
         disabled: true,
@@ -327,6 +332,15 @@ fn every_request_survives_a_crash_between_any_two_writes() {
             cluster.drop_container(&format!("x{n}"), NOW);
         }
     };
+    let disabled: Prepare = |cluster| {
+        cluster.done(node_put(1, &[]));
+        cluster.address("n1", "x");
+        cluster.drop_container("x", NOW);
+        cluster.done(Request::PoolDisable {
+            name: name("p"),
+            disabled: true,
+        });
+    };
     let later = NOW + 2 * MINUTE;
     let cases: [(&str, Prepare, Request, Request); 6] = [
         ("claim", |_| {}, want("n1", "a"), want("n1", "a")),
@@ -345,7 +359,7 @@ fn every_request_survives_a_crash_between_any_two_writes() {
         ),
         (
             "pool",
-            empty,
+            disabled,
             Request::PoolDelete { name: name("p") },
             Request::PoolDelete { name: name("p") },
         ),

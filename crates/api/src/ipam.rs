@@ -66,7 +66,7 @@ pub enum Request {
         name: Name,
         disabled: bool,
     },
-    /// Forgets a pool without live addresses, and its blocks.
+    /// Forgets a disabled pool without live addresses, and its blocks.
     PoolDelete {
         name: Name,
     },
