@@ -4,20 +4,16 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind},
     os::fd::AsRawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, unbounded};
-use mio::{
-    Events, Interest, Poll, Token, Waker,
-    net::{UnixListener, UnixStream},
-    unix::SourceFd,
-};
+use mio::{Events, Interest, Poll, Token, Waker, net::UnixListener, unix::SourceFd};
 use nix::sys::signal::Signal;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use weft_api::ipam::{Answer, Code, Error, Event, Reply, Request};
 use weft_socket::{Signals, guard::Socket};
 
@@ -26,6 +22,7 @@ use client::{Client, Turn, line_of};
 use ring::Ring;
 
 mod client;
+mod door;
 mod request;
 mod ring;
 
@@ -198,60 +195,6 @@ impl Server {
             .min()?;
         // At least as often as a farewell is over.
         Some(next.saturating_duration_since(now).min(FAREWELL))
-    }
-
-    fn accept(&mut self, now: Instant) {
-        loop {
-            match self.listener.accept() {
-                Ok((stream, _)) => match self.admit(&stream, now) {
-                    Ok(()) => self.welcome(stream, now),
-                    Err(error) => turn_away(stream, error),
-                },
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(fault) => {
-                    warn!("accept: {fault}; trying again");
-                    self.accept_at = Some(now + ACCEPT_PAUSE);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn admit(&mut self, stream: &UnixStream, now: Instant) -> Result<(), Error> {
-        let stranger = self.socket.admit(stream);
-        stranger.map_err(|stranger| {
-            let hint = "list the user or group in the configuration's socket.uids or socket.gids";
-            Error::new(Code::Forbidden, stranger.to_string(), hint)
-        })?;
-        let most = self.limits.clients;
-        if self.clients.len() < most {
-            return Ok(());
-        }
-        let idle = self.clients.iter();
-        let idle = idle.filter_map(|(token, client)| Some((client.idle_since()?, *token)));
-        let Some((_, longest)) = idle.min().filter(|(since, _)| now - *since >= IDLE) else {
-            let message = format!("{most} clients are being served, the most");
-            return Err(Error::new(Code::Busy, message, "try again later"));
-        };
-        info!("{most} clients are connected; the one idle longest gives way");
-        self.dismiss(longest);
-        Ok(())
-    }
-
-    fn welcome(&mut self, stream: UnixStream, now: Instant) {
-        let token = Token(self.next);
-        self.next += 1;
-        let mut client = Client::new(stream, now);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registry = self.poll.registry();
-        match registry.register(&mut client.stream, token, interest) {
-            Ok(()) => {
-                self.clients.insert(token, client);
-                self.turn(token, now);
-            }
-            Err(fault) => warn!("a connection cannot be watched: {fault}"),
-        }
     }
 
     fn turn(&mut self, token: Token, now: Instant) {
@@ -434,11 +377,4 @@ fn alive(revision: u64) -> Vec<u8> {
 fn behind() -> Error {
     let message = "the watcher did not read its events in time";
     Error::new(Code::Deadline, message, "watch again, and read faster")
-}
-
-/// Tells a client why it is not served, if it can be told at once.
-fn turn_away(mut stream: UnixStream, error: Error) {
-    info!("a client is turned away: {error}");
-    // It may have gone already.
-    let _ = stream.write(&line_of(&Answer::Error(error)));
 }

@@ -16,7 +16,6 @@ use crate::{
     check,
     model::Revision,
     plan::{Plan, plan},
-    routes,
     store::{CommitError, News, Store, StoreError},
     sweep,
 };
@@ -370,23 +369,6 @@ impl Writer {
                 }
             }
         }
-    }
-
-    fn durable(&mut self, batch: Batch, revision: Revision) {
-        self.known = self.known.max(revision);
-        if batch.revision() == revision && !batch.moves_routes(&self.book) {
-            self.book.reached(revision);
-            return;
-        }
-        let notes = &mut self.notes;
-        batch.settle(&mut self.book, revision, |book, updates| {
-            let events = routes::events(book, updates, revision);
-            updates.iter().for_each(|update| book.apply(update));
-            if !events.is_empty() {
-                notes.push(Note::Events(events));
-            }
-        });
-        self.book.reached(revision);
     }
 }
 

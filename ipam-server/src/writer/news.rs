@@ -1,12 +1,12 @@
-//! What other writers changed, and what a load shows: how the book and the
-//! watchers catch up.
+//! What this and other writers changed, and what a load shows: how the book
+//! and the watchers catch up.
 
 use std::time::Instant;
 
 use tracing::{info, warn};
 use weft_api::ipam::Event;
 
-use super::{CATCH_UP, DELETIONS_MAX, Note, Writer};
+use super::{CATCH_UP, DELETIONS_MAX, Note, Writer, batch::Batch};
 use crate::{
     book::Book,
     model::{Key, Revision},
@@ -15,6 +15,23 @@ use crate::{
 };
 
 impl Writer {
+    pub(super) fn durable(&mut self, batch: Batch, revision: Revision) {
+        self.known = self.known.max(revision);
+        if batch.revision() == revision && !batch.moves_routes(&self.book) {
+            self.book.reached(revision);
+            return;
+        }
+        let notes = &mut self.notes;
+        batch.settle(&mut self.book, revision, |book, updates| {
+            let events = routes::events(book, updates, revision);
+            updates.iter().for_each(|update| book.apply(update));
+            if !events.is_empty() {
+                notes.push(Note::Events(events));
+            }
+        });
+        self.book.reached(revision);
+    }
+
     pub(super) fn publish(&mut self, updates: &[Update], revision: Revision) {
         self.known = self.known.max(revision);
         let events = routes::events(&self.book, updates, self.known);

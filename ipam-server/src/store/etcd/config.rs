@@ -5,6 +5,7 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -182,6 +183,7 @@ impl Tls {
         Ok(TlsConfig::builder()
             .root_certs(roots)
             .client_cert(client)
+            .unversioned_rustls_crypto_provider(provider())
             .build())
     }
 }
@@ -196,6 +198,10 @@ impl ClientFiles {
     }
 }
 
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
 /// ureq would panic at the first connection.
 fn check_pair(chain: &[Certificate<'static>], key: &PrivateKey) -> Result<(), rustls::Error> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -204,8 +210,7 @@ fn check_pair(chain: &[Certificate<'static>], key: &PrivateKey) -> Result<(), ru
         .map(|certificate| CertificateDer::from(certificate.der().to_vec()));
     let key = PrivateKeyDer::try_from(key.der().to_vec())
         .map_err(|reason| rustls::Error::General(reason.to_owned()))?;
-    let provider = rustls::crypto::ring::default_provider();
-    rustls::sign::CertifiedKey::from_der(chain.collect(), key, &provider).map(|_| ())
+    rustls::sign::CertifiedKey::from_der(chain.collect(), key, &provider()).map(|_| ())
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, ConfigError> {
