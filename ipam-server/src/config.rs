@@ -280,3 +280,39 @@ fn gid_of(text: &str) -> Result<u32, ConfigError> {
             remedy: "give a group's name or number",
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_file_is_good_and_tells_the_defaults() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/ipam.toml");
+        let documented = Config::load(Some(&page)).expect("it is good");
+        let usual = Config::load(None).expect("the defaults are good");
+        assert_eq!(documented.socket, usual.socket);
+        assert_eq!(documented.access.mode, usual.access.mode);
+        assert_eq!(documented.store, usual.store);
+        assert_eq!(documented.limits, usual.limits);
+        assert_eq!(documented.pools.len(), 2);
+    }
+
+    #[test]
+    fn keys_of_etcd_must_fit_the_url_and_each_other() {
+        let etcd = |url: &str, keys: &str| {
+            let text = format!("store = \"{url}\"\n[etcd]\n{keys}");
+            let file: File = toml::from_str(&text).expect("TOML");
+            file.complete().and_then(|config| config.etcd())
+        };
+        etcd("etcd://127.0.0.1:2379", "").expect("nothing more is needed");
+        for (url, keys, told) in [
+            ("etcd://127.0.0.1:2379", "authority = \"/ca\"", "etcds://"),
+            ("etcds://127.0.0.1:2379", "key = \"/key\"", "give both"),
+            ("etcd://127.0.0.1:2379", "user = \"weft\"", "give both"),
+            ("http://127.0.0.1:2379", "", "etcd://HOST:PORT"),
+        ] {
+            let refusal = etcd(url, keys).expect_err(told).to_string();
+            assert!(refusal.contains(told), "{refusal}");
+        }
+    }
+}
