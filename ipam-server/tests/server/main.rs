@@ -13,15 +13,20 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod disk;
+mod life;
+mod load;
 mod page;
 mod protocol;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+#[derive(Debug)]
 pub struct Server {
     child: Child,
     folder: TempDir,
+    store: PathBuf,
 }
 
 impl Server {
@@ -31,9 +36,24 @@ impl Server {
 
     pub fn with_config(config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        let store = folder.path().join("ipam.redb");
+        Self::on(folder, store, config)
+    }
+
+    /// On a store that lies elsewhere.
+    pub fn with_store(store: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self::on(folder, store.to_owned(), "")
+    }
+
+    fn on(folder: TempDir, store: PathBuf, config: &str) -> Self {
         fs::write(folder.path().join("ipam.toml"), config).expect("a file");
-        let child = spawn(folder.path(), &folder.path().join("ipam.redb"));
-        Self { child, folder }.ready()
+        let server = Self {
+            child: spawn(folder.path(), &store),
+            folder,
+            store,
+        };
+        server.ready()
     }
 
     fn ready(mut self) -> Self {
@@ -66,6 +86,10 @@ impl Server {
     /// Ends it by SIGTERM.
     pub fn end(&mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.wait()
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("a child")
     }
 
@@ -76,7 +100,7 @@ impl Server {
 
     /// A new server on the folder of one that has ended.
     pub fn again(mut self) -> Self {
-        self.child = spawn(self.folder.path(), &self.folder.path().join("ipam.redb"));
+        self.child = spawn(self.folder.path(), &self.store);
         self.ready()
     }
 }
@@ -109,6 +133,7 @@ pub fn spawn(folder: &Path, store: &Path) -> Child {
         .expect("the server's program")
 }
 
+#[derive(Debug)]
 pub struct Client(BufReader<UnixStream>);
 
 impl Client {
