@@ -1,8 +1,12 @@
 //! Pages that are made from the code stay as the code is. After a change,
-//! `WEFT_BLESS=1 cargo test --test docs` writes them anew.
+//! `WEFT_BLESS=1 cargo test --test docs` writes them anew. Pages written by hand
+//! leave out nothing that the code has.
 
-use std::{env, fmt::Write, fs, path::Path};
+use std::{collections::BTreeSet, env, fmt::Write, fs, path::Path};
 
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use weft_api::ipam::{Answer, Code, Event, Request};
 use weft_engine::{Counters, DropReason, drops::Severity};
 
 const MADE: &str = "<!-- Made from the code: WEFT_BLESS=1 cargo test --test docs -->\n";
@@ -77,4 +81,53 @@ fn counters_are_documented() {
              is followed `weft_ipam_connected` and `weft_ipam_revision`;\n\
              `weft_forwarder_info` bears the version.\n";
     compare("docs/metrics.md", &page);
+}
+
+const IPAM: &str = include_str!("../docs/ipam-protocol.md");
+
+/// The names that serde knows for a type's variants: what it says when given
+/// another.
+fn names<T: DeserializeOwned>(other: &str) -> BTreeSet<String> {
+    let told = serde_json::from_str::<T>(other).err().expect("no variant");
+    let told = told.to_string();
+    let (_, expected) = told.split_once("expected one of").expect("a list");
+    let names = expected.split('`').skip(1).step_by(2);
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_ipam_protocol_is_documented() {
+    let (mut operations, mut events) = (BTreeSet::new(), BTreeSet::new());
+    for block in IPAM.split("```json\n").skip(1) {
+        let (lines, _) = block.split_once("\n```\n").expect("the block ends");
+        for line in lines.lines() {
+            let value: Value = serde_json::from_str(line).expect("each line is JSON");
+            if let Some(op) = value["op"].as_str() {
+                operations.insert(op.to_owned());
+                let request = serde_json::from_str::<Request>(line);
+                assert!(request.is_ok() || op == "reboot", "{line}: {request:?}");
+                continue;
+            }
+            let answer = serde_json::from_str::<Answer>(line);
+            let answer = answer.unwrap_or_else(|fault| panic!("{line}: {fault}"));
+            let again = serde_json::to_value(&answer).expect("JSON");
+            assert_eq!(again, value, "no more and no less than is sent");
+            let event = value["event"].as_object();
+            events.extend(event.into_iter().flat_map(|event| event.keys().cloned()));
+        }
+    }
+    assert!(operations.remove("reboot"), "an error is shown");
+    assert_eq!(operations, names::<Request>(r#"{"op":""}"#));
+    assert_eq!(events, names::<Event>(r#"{"":{}}"#));
+    for operation in operations {
+        let heading = format!("## {operation}\n");
+        assert!(IPAM.contains(&heading), "{operation} has no heading");
+    }
+    let (_, table) = IPAM.split_once("\n## Errors\n").expect("a table");
+    for code in names::<Code>("\"\"") {
+        assert!(
+            table.contains(&format!("\n| `{code}` |")),
+            "{code} is missing"
+        );
+    }
 }

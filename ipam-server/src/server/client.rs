@@ -143,7 +143,10 @@ impl Client {
                         Err(error) => self.answer(&Answer::Error(error)),
                     }
                 }
-                Some(Line::TooLong) => self.answer(&Answer::Error(request::oversized())),
+                Some(Line::TooLong) => {
+                    self.begun_since = None;
+                    self.answer(&Answer::Error(request::oversized()));
+                }
                 None if self.ended && self.lines.abandon() => {
                     self.answer(&Answer::Error(request::unended()));
                 }
