@@ -37,12 +37,15 @@ pub struct Status {
     pub keeper_runs: bool,
     /// By node; None where the node has no forwarder.
     pub forwarder_runs: Vec<Option<bool>>,
+    /// None where the lab has no IPAM server.
+    pub ipam_runs: Option<bool>,
 }
 
 impl Status {
     pub fn is_whole(&self) -> bool {
         self.keeper_runs
             && !self.state.nodes.is_empty()
+            && self.ipam_runs != Some(false)
             && self.forwarder_runs.iter().all(|runs| *runs != Some(false))
     }
 }
@@ -53,6 +56,7 @@ pub fn status(name: &str) -> anyhow::Result<Status> {
     Ok(Status {
         keeper_runs: state.keeper.runs(),
         forwarder_runs: state.nodes.iter().map(runs).collect(),
+        ipam_runs: state.ipam.as_ref().map(|ipam| ipam.process.runs()),
         state,
     })
 }
@@ -133,7 +137,7 @@ fn end_processes(state: &State) -> anyhow::Result<()> {
     let mut processes = process::with_environment(&format!("{MARK}={}", state.mark()))?;
     processes.extend(inside(state)?);
     processes.retain(|guest| *guest != me);
-    // The keeper ends its forwarders itself, and the kernel does for a
+    // The keeper ends its daemons itself, and the kernel does for a
     // keeper that was killed: they stand here for the case of neither.
     processes.push(state.keeper);
     let forwarders = state
@@ -141,6 +145,7 @@ fn end_processes(state: &State) -> anyhow::Result<()> {
         .iter()
         .filter_map(|node| node.forwarder.as_ref());
     processes.extend(forwarders.map(|forwarder| forwarder.process));
+    processes.extend(state.ipam.iter().map(|ipam| ipam.process));
     for process in &processes {
         process.signal(Signal::SIGTERM)?;
     }
