@@ -2,9 +2,8 @@
 //! leaves nothing behind.
 
 use std::{
-    env, fs,
     net::{Ipv4Addr, Ipv6Addr},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::Context;
@@ -17,6 +16,7 @@ use crate::{
     ipam::Ipam,
     kernel,
     spec::{Kind, NodePlan, PodPlan, Spec},
+    throwaway::ThrowAwayDir,
     underlay::{self, Underlay},
 };
 
@@ -159,27 +159,4 @@ impl Lab {
 fn raise_open_files() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-}
-
-/// A directory of the lab's own, 0700 and gone with it.
-#[derive(Debug)]
-pub(crate) struct ThrowAwayDir(PathBuf);
-
-impl ThrowAwayDir {
-    pub(crate) fn make() -> anyhow::Result<Self> {
-        let template = env::temp_dir().join("weft-lab-XXXXXX");
-        let made = nix::unistd::mkdtemp(&template)
-            .with_context(|| format!("make a directory like {template:?}"))?;
-        Ok(Self(made))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for ThrowAwayDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -27,6 +27,7 @@ pub mod session;
 mod spec;
 mod state;
 pub mod stop;
+mod throwaway;
 pub mod traffic;
 mod underlay;
 pub mod userns;

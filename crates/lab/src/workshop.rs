@@ -17,8 +17,9 @@ use weft_cni::{
 use crate::{
     daemon::Starter,
     forwarders::{self, Forwarder},
-    lab::{Lab, Pod, ThrowAwayDir},
+    lab::{Lab, Pod},
     spec::{NodePlan, PodPlan},
+    throwaway::ThrowAwayDir,
     underlay,
 };
 
