@@ -98,7 +98,9 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             command,
         } => exec(&name.name, &place, &command),
         Command::Down { name } => {
-            session::down(&name.name)?;
+            if let Some(caution) = session::down(&name.name)? {
+                eprintln!("weft: {caution}");
+            }
             Ok(ExitCode::SUCCESS)
         }
     }

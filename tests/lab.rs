@@ -212,6 +212,60 @@ fn nothing_stays_after_the_ipam_server_was_killed() {
 }
 
 #[test]
+fn a_lab_whose_state_cannot_be_read_is_ended_all_the_same() {
+    // The first guest is in the lab's namespace, the second only remembers it.
+    let guests = [
+        vec![
+            "env",
+            "-i",
+            "sh",
+            "-c",
+            "setsid sleep 602 >/dev/null 2>&1 & echo $!",
+        ],
+        vec!["sh", "-c", "setsid sleep 602 >/dev/null 2>&1 & echo $!"],
+    ];
+    for keeper_is_killed in [false, true] {
+        let lab = TestLab::up(&[]);
+        let other = TestLab::up(&["--nodes", "1"]);
+        let status = lab.status();
+        let dir = PathBuf::from(status["ipam"]["socket"].as_str().expect("a path"));
+        let state = dir.with_file_name("state.json");
+        let (keeper, forwarders) = lab.processes();
+        let mut parts = [vec![keeper, pid(&status["ipam"])], forwarders].concat();
+        let namespaces = lab.namespaces();
+        for guest in &guests[usize::from(keeper_is_killed)..] {
+            let guest = lab.exec("n1p1", guest);
+            parts.push(Pid::from_raw(guest.trim().parse().expect("a pid")));
+        }
+        if keeper_is_killed {
+            kill(keeper, Signal::SIGKILL).expect("killed");
+        }
+        fs::write(&state, "{\"spec\": 7").expect("spoilt");
+        let broken = lab.run("status", &[]);
+        assert_eq!(broken.status.code(), Some(1));
+        let said = text(&broken.stderr);
+        assert!(said.contains("end it by weft lab down"), "{said}");
+
+        let down = lab.run("down", &[]);
+        let said = text(&down.stderr);
+        assert!(down.status.success(), "{said}");
+        assert!(said.contains("state.json\" is no lab's state"), "{said}");
+        assert!(
+            said.contains("lsns -t net shows it: end it by kill"),
+            "{said}"
+        );
+        eventually("every part ends", || !parts.iter().any(|pid| runs(*pid)));
+        assert_eq!(users_of(&namespaces), Vec::<PathBuf>::new());
+        assert!(!state.exists());
+        assert_eq!(
+            other.status()["keeper_runs"],
+            true,
+            "another lab is unharmed"
+        );
+    }
+}
+
+#[test]
 fn a_lab_that_cannot_come_up_leaves_nothing_and_says_why() {
     let lab = TestLab::unborn();
     let files = tempfile::tempdir().expect("a directory");

@@ -28,6 +28,7 @@ mod spec;
 mod state;
 pub mod stop;
 mod throwaway;
+mod traces;
 pub mod traffic;
 mod underlay;
 pub mod userns;

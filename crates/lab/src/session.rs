@@ -24,6 +24,7 @@ use weft_cni::netns::Netns;
 use crate::{
     process::{self, Process},
     state::{self, MARK, State},
+    traces,
 };
 
 /// For each process to end in.
@@ -119,24 +120,33 @@ fn enter(state: &State, netns: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends a lab and removes its traces, whatever is left of it.
-pub fn down(name: &str) -> anyhow::Result<()> {
+/// Ends a lab and removes its traces, whatever is left of it. Returns what
+/// the caller has to know where the lab's state could not be read.
+pub fn down(name: &str) -> anyhow::Result<Option<String>> {
     let dir = state::dir_of(name)?;
     ensure!(dir.exists(), "there is no lab {name}");
+    let mut caution = None;
     match State::load(&dir) {
         Ok(state) => end_processes(&state)?,
         // Killed before it wrote anything, so before it started anything.
         Err(_) if !dir.join(state::FILE).exists() => {}
-        Err(error) => return Err(error),
+        Err(error) => {
+            let processes = traces::of(name, &dir)?;
+            caution = Some(format!(
+                "{error:#}; {} processes of lab {name} were found without it and ended. If \
+                 another is left in a namespace of the lab, lsns -t net shows it: end it by kill",
+                processes.len()
+            ));
+            end(processes)?;
+        }
     }
-    fs::remove_dir_all(&dir).with_context(|| format!("remove {dir:?}"))
+    fs::remove_dir_all(&dir).with_context(|| format!("remove {dir:?}"))?;
+    Ok(caution)
 }
 
 fn end_processes(state: &State) -> anyhow::Result<()> {
-    let me = Process::current()?;
     let mut processes = process::with_environment(&format!("{MARK}={}", state.mark()))?;
     processes.extend(inside(state)?);
-    processes.retain(|guest| *guest != me);
     // The keeper ends its daemons itself, and the kernel does for a
     // keeper that was killed: they stand here for the case of neither.
     processes.push(state.keeper);
@@ -146,6 +156,12 @@ fn end_processes(state: &State) -> anyhow::Result<()> {
         .filter_map(|node| node.forwarder.as_ref());
     processes.extend(forwarders.map(|forwarder| forwarder.process));
     processes.extend(state.ipam.iter().map(|ipam| ipam.process));
+    end(processes)
+}
+
+fn end(mut processes: Vec<Process>) -> anyhow::Result<()> {
+    let me = Process::current()?;
+    processes.retain(|process| *process != me);
     for process in &processes {
         process.signal(Signal::SIGTERM)?;
     }
@@ -186,4 +202,5 @@ fn load(name: &str) -> anyhow::Result<State> {
         bail!("there is no lab {name}; bring it up by weft lab up --name {name}");
     }
     State::load(&dir)
+        .with_context(|| format!("lab {name} is broken; end it by weft lab down --name {name}"))
 }

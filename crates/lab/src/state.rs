@@ -176,6 +176,11 @@ impl State {
     }
 }
 
+/// The keeper that a mark of lab `name` speaks of.
+pub(crate) fn marked_keeper(name: &str, mark: &str) -> Option<Process> {
+    Process::parse(mark.strip_prefix(name)?.strip_prefix(' ')?)
+}
+
 impl NamespaceState {
     fn of(netns: &Netns) -> io::Result<Self> {
         Ok(Self {
