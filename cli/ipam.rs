@@ -32,6 +32,9 @@ pub struct Args {
     /// /run/weft/ipam.sock].
     #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
+    /// Speak to the IPAM server of this lab.
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "socket")]
+    lab: Option<String>,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -67,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return check::foreign(check, foreign, args.json);
     }
     let mut session = Session {
-        client: Client::connect(&path(args.socket))?,
+        client: Client::connect(&path(args.socket, args.lab)?)?,
         json: args.json,
     };
     match args.command {
@@ -86,11 +89,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn path(given: Option<PathBuf>) -> PathBuf {
+fn path(given: Option<PathBuf>, lab: Option<String>) -> anyhow::Result<PathBuf> {
+    if let Some(lab) = lab {
+        let ipam = weft_lab::session::status(&lab)?.state.ipam;
+        let ipam = ipam.with_context(|| format!("lab {lab} has no IPAM server"))?;
+        return Ok(ipam.socket);
+    }
     let named = || env::var_os("WEFT_IPAM").filter(|path| !path.is_empty());
-    given
+    Ok(given
         .or_else(|| named().map(PathBuf::from))
-        .unwrap_or_else(|| DEFAULT.into())
+        .unwrap_or_else(|| DEFAULT.into()))
 }
 
 /// One command's conversation with the server.

@@ -98,7 +98,9 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             command,
         } => exec(&name.name, &place, &command),
         Command::Down { name } => {
-            session::down(&name.name)?;
+            if let Some(caution) = session::down(&name.name)? {
+                eprintln!("weft: {caution}");
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -146,7 +148,14 @@ fn status(name: &str, json: bool) -> anyhow::Result<ExitCode> {
             None => "none",
         };
         let places = lines(&places(&status.state, forwarder));
-        show(&format!("lab {name}: {}\n\n{places}", summary(&status)))?;
+        let ipam = match &status.state.ipam {
+            Some(ipam) => format!("\nIPAM server: {}\n", ipam.socket.display()),
+            None => String::new(),
+        };
+        show(&format!(
+            "lab {name}: {}\n\n{places}{ipam}",
+            summary(&status)
+        ))?;
     }
     Ok(if status.is_whole() {
         ExitCode::SUCCESS
@@ -158,10 +167,13 @@ fn status(name: &str, json: bool) -> anyhow::Result<ExitCode> {
 fn summary(status: &Status) -> String {
     let State { keeper, nodes, .. } = &status.state;
     let dead = |at: &usize| status.forwarder_runs.get(*at) == Some(&Some(false));
-    let dead: Vec<_> = (0..nodes.len())
-        .filter(dead)
-        .map(|at| nodes[at].plan.name.as_str())
+    let dead = (0..nodes.len()).filter(dead);
+    let mut dead: Vec<_> = dead
+        .map(|at| format!("the forwarder of {}", nodes[at].plan.name))
         .collect();
+    if status.ipam_runs == Some(false) {
+        dead.push("the IPAM server".to_owned());
+    }
     if !status.keeper_runs {
         "dead, its keeper is gone; clean up by weft lab down".to_owned()
     } else if nodes.is_empty() {
@@ -170,9 +182,10 @@ fn summary(status: &Status) -> String {
         format!("up, kept by process {}", keeper.pid)
     } else {
         format!(
-            "kept by process {}, but the forwarder of {} is dead",
+            "kept by process {}, but {} {} dead",
             keeper.pid,
-            dead.join(", ")
+            dead.join(" and "),
+            if dead.len() == 1 { "is" } else { "are" }
         )
     }
 }

@@ -50,6 +50,10 @@ fn main() -> ExitCode {
             Ok(rest) => return weft_forwarder::cli::run([name].into_iter().chain(rest)),
             Err(error) => Err(error),
         },
+        weft_lab::IPAM => match weft_lab::become_ipam(arguments) {
+            Ok(rest) => return weft_ipam::cli::run([name].into_iter().chain(rest)),
+            Err(error) => Err(error),
+        },
         weft_lab::KEEPER => weft_lab::keeper::run().map(|()| ExitCode::SUCCESS),
         _ => Weft::parse().command.run(),
     };

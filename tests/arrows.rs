@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (CNI, &[API]),
     (SOCKET, &[API]),
     ("weft-ipam", &[API, SOCKET]),
-    ("weft-lab", &[API, CNI]),
+    ("weft-lab", &[API, CNI, SOCKET]),
 ];
 
 const LINES_MAX: usize = 400;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -120,6 +120,44 @@ fn an_interrupt_takes_the_lab_down() {
     assert!(is_empty(files.path()));
 }
 
+#[test]
+fn what_a_killed_demo_left_goes_with_the_next() {
+    let files = tempfile::tempdir().expect("a directory");
+    let start = || {
+        let before = entries(files.path());
+        let child = demo(files.path())
+            .args(["--seconds", "600"])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("weft runs");
+        eventually("the lab has an IPAM server", || {
+            let mut fresh = entries(files.path());
+            fresh.retain(|dir| !before.contains(dir));
+            fresh.iter().any(|dir| dir.join("ipam.redb").exists())
+        });
+        child
+    };
+    let mut killed = start();
+    killed.kill().expect("it runs");
+    killed.wait().expect("a child");
+    let left = entries(files.path());
+    assert!(!left.is_empty(), "nobody cleans up yet");
+    let mut lives = start();
+    assert!(left.iter().all(|dir| !dir.exists()));
+    // What belongs to one that lives stays.
+    let held = entries(files.path());
+    let next = demo(files.path())
+        .args(["--nodes", "1", "--seconds", "0.1"])
+        .output()
+        .expect("weft runs");
+    assert!(next.status.success());
+    assert!(held.iter().all(|dir| dir.exists()));
+    let pid = Pid::from_raw(i32::try_from(lives.id()).expect("a pid"));
+    kill(pid, Signal::SIGINT).expect("it runs");
+    lives.wait().expect("a child");
+    assert!(is_empty(files.path()));
+}
+
 /// The labs' files go into `files`.
 fn demo(files: &Path) -> Command {
     let mut command = Command::new(WEFT);
@@ -128,7 +166,12 @@ fn demo(files: &Path) -> Command {
 }
 
 fn is_empty(dir: &Path) -> bool {
-    fs::read_dir(dir).expect("a directory").next().is_none()
+    entries(dir).is_empty()
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("a directory");
+    entries.flatten().map(|entry| entry.path()).collect()
 }
 
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

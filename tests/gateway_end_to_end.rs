@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::libc::{EHOSTUNREACH, EMSGSIZE};
-use weft_api::forwarder::{GATEWAY_V4, GATEWAY_V6, Node, Nodes, Request};
+use weft_api::forwarder::{GATEWAY_V4, GATEWAY_V6};
 use weft_lab::{
     Attach, Lab, Ledger, Pod, Spec,
     exchange::{self, always_fragment, never_fragment, path_mtu},
@@ -177,16 +177,18 @@ fn an_address_that_nobody_holds_is_unreachable_at_once() {
     let from = pod(&lab, "n1p1");
     let [gateway_v4, gateway_v6] = [IpAddr::from(GATEWAY_V4), GATEWAY_V6.into()];
     let [tunnel_v4, tunnel_v6] = lab.nodes[1].plan.tunnel;
+    // The last address of a block, which is given out last.
+    let unused = |node: usize| lab.nodes[node].plan.blocks.map(|block| block.broadcast());
+    let ([own_v4, own_v6], [other_v4, other_v6]) = (unused(0), unused(1));
     // In the node's own block, in no block, in the other node's block.
-    for (text, who) in [
-        ("10.244.1.99", gateway_v4),
-        ("10.99.0.1", gateway_v4),
-        ("10.244.2.99", tunnel_v4),
-        ("fd00:10:244:1::99", gateway_v6),
-        ("fd99::1", gateway_v6),
-        ("fd00:10:244:2::99", tunnel_v6),
+    for (to, who) in [
+        (own_v4, gateway_v4),
+        (IpAddr::from([10, 99, 0, 1]), gateway_v4),
+        (other_v4, tunnel_v4),
+        (own_v6, gateway_v6),
+        (IpAddr::from([0xfd99, 0, 0, 0, 0, 0, 0, 1]), gateway_v6),
+        (other_v6, tunnel_v6),
     ] {
-        let to: IpAddr = text.parse().expect("an address");
         let code = if to.is_ipv4() { 1 } else { 3 };
         let answer = Question::to(to).ask(&from.netns).expect("an error");
         let says = Says::Unreachable { code };
@@ -258,20 +260,10 @@ fn lab(spec: Spec) -> Lab {
 /// addresses of each other.
 fn lab_with_a_narrow_path() -> Lab {
     let lab = lab(Spec::default());
-    for (own, other) in [(0, 1), (1, 0)] {
-        let record = |node: usize| lab.nodes[node].plan.record().expect("a record");
-        let underlay = lab.nodes[other].plan.underlay;
-        let peer = Node {
-            underlay: underlay.into_iter().filter(IpAddr::is_ipv6).collect(),
-            ..record(other)
-        };
-        let nodes = Nodes {
-            node: record(own),
-            peers: vec![peer],
-        };
-        let forwarder = lab.nodes[own].forwarder.as_ref().expect("a forwarder");
-        let mut client = forwarder.client().expect("a client");
-        client.request(&Request::Apply(nodes)).expect("applied");
+    for node in &lab.nodes {
+        let mut entry = node.plan.entry().expect("an entry");
+        entry.underlay.retain(|net| net.addr().is_ipv6());
+        lab.change_node(entry).expect("changed");
     }
     lab
 }

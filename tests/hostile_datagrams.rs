@@ -161,7 +161,8 @@ fn bad_datagrams(lab: &Lab) -> Vec<Bad> {
     for (family, foreign, at) in [(Family::V4, foreign_v4, 0), (Family::V6, foreign_v6, 1)] {
         let toward = |dst| around(flow(from, to, family, None, Some(dst)));
         let claiming = |src| around(flow(from, to, family, Some(src), None));
-        let unused = [address("10.244.1.99"), address("fd00:10:244:1::99")][at];
+        // The last address of the block, which is given out last.
+        let unused = to.blocks[at].broadcast();
         let link_local = [address("169.254.7.7"), address("fe80::7")][at];
         let group = [address("224.0.0.9"), address("ff02::9")][at];
         all.extend([

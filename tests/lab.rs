@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -32,10 +33,19 @@ fn a_lab_is_there_until_it_is_ended() {
         serde_json::json!([true, true, true])
     );
 
-    let v4 = lab.exec("n3p2", &["cat", "/proc/net/fib_trie"]);
-    assert!(v4.contains("10.244.3.12"), "{v4}");
-    let v6 = lab.exec("n3p2", &["cat", "/proc/net/if_inet6"]);
-    assert!(v6.contains("fd000010024400030000000000000012"), "{v6}");
+    assert_eq!(status["ipam_runs"], true);
+
+    let [v4, v6] = addresses(&status, 2, 1);
+    let found = lab.exec("n3p2", &["cat", "/proc/net/fib_trie"]);
+    assert!(found.contains(&format!("|-- {v4}\n")), "{found}");
+    let IpAddr::V6(v6) = v6 else {
+        panic!("{v6} is no IPv6 address")
+    };
+    let found = lab.exec("n3p2", &["cat", "/proc/net/if_inet6"]);
+    assert!(found.contains(&format!("{:032x}", v6.to_bits())), "{found}");
+    let readme = fs::read_to_string("README.md").expect("the README");
+    let hint = format!("weft lab exec n1p1 -- ping {v4}\n");
+    assert!(readme.contains(&hint), "the README does not say {hint}");
     let mtu = lab.exec("n3p2", &["cat", "/proc/sys/net/ipv6/conf/eth0/mtu"]);
     assert_eq!(mtu, "1450\n");
     let underlay = lab.exec("n2", &["cat", "/proc/net/fib_trie"]);
@@ -180,31 +190,112 @@ fn nothing_stays_after_a_forwarder_was_killed() {
 }
 
 #[test]
+fn nothing_stays_after_the_ipam_server_was_killed() {
+    let lab = TestLab::up(&[]);
+    let status = lab.status();
+    let namespaces = lab.namespaces();
+    let [v4, v6] = addresses(&status, 1, 1);
+    assert_eq!(lab.owner_of(v4), "lab/n2p2/eth0");
+    assert_eq!(lab.owner_of(v6), "lab/n2p2/eth0");
+    let (ipam, forwarders) = (pid(&status["ipam"]), lab.processes().1);
+    kill(ipam, Signal::SIGKILL).expect("killed");
+    eventually("status sees it", || {
+        let status = lab.run("status", &[]);
+        status.status.code() == Some(1)
+            && text(&status.stdout).contains("but the IPAM server is dead")
+    });
+    assert_eq!(lab.exec("n1p1", &["echo", "alive"]), "alive\n");
+    assert!(forwarders.iter().all(|pid| runs(*pid)));
+    lab.down();
+    assert!(!forwarders.iter().any(|pid| runs(*pid)));
+    assert_eq!(users_of(&namespaces), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_lab_whose_state_cannot_be_read_is_ended_all_the_same() {
+    // The first guest is in the lab's namespace, the second only remembers it.
+    let guests = [
+        vec![
+            "env",
+            "-i",
+            "sh",
+            "-c",
+            "setsid sleep 602 >/dev/null 2>&1 & echo $!",
+        ],
+        vec!["sh", "-c", "setsid sleep 602 >/dev/null 2>&1 & echo $!"],
+    ];
+    for keeper_is_killed in [false, true] {
+        let lab = TestLab::up(&[]);
+        let other = TestLab::up(&["--nodes", "1"]);
+        let status = lab.status();
+        let dir = PathBuf::from(status["ipam"]["socket"].as_str().expect("a path"));
+        let state = dir.with_file_name("state.json");
+        let (keeper, forwarders) = lab.processes();
+        let mut parts = [vec![keeper, pid(&status["ipam"])], forwarders].concat();
+        let namespaces = lab.namespaces();
+        for guest in &guests[usize::from(keeper_is_killed)..] {
+            let guest = lab.exec("n1p1", guest);
+            parts.push(Pid::from_raw(guest.trim().parse().expect("a pid")));
+        }
+        if keeper_is_killed {
+            kill(keeper, Signal::SIGKILL).expect("killed");
+        }
+        fs::write(&state, "{\"spec\": 7").expect("spoilt");
+        let broken = lab.run("status", &[]);
+        assert_eq!(broken.status.code(), Some(1));
+        let said = text(&broken.stderr);
+        assert!(said.contains("end it by weft lab down"), "{said}");
+
+        let down = lab.run("down", &[]);
+        let said = text(&down.stderr);
+        assert!(down.status.success(), "{said}");
+        assert!(said.contains("state.json\" is no lab's state"), "{said}");
+        assert!(
+            said.contains("lsns -t net shows it: end it by kill"),
+            "{said}"
+        );
+        eventually("every part ends", || !parts.iter().any(|pid| runs(*pid)));
+        assert_eq!(users_of(&namespaces), Vec::<PathBuf>::new());
+        assert!(!state.exists());
+        assert_eq!(
+            other.status()["keeper_runs"],
+            true,
+            "another lab is unharmed"
+        );
+    }
+}
+
+#[test]
 fn a_lab_that_cannot_come_up_leaves_nothing_and_says_why() {
     let lab = TestLab::unborn();
     let files = tempfile::tempdir().expect("a directory");
-    for role in ["weft-lab-keeper", "weft-lab-forwarder"] {
+    for role in ["weft-lab-keeper", "weft-lab-ipam", "weft-lab-forwarder"] {
         symlink(WEFT, files.path().join(role)).expect("a link");
     }
-    // Everything is well until the second node's forwarder.
-    let script = "#!/bin/sh\ncd ${0%/*}\ncase \"$*\" in\n'') exec ./weft-lab-keeper ;;\n\
-                  */n2.sock*) echo no second one >&2; exit 3 ;;\n\
-                  *) exec ./weft-lab-forwarder \"$@\" ;;\nesac\n";
-    let half = files.path().join("half");
-    fs::write(&half, script).expect("a script");
-    fs::set_permissions(&half, PermissionsExt::from_mode(0o755)).expect("it may run");
-    let failed = lab.command("up", &[]).env("WEFT_BINARY", &half).output();
-    let failed = failed.expect("weft runs");
-    assert_eq!(failed.status.code(), Some(1));
-    let said = text(&failed.stderr);
-    assert!(
-        said.contains("node n2: ") && said.contains("no second one"),
-        "{said}"
-    );
-    assert_eq!(
-        processes_about(&format!("lab-{}/", lab.name)),
-        Vec::<PathBuf>::new()
-    );
+    // Everything is well until the IPAM server, or the second node's forwarder.
+    for (broken, part) in [("ipam", "weft-ipam ended"), ("n2", "node n2: ")] {
+        let script = format!(
+            "#!/bin/sh\ncd ${{0%/*}}\ncase \"$*\" in\n'') exec ./weft-lab-keeper ;;\n\
+             */{broken}.toml*|*/{broken}.redb*) echo it cannot be >&2; exit 3 ;;\n\
+             *.redb*) exec ./weft-lab-ipam \"$@\" ;;\n\
+             *) exec ./weft-lab-forwarder \"$@\" ;;\nesac\n"
+        );
+        let half = files.path().join(broken);
+        fs::write(&half, script).expect("a script");
+        fs::set_permissions(&half, PermissionsExt::from_mode(0o755)).expect("it may run");
+        let failed = lab.command("up", &[]).env("WEFT_BINARY", &half).output();
+        let failed = failed.expect("weft runs");
+        assert_eq!(failed.status.code(), Some(1));
+        let said = text(&failed.stderr);
+        assert!(
+            said.contains(part) && said.contains("it cannot be"),
+            "{said}"
+        );
+        assert_eq!(
+            processes_about(&format!("lab-{}/", lab.name)),
+            Vec::<PathBuf>::new()
+        );
+    }
 
     let silent = lab
         .command("up", &[])
@@ -241,8 +332,10 @@ fn an_ordinary_user_brings_up_a_lab() {
         );
     }
     assert_eq!(lab.exec("n1p1", &["id", "-u"]), "0\n", "root inside");
-    let v4 = lab.exec("n1p1", &["cat", "/proc/net/fib_trie"]);
-    assert!(v4.contains("10.244.1.11"), "{v4}");
+    let [v4, _] = addresses(&state, 0, 0);
+    let found = lab.exec("n1p1", &["cat", "/proc/net/fib_trie"]);
+    assert!(found.contains(&format!("|-- {v4}\n")), "{found}");
+    assert_eq!(lab.owner_of(v4), "lab/n1p1/eth0");
     lab.down();
     assert!(!runs(keeper) && !forwarders.iter().any(|pid| runs(*pid)));
     let left = fs::read_dir(user.runtime.join("weft")).expect("a directory");
@@ -374,15 +467,25 @@ impl TestLab {
     /// The keeper and the forwarders.
     fn processes(&self) -> (Pid, Vec<Pid>) {
         let status = self.status();
-        let pid = |value: &Value| {
-            let pid = value["pid"].as_i64().expect("a pid");
-            Pid::from_raw(i32::try_from(pid).expect("a pid"))
-        };
         let nodes = status["nodes"].as_array().expect("nodes");
         (
             pid(&status["keeper"]),
             nodes.iter().map(|node| pid(&node["forwarder"])).collect(),
         )
+    }
+
+    /// Whom the IPAM server knows an address to be of.
+    fn owner_of(&self, address: IpAddr) -> String {
+        let mut words = self.prefix.iter().map(String::as_str);
+        let output = Command::new(words.next().unwrap_or(WEFT))
+            .args(words)
+            .args(["ipam", "show", "--json", "--lab", &self.name])
+            .args(["--ip", &address.to_string()])
+            .output()
+            .expect("weft runs");
+        let info: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let handle = info["allocation"]["handle"].as_str();
+        handle.unwrap_or_default().to_owned()
     }
 
     /// All namespaces of the lab, as their links read.
@@ -412,6 +515,20 @@ fn run(verb: &str, arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .expect("weft runs")
+}
+
+fn pid(process: &Value) -> Pid {
+    let pid = process["pid"].as_i64().expect("a pid");
+    Pid::from_raw(i32::try_from(pid).expect("a pid"))
+}
+
+/// A pod's, as the state has them; nodes and pods from 0.
+fn addresses(state: &Value, node: usize, pod: usize) -> [IpAddr; 2] {
+    let pod = &state["nodes"][node]["pods"][pod];
+    ["v4", "v6"].map(|family| {
+        let address = pod[family].as_str().expect("an address");
+        address.parse().expect("an address")
+    })
 }
 
 fn unused_name() -> String {

@@ -12,8 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use weft_api::{
-    forwarder::{Nodes, PortState, Reply, Request, Status},
+    forwarder::{PortState, Reply, Request, Status},
     names::Name,
 };
 use weft_cni::link::{self, Attach};
@@ -168,7 +169,7 @@ fn a_peer_taken_away_is_unreachable_and_other_flows_do_not_notice() {
         scope.spawn(|| traffic.keep(one, other));
         let _stop = traffic.until_dropped();
         traffic.moves("with both peers");
-        apply(&lab, &[2]);
+        lab.forget_node(1).expect("forgotten");
         let before = ledgers_while_busy(&lab, 0);
         for (family, code) in [(Family::V4, 1), (Family::V6, 3)] {
             let answer = Question::to(family.of(away))
@@ -188,11 +189,39 @@ fn a_peer_taken_away_is_unreachable_and_other_flows_do_not_notice() {
         });
         assert!(ledgers_while_busy(&lab, 0).dropped("no_route") >= before.dropped("no_route") + 4);
         traffic.moves("without one peer");
-        apply(&lab, &[1, 2]);
+        lab.restore_node(1).expect("known again");
         talk(&lab, one, away);
         traffic.moves("with both again");
     });
     ledger(&lab, 0);
+}
+
+#[test]
+fn a_killed_ipam_server_disturbs_no_flow() {
+    needs_namespaces!();
+    let lab = lab(Spec::default());
+    let (one, neighbour, remote) = (pod(&lab, "n1p1"), pod(&lab, "n1p2"), pod(&lab, "n2p1"));
+    let ipam = lab.ipam.as_ref().expect("an IPAM server");
+    let is_followed = |node: usize| {
+        let status = status(forwarder(&lab, node));
+        status.ipam.expect("a forwarder that follows").connected
+    };
+    assert!(is_followed(0) && is_followed(1));
+    let before = ledger(&lab, 0);
+    let traffic = Traffic::default();
+    thread::scope(|scope| {
+        scope.spawn(|| traffic.keep(one, remote));
+        let _stop = traffic.until_dropped();
+        traffic.moves("with the server");
+        let server = Process::of(ipam.pid()).expect("it runs");
+        server.signal(Signal::SIGKILL).expect("killed");
+        eventually("the forwarders notice", || {
+            !is_followed(0) && !is_followed(1)
+        });
+        traffic.moves("without it");
+        talk(&lab, neighbour, remote);
+    });
+    assert_eq!(unexpected_drops(&lab, 0, &before), BTreeMap::new());
 }
 
 #[test]
@@ -346,9 +375,7 @@ fn nothing_is_left_of_a_lab_whose_forwarder_was_killed() {
     let processes: Vec<_> = [0, 1]
         .map(|node| Process::of(forwarder(&lab, node).pid()).expect("it runs"))
         .into();
-    processes[0]
-        .signal(nix::sys::signal::Signal::SIGKILL)
-        .expect("killed");
+    processes[0].signal(Signal::SIGKILL).expect("killed");
     drop(lab);
     assert!(processes.iter().all(|process| !process.runs()));
     // A namespace of another test may have got the number of one of these.
@@ -509,17 +536,6 @@ fn status(forwarder: &Forwarder) -> Box<Status> {
         Reply::Status(status) => status,
         other => panic!("{other:?} is no status"),
     }
-}
-
-/// Tells node 1 that these are its peers.
-fn apply(lab: &Lab, peers: &[usize]) {
-    let record = |node: usize| lab.nodes[node].plan.record().expect("a record");
-    let nodes = Nodes {
-        node: record(0),
-        peers: peers.iter().map(|&node| record(node)).collect(),
-    };
-    let mut client = forwarder(lab, 0).client().expect("a client");
-    client.request(&Request::Apply(nodes)).expect("applied");
 }
 
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -1,29 +1,17 @@
-//! One forwarder process a node, started inside the node's namespace and
-//! gone with the lab, however the lab ends.
-//!
-//! The kernel kills a forwarder with the *thread* that started it
-//! (PR_SET_PDEATHSIG), so one thread starts them all and lives as long as
-//! the lab.
+//! One forwarder process a node, started inside the node's namespace. It
+//! learns the nodes from the lab's IPAM server.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs,
     net::IpAddr,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use anyhow::{Context, bail, ensure};
 use weft_api::{
-    forwarder::{DEFAULT_PORT, Node, Nodes, Reply, Request},
+    forwarder::{DEFAULT_PORT, Node, Reply, Request, Status},
     names::{Name, Vni},
 };
 use weft_cni::{
@@ -35,12 +23,13 @@ use weft_cni::{
 };
 
 use crate::{
+    daemon::{Daemon, Starter},
     role,
     spec::{Attach, NodePlan, Spec},
 };
 
-const START_DEADLINE: Duration = Duration::from_secs(10);
-const STOP_DEADLINE: Duration = Duration::from_secs(2);
+/// For a forwarder to hear what the IPAM server says.
+const NEWS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Lines that a node's `[uplink]` has besides those that the spec asks for.
 pub type Settings<'a> = &'a dyn Fn(&NodePlan) -> String;
@@ -48,135 +37,125 @@ pub type Settings<'a> = &'a dyn Fn(&NodePlan) -> String;
 /// A running forwarder.
 #[derive(Debug)]
 pub struct Forwarder {
-    child: Child,
+    daemon: Daemon,
     pub control: PathBuf,
-    log: PathBuf,
 }
 
 impl Forwarder {
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.daemon.pid()
     }
 
     pub fn client(&self) -> anyhow::Result<Client> {
         Ok(Client::connect(&self.control)?)
     }
 
-    /// Starts node `name`'s in `netns`. Its files are in `dir`.
+    /// Starts node `name`'s in `netns`. Its files are in `dir`. It follows
+    /// the IPAM server at socket `ipam`, where one is given.
     pub(crate) fn start(
         starter: &Starter,
         name: &str,
         configuration: &str,
         netns: &Netns,
         dir: &Path,
+        ipam: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let [control, config, log] =
             ["sock", "toml", "log"].map(|end| dir.join(format!("{name}.{end}")));
         fs::write(&config, configuration).with_context(|| format!("write {config:?}"))?;
-        let output = File::create(&log).with_context(|| format!("create {log:?}"))?;
         let mut command = role::forwarder(netns)?;
         command
             .arg("--control")
             .arg(&control)
             .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            // A terminal's Ctrl-C is for the lab, which then ends its parts.
-            .process_group(0);
-        let child = starter.start(command).context("start weft-forwarder")?;
-        let mut forwarder = Self {
-            child,
-            control,
-            log,
+            .arg(&config);
+        if let Some(ipam) = ipam {
+            command.arg("--ipam").arg(ipam);
+        }
+        // A connection alone says little: the socket is there before the
+        // uplink, on which the forwarder may yet fail.
+        let answers = || {
+            let client = Client::connect(&control);
+            client.is_ok_and(|mut client| client.request(&Request::Status).is_ok())
         };
-        forwarder.wait_until_ready()?;
+        let daemon = Daemon::start(starter, "weft-forwarder", command, log, answers)?;
+        Ok(Self { daemon, control })
+    }
+
+    /// Waits until its tables are those of the IPAM server's `revision`, or
+    /// newer. Returns its status then.
+    pub fn follows(&self, revision: u64) -> anyhow::Result<Status> {
+        let mut client = self.client()?;
+        let until = Instant::now() + NEWS_DEADLINE;
+        loop {
+            let Reply::Status(status) = client.request(&Request::Status)? else {
+                bail!("the forwarder answered something else than its status");
+            };
+            let followed = status.ipam.as_ref().and_then(|ipam| ipam.revision);
+            if followed.is_some_and(|followed| followed >= revision) {
+                return Ok(*status);
+            }
+            ensure!(
+                Instant::now() < until,
+                "the forwarder does not hear of the IPAM server's revision {revision} in {} s: {:?}",
+                NEWS_DEADLINE.as_secs(),
+                status.ipam
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// What all forwarders of a lab have in common.
+pub(crate) struct Ground<'a> {
+    pub starter: &'a Starter,
+    pub spec: &'a Spec,
+    pub settings: Settings<'a>,
+    pub dir: &'a Path,
+    /// The IPAM server's socket, and what it knows all of the plan by.
+    pub ipam: &'a Path,
+    pub revision: u64,
+}
+
+impl Ground<'_> {
+    /// Starts a forwarder on every node and wires the pods. `pods` holds each
+    /// node's namespaces.
+    pub(crate) fn start_all(
+        &self,
+        plan: &[NodePlan],
+        nodes: &[Netns],
+        pods: &[Vec<Netns>],
+    ) -> anyhow::Result<Vec<Forwarder>> {
+        let places = plan.iter().zip(nodes).zip(pods);
+        places
+            .map(|((node, netns), pods)| {
+                self.start(node, netns, pods)
+                    .with_context(|| format!("node {}", node.name))
+            })
+            .collect()
+    }
+
+    fn start(&self, node: &NodePlan, netns: &Netns, pods: &[Netns]) -> anyhow::Result<Forwarder> {
+        let configuration = configuration(self.spec, node) + &(self.settings)(node);
+        let forwarder = Forwarder::start(
+            self.starter,
+            &node.name,
+            &configuration,
+            netns,
+            self.dir,
+            Some(self.ipam),
+        )?;
+        let workers = forwarder.follows(self.revision)?.workers;
+        wire(
+            self.spec,
+            node,
+            netns,
+            pods,
+            workers,
+            &mut forwarder.client()?,
+        )?;
         Ok(forwarder)
     }
-
-    fn wait_until_ready(&mut self) -> anyhow::Result<()> {
-        let until = Instant::now() + START_DEADLINE;
-        while !self.answers() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "weft-forwarder ended at once ({status}): {}",
-                    self.last_words()
-                );
-            }
-            if Instant::now() > until {
-                bail!(
-                    "weft-forwarder does not listen on {:?} after {} s: {}",
-                    self.control,
-                    START_DEADLINE.as_secs(),
-                    self.last_words()
-                );
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    }
-
-    /// A connection alone says little: the socket is there before the uplink,
-    /// on which the forwarder may yet fail.
-    fn answers(&self) -> bool {
-        let client = self.client();
-        client.is_ok_and(|mut client| client.request(&Request::Status).is_ok())
-    }
-
-    fn last_words(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        match lines.len() {
-            0 => "it said nothing".to_owned(),
-            len => lines[len.saturating_sub(5)..].join("\n"),
-        }
-    }
-}
-
-impl Drop for Forwarder {
-    fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // Reaped below, so the pid is still its own.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-        let until = Instant::now() + STOP_DEADLINE;
-        while Instant::now() < until {
-            match self.child.try_wait() {
-                Ok(None) => thread::sleep(Duration::from_millis(2)),
-                Ok(Some(_)) | Err(_) => return,
-            }
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Starts a forwarder on every node, tells each of the others, and wires the
-/// pods. `pods` holds each node's namespaces.
-pub(crate) fn start_all(
-    starter: &Starter,
-    spec: &Spec,
-    settings: Settings<'_>,
-    plan: &[NodePlan],
-    nodes: &[Netns],
-    pods: &[Vec<Netns>],
-    dir: &Path,
-) -> anyhow::Result<Vec<Forwarder>> {
-    let mut forwarders = Vec::new();
-    for ((node, netns), pods) in plan.iter().zip(nodes).zip(pods) {
-        let started = || format!("node {}", node.name);
-        let configuration = configuration(spec, node) + &settings(node);
-        let forwarder = Forwarder::start(starter, &node.name, &configuration, netns, dir)
-            .with_context(started)?;
-        let mut client = forwarder.client().with_context(started)?;
-        forwarders.push(forwarder);
-        client
-            .request(&Request::Apply(nodes_as_seen_by(node, plan)?))
-            .with_context(started)?;
-        wire(spec, node, netns, pods, &mut client)?;
-    }
-    Ok(forwarders)
 }
 
 fn wire(
@@ -184,14 +163,9 @@ fn wire(
     node: &NodePlan,
     netns: &Netns,
     pods: &[Netns],
+    workers: usize,
     client: &mut Client,
 ) -> anyhow::Result<()> {
-    let Reply::Status(status) = client.request(&Request::Status)? else {
-        bail!(
-            "the forwarder of {} answered something else than its status",
-            node.name
-        );
-    };
     for (pod, pod_netns) in node.pods.iter().zip(pods) {
         let wiring = Wiring {
             interface: "eth0".to_owned(),
@@ -199,9 +173,7 @@ fn wire(
             addresses: pod.addresses().to_vec(),
             mtu: spec.pod_mtu(),
             attach: match spec.attach {
-                Attach::Tap => PodAttach::Tap {
-                    queues: status.workers,
-                },
+                Attach::Tap => PodAttach::Tap { queues: workers },
                 Attach::Veth => PodAttach::Veth,
             },
             gso: Some(Gso::one_send(spec.pod_mtu())),
@@ -210,14 +182,6 @@ fn wire(
         netns.run(|| wire_pod::attach_pod(pod_netns, &port, &wiring, client))??;
     }
     Ok(())
-}
-
-fn nodes_as_seen_by(node: &NodePlan, plan: &[NodePlan]) -> anyhow::Result<Nodes> {
-    let peers = plan.iter().filter(|peer| peer.number != node.number);
-    Ok(Nodes {
-        node: record(node)?,
-        peers: peers.map(record).collect::<Result<_, _>>()?,
-    })
 }
 
 /// What other nodes are told of this one.
@@ -248,52 +212,6 @@ fn configuration(spec: &Spec, node: &NodePlan) -> String {
         Vni::DEFAULT.value(),
         spec.mtu,
     )
-}
-
-/// The thread whose end is the forwarders' end.
-#[derive(Debug)]
-pub(crate) struct Starter {
-    orders: Option<mpsc::Sender<Order>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-type Order = (Command, mpsc::Sender<io::Result<Child>>);
-
-impl Starter {
-    pub(crate) fn new() -> io::Result<Self> {
-        let (orders, taken) = mpsc::channel::<Order>();
-        let thread = thread::Builder::new()
-            .name("starter".to_owned())
-            .spawn(move || {
-                for (mut command, answer) in taken {
-                    // Whoever asked waits for it.
-                    let _ = answer.send(command.spawn());
-                }
-            })?;
-        Ok(Self {
-            orders: Some(orders),
-            thread: Some(thread),
-        })
-    }
-
-    fn start(&self, command: Command) -> anyhow::Result<Child> {
-        let (answer, answered) = mpsc::channel();
-        let orders = self.orders.as_ref().context("the lab is going down")?;
-        orders
-            .send((command, answer))
-            .ok()
-            .context("the starter thread ended")?;
-        Ok(answered.recv().context("the starter thread ended")??)
-    }
-}
-
-impl Drop for Starter {
-    fn drop(&mut self) {
-        drop(self.orders.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::{
     role,
     spec::Spec,
     state::{self, State},
-    userns,
+    throwaway, userns,
 };
 
 /// What a keeper is told, on its standard input.
@@ -37,6 +37,7 @@ struct Order {
 /// Brings a lab up that outlives the caller.
 pub fn start(spec: &Spec) -> anyhow::Result<State> {
     spec.check()?;
+    throwaway::clear_abandoned();
     let dir = state::make_dir(&spec.name)?;
     let started = hand_over(spec, &dir).and_then(|()| State::load(&dir));
     if started.is_err() {

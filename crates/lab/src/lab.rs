@@ -2,9 +2,8 @@
 //! leaves nothing behind.
 
 use std::{
-    env, fs,
     net::{Ipv4Addr, Ipv6Addr},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::Context;
@@ -12,9 +11,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use weft_cni::netns::Netns;
 
 use crate::{
-    forwarders::{self, Forwarder, Settings, Starter},
+    daemon::Starter,
+    forwarders::{Forwarder, Ground, Settings},
+    ipam::Ipam,
     kernel,
     spec::{Kind, NodePlan, PodPlan, Spec},
+    throwaway::ThrowAwayDir,
     underlay::{self, Underlay},
 };
 
@@ -26,6 +28,8 @@ pub struct Lab {
     pub nodes: Vec<Node>,
     /// `n1p1`, `n1p2`, … `n2p1`, …
     pub pods: Vec<Pod>,
+    /// None in a lab of kind [`Kind::Kernel`].
+    pub ipam: Option<Ipam>,
     _fabric: Option<Netns>,
     _starter: Starter,
     _dir: Option<ThrowAwayDir>,
@@ -86,7 +90,7 @@ impl Lab {
         spec.check()?;
         // Each namespace is an fd here; a limit that stays low tells itself.
         let _ = raise_open_files();
-        let plan = spec.plan();
+        let mut plan = spec.plan();
         let starter = Starter::new().context("start a thread")?;
         let Underlay { nodes, fabric } = underlay::lay(spec, &plan)?;
         let mut pods = Vec::new();
@@ -95,16 +99,26 @@ impl Lab {
                 node.pods.iter().map(|pod| Netns::make(&pod.name)).collect();
             pods.push(made?);
         }
-        let forwarders = match spec.kind {
+        let (ipam, forwarders) = match spec.kind {
             Kind::Weft => {
-                forwarders::start_all(&starter, spec, settings, &plan, &nodes, &pods, dir)?
+                let ipam = Ipam::start(&starter, dir)?;
+                let ground = Ground {
+                    starter: &starter,
+                    spec,
+                    settings,
+                    dir,
+                    ipam: &ipam.socket,
+                    revision: ipam.fill(&mut plan).context("ask the IPAM server")?,
+                };
+                let forwarders = ground.start_all(&plan, &nodes, &pods)?;
+                (Some(ipam), forwarders)
             }
             Kind::Kernel => {
                 for ((node, netns), pods) in plan.iter().zip(&nodes).zip(&pods) {
                     kernel::set_up(spec, &plan, node, netns, pods)
                         .with_context(|| format!("node {}", node.name))?;
                 }
-                Vec::new()
+                (None, Vec::new())
             }
         };
         let mut forwarders = forwarders.into_iter();
@@ -112,6 +126,7 @@ impl Lab {
             spec: spec.clone(),
             nodes: Vec::new(),
             pods: Vec::new(),
+            ipam,
             _fabric: fabric,
             _starter: starter,
             _dir: None,
@@ -144,27 +159,4 @@ impl Lab {
 fn raise_open_files() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-}
-
-/// A directory of the lab's own, 0700 and gone with it.
-#[derive(Debug)]
-pub(crate) struct ThrowAwayDir(PathBuf);
-
-impl ThrowAwayDir {
-    pub(crate) fn make() -> anyhow::Result<Self> {
-        let template = env::temp_dir().join("weft-lab-XXXXXX");
-        let made = nix::unistd::mkdtemp(&template)
-            .with_context(|| format!("make a directory like {template:?}"))?;
-        Ok(Self(made))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for ThrowAwayDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

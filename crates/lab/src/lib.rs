@@ -1,7 +1,7 @@
 //! Throw-away nodes, pods and traffic, in network namespaces without names.
 //!
 //! ```text
-//! spec ► underlay ► forwarders (weft) or kernel (the baseline) = lab
+//! spec ► underlay ► ipam, forwarders (weft) or kernel (the baseline) = lab
 //! lab ► probe, traffic ► compare
 //! workshop (a lab's parts one by one) ► exchange, icmp, ledger: for tests
 //! keeper (holds a lab between commands) ► state ► session
@@ -11,9 +11,11 @@
 //! wired. Whatever ends the process that holds a [`Lab`] ends the lab.
 
 pub mod compare;
+mod daemon;
 pub mod exchange;
 mod forwarders;
 pub mod icmp;
+mod ipam;
 pub mod keeper;
 mod kernel;
 mod lab;
@@ -25,15 +27,18 @@ pub mod session;
 mod spec;
 mod state;
 pub mod stop;
+mod throwaway;
+mod traces;
 pub mod traffic;
 mod underlay;
 pub mod userns;
 pub mod workshop;
 
 pub use forwarders::{Forwarder, Settings};
+pub use ipam::Ipam;
 pub use lab::{Lab, Node, Pod};
 pub use ledger::Ledger;
 pub use process::Process;
-pub use role::{FORWARDER, KEEPER, become_forwarder, use_executable};
+pub use role::{FORWARDER, IPAM, KEEPER, become_forwarder, become_ipam, use_executable};
 pub use spec::{Attach, Kind, NodePlan, Outer, PodPlan, Spec};
-pub use state::{ForwarderState, NodeState, State, dir_of};
+pub use state::{ForwarderState, IpamState, NodeState, State, dir_of};

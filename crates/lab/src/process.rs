@@ -38,6 +38,15 @@ impl Process {
         })
     }
 
+    /// What [`fmt::Display`] wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (pid, started) = text.split_once(" started at ")?;
+        Some(Self {
+            pid: pid.parse().ok()?,
+            started: started.parse().ok()?,
+        })
+    }
+
     pub fn current() -> io::Result<Self> {
         Self::of(std::process::id()).ok_or_else(|| io::Error::other("/proc is not mounted"))
     }
@@ -159,6 +168,7 @@ mod tests {
         };
         earlier.signal(Signal::SIGKILL).expect("nothing to do");
         assert!(process.runs() && !earlier.runs());
+        assert_eq!(Process::parse(&process.to_string()), Some(process));
         process.signal(Signal::SIGKILL).expect("killed");
         // Not yet reaped, and yet no longer running.
         assert!(process.ends_within(Duration::from_secs(5)));

@@ -20,6 +20,8 @@ use weft_cni::netns::Netns;
 
 /// The forwarder of a lab's node.
 pub const FORWARDER: &str = "weft-lab-forwarder";
+/// The IPAM server of a lab.
+pub const IPAM: &str = "weft-lab-ipam";
 /// The process that holds a lab.
 pub const KEEPER: &str = "weft-lab-keeper";
 
@@ -37,6 +39,14 @@ pub(crate) fn forwarder(netns: &Netns) -> anyhow::Result<Command> {
         .arg0(FORWARDER)
         .arg(format!("/proc/{me}/fd/{}", netns.as_raw_fd()))
         .arg(me.to_string());
+    Ok(command)
+}
+
+/// A command that runs an IPAM server; its own arguments are the caller's to
+/// add.
+pub(crate) fn ipam() -> anyhow::Result<Command> {
+    let mut command = Command::new(executable()?);
+    command.arg0(IPAM).arg(process::id().to_string());
     Ok(command)
 }
 
@@ -65,13 +75,25 @@ pub fn become_forwarder(
     mut arguments: impl Iterator<Item = OsString>,
 ) -> anyhow::Result<Vec<OsString>> {
     let netns = arguments.next().context("no namespace given")?;
+    die_with_the_lab(&mut arguments)?;
+    Netns::open(Path::new(&netns))?.enter()?;
+    Ok(arguments.collect())
+}
+
+/// The same for an IPAM server's process, which stays where it is.
+pub fn become_ipam(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Result<Vec<OsString>> {
+    die_with_the_lab(&mut arguments)?;
+    Ok(arguments.collect())
+}
+
+/// The next argument is the process that holds the lab.
+fn die_with_the_lab(arguments: &mut impl Iterator<Item = OsString>) -> anyhow::Result<()> {
     let parent = arguments.next().context("no parent given")?;
     prctl::set_pdeathsig(Signal::SIGKILL).context("die with the lab")?;
     // A parent that ended before that line sends no signal any more.
     ensure!(
         parent == OsStr::new(&getppid().to_string()),
-        "the lab ended before its forwarder began"
+        "the lab ended before this part of it began"
     );
-    Netns::open(Path::new(&netns))?.enter()?;
-    Ok(arguments.collect())
+    Ok(())
 }

@@ -24,6 +24,7 @@ use weft_cni::netns::Netns;
 use crate::{
     process::{self, Process},
     state::{self, MARK, State},
+    traces,
 };
 
 /// For each process to end in.
@@ -37,12 +38,15 @@ pub struct Status {
     pub keeper_runs: bool,
     /// By node; None where the node has no forwarder.
     pub forwarder_runs: Vec<Option<bool>>,
+    /// None where the lab has no IPAM server.
+    pub ipam_runs: Option<bool>,
 }
 
 impl Status {
     pub fn is_whole(&self) -> bool {
         self.keeper_runs
             && !self.state.nodes.is_empty()
+            && self.ipam_runs != Some(false)
             && self.forwarder_runs.iter().all(|runs| *runs != Some(false))
     }
 }
@@ -53,6 +57,7 @@ pub fn status(name: &str) -> anyhow::Result<Status> {
     Ok(Status {
         keeper_runs: state.keeper.runs(),
         forwarder_runs: state.nodes.iter().map(runs).collect(),
+        ipam_runs: state.ipam.as_ref().map(|ipam| ipam.process.runs()),
         state,
     })
 }
@@ -115,25 +120,34 @@ fn enter(state: &State, netns: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends a lab and removes its traces, whatever is left of it.
-pub fn down(name: &str) -> anyhow::Result<()> {
+/// Ends a lab and removes its traces, whatever is left of it. Returns what
+/// the caller has to know where the lab's state could not be read.
+pub fn down(name: &str) -> anyhow::Result<Option<String>> {
     let dir = state::dir_of(name)?;
     ensure!(dir.exists(), "there is no lab {name}");
+    let mut caution = None;
     match State::load(&dir) {
         Ok(state) => end_processes(&state)?,
         // Killed before it wrote anything, so before it started anything.
         Err(_) if !dir.join(state::FILE).exists() => {}
-        Err(error) => return Err(error),
+        Err(error) => {
+            let processes = traces::of(name, &dir)?;
+            caution = Some(format!(
+                "{error:#}; {} processes of lab {name} were found without it and ended. If \
+                 another is left in a namespace of the lab, lsns -t net shows it: end it by kill",
+                processes.len()
+            ));
+            end(processes)?;
+        }
     }
-    fs::remove_dir_all(&dir).with_context(|| format!("remove {dir:?}"))
+    fs::remove_dir_all(&dir).with_context(|| format!("remove {dir:?}"))?;
+    Ok(caution)
 }
 
 fn end_processes(state: &State) -> anyhow::Result<()> {
-    let me = Process::current()?;
     let mut processes = process::with_environment(&format!("{MARK}={}", state.mark()))?;
     processes.extend(inside(state)?);
-    processes.retain(|guest| *guest != me);
-    // The keeper ends its forwarders itself, and the kernel does for a
+    // The keeper ends its daemons itself, and the kernel does for a
     // keeper that was killed: they stand here for the case of neither.
     processes.push(state.keeper);
     let forwarders = state
@@ -141,6 +155,13 @@ fn end_processes(state: &State) -> anyhow::Result<()> {
         .iter()
         .filter_map(|node| node.forwarder.as_ref());
     processes.extend(forwarders.map(|forwarder| forwarder.process));
+    processes.extend(state.ipam.iter().map(|ipam| ipam.process));
+    end(processes)
+}
+
+fn end(mut processes: Vec<Process>) -> anyhow::Result<()> {
+    let me = Process::current()?;
+    processes.retain(|process| *process != me);
     for process in &processes {
         process.signal(Signal::SIGTERM)?;
     }
@@ -181,4 +202,5 @@ fn load(name: &str) -> anyhow::Result<State> {
         bail!("there is no lab {name}; bring it up by weft lab up --name {name}");
     }
     State::load(&dir)
+        .with_context(|| format!("lab {name} is broken; end it by weft lab down --name {name}"))
 }

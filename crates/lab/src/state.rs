@@ -34,6 +34,8 @@ pub struct State {
     pub rootless: bool,
     /// Empty until the lab is up.
     pub nodes: Vec<NodeState>,
+    /// None where the kernel carries the packets.
+    pub ipam: Option<IpamState>,
     /// Of all nodes and pods.
     pub namespaces: Vec<NamespaceState>,
 }
@@ -64,6 +66,13 @@ pub struct ForwarderState {
     pub control: PathBuf,
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IpamState {
+    #[serde(flatten)]
+    pub process: Process,
+    pub socket: PathBuf,
+}
+
 impl State {
     /// A lab that is about to come up.
     pub fn starting(spec: &Spec, rootless: bool) -> anyhow::Result<Self> {
@@ -73,6 +82,7 @@ impl State {
             keeper,
             rootless,
             nodes: Vec::new(),
+            ipam: None,
             namespaces: Vec::new(),
         })
     }
@@ -101,6 +111,11 @@ impl State {
             .enumerate()
             .map(node_state)
             .collect::<Result<_, _>>()?;
+        let ipam = lab.ipam.as_ref().map(|ipam| {
+            let process = Process::of(ipam.pid()).context("the IPAM server ended")?;
+            let socket = ipam.socket.clone();
+            anyhow::Ok(IpamState { process, socket })
+        });
         let held = lab.nodes.iter().map(|node| &node.netns);
         let namespaces = held
             .chain(lab.pods.iter().map(|pod| &pod.netns))
@@ -108,6 +123,7 @@ impl State {
             .collect::<io::Result<_>>()?;
         Ok(Self {
             nodes,
+            ipam: ipam.transpose()?,
             namespaces,
             ..self
         })
@@ -158,6 +174,11 @@ impl State {
             .and_then(|()| fs::rename(&fresh, &path))
             .with_context(|| format!("write {path:?}"))
     }
+}
+
+/// The keeper that a mark of lab `name` speaks of.
+pub(crate) fn marked_keeper(name: &str, mark: &str) -> Option<Process> {
+    Process::parse(mark.strip_prefix(name)?.strip_prefix(' ')?)
 }
 
 impl NamespaceState {

@@ -6,7 +6,7 @@
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use weft_api::{forwarder::Node, names::Name};
+use weft_api::{forwarder::Node, ipam, names::Name};
 use weft_cni::{
     gso::Gso,
     link::{Attach, Wiring},
@@ -15,9 +15,11 @@ use weft_cni::{
 };
 
 use crate::{
-    forwarders::{self, Forwarder, Starter},
-    lab::{Lab, Pod, ThrowAwayDir},
+    daemon::Starter,
+    forwarders::{self, Forwarder},
+    lab::{Lab, Pod},
     spec::{NodePlan, PodPlan},
+    throwaway::ThrowAwayDir,
     underlay,
 };
 
@@ -44,7 +46,8 @@ impl Workshop {
         configuration: &str,
         netns: &Netns,
     ) -> anyhow::Result<Forwarder> {
-        Forwarder::start(&self.starter, name, configuration, netns, self.dir.path())
+        let dir = self.dir.path();
+        Forwarder::start(&self.starter, name, configuration, netns, dir, None)
             .with_context(|| format!("node {name}"))
     }
 }
@@ -98,11 +101,42 @@ impl Lab {
     pub fn add_pod(&mut self, node: usize, attach: Attach) -> anyhow::Result<&Pod> {
         let place = &self.nodes[node];
         let number = self.pods.iter().filter(|pod| pod.node == node).count() + 1;
-        let pod = Pod::make(PodPlan::new(place.plan.number, number), node)?;
+        let mut plan = PodPlan::new(place.plan.number, number);
+        let ipam = self.ipam.as_ref().context("no IPAM server")?;
+        ipam.fill_pod(&place.plan, &mut plan)?;
+        let pod = Pod::make(plan, node)?;
         let forwarder = place.forwarder.as_ref().context("no forwarder")?;
         pod.plug(attach, self.spec.pod_mtu(), &place.netns, forwarder)?;
         self.pods.push(pod);
         self.pods.last().context("just pushed")
+    }
+
+    /// Makes the IPAM server forget a node, and waits until all forwarders
+    /// have heard of it.
+    pub fn forget_node(&self, node: usize) -> anyhow::Result<()> {
+        self.tell(&self.nodes[node].plan.leaves()?)
+    }
+
+    /// Makes a forgotten node known again, with all that it had.
+    pub fn restore_node(&self, node: usize) -> anyhow::Result<()> {
+        self.tell(&self.nodes[node].plan.returns()?)
+    }
+
+    /// Changes what the IPAM server says of a node, and waits until all
+    /// forwarders have heard of it.
+    pub fn change_node(&self, entry: ipam::Node) -> anyhow::Result<()> {
+        self.tell(&[ipam::Request::NodePut(Box::new(entry))])
+    }
+
+    /// The last request must change a node or a route: of nothing else the
+    /// forwarders hear.
+    fn tell(&self, requests: &[ipam::Request]) -> anyhow::Result<()> {
+        let ipam = self.ipam.as_ref().context("no IPAM server")?;
+        let revision = ipam.tell(requests)?;
+        for forwarder in self.nodes.iter().filter_map(|node| node.forwarder.as_ref()) {
+            forwarder.follows(revision)?;
+        }
+        Ok(())
     }
 }
 
