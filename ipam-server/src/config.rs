@@ -169,7 +169,7 @@ struct LimitKeys {
     clients: Option<usize>,
     requests: Option<usize>,
     batch: Option<usize>,
-    deadline_seconds: Option<u64>,
+    deadline_seconds: Option<usize>,
     watch_backlog_bytes: Option<usize>,
 }
 
@@ -215,12 +215,18 @@ impl SocketKeys {
 impl LimitKeys {
     fn complete(self) -> Result<Limits, ConfigError> {
         let usual = Limits::default();
-        let deadline = self.deadline_seconds.unwrap_or(usual.deadline.as_secs());
+        let usual_deadline = usize::try_from(usual.deadline.as_secs()).unwrap_or(usize::MAX);
+        let deadline = within(
+            "limits.deadline_seconds",
+            self.deadline_seconds,
+            usual_deadline,
+            3600,
+        )?;
         Ok(Limits {
             clients: within("limits.clients", self.clients, usual.clients, 65536)?,
             requests: within("limits.requests", self.requests, usual.requests, 65536)?,
             batch: within("limits.batch", self.batch, usual.batch, 65536)?,
-            deadline: Duration::from_secs(deadline.clamp(1, 3600)),
+            deadline: Duration::from_secs(deadline as u64),
             backlog: within(
                 "limits.watch_backlog_bytes",
                 self.watch_backlog_bytes,
@@ -314,5 +320,87 @@ mod tests {
             let refusal = etcd(url, keys).expect_err(told).to_string();
             assert!(refusal.contains(told), "{refusal}");
         }
+    }
+
+    fn load(text: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ipam.toml");
+        fs::write(&path, text).expect("a file");
+        Config::load(Some(&path)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_key_has_a_default() {
+        let (file, none) = (load("").expect("empty"), Config::load(None).expect("none"));
+        assert_eq!(file.limits, none.limits);
+        assert_eq!(file.limits, Limits::default());
+        assert_eq!(file.access, Access::default());
+        assert_eq!(file.socket, Path::new(SOCKET_DEFAULT));
+        assert_eq!((file.store.as_str(), file.pools.len()), (STORE_DEFAULT, 0));
+    }
+
+    #[test]
+    fn all_keys_are_taken() {
+        let text = "store = 'x.redb'\n\
+            [socket]\npath = '/x'\nmode = '0660'\nowner = 'root'\ngroup = '7'\nuids = [1]\ngids = [2]\n\
+            [etcd]\nuser = 'u'\npassword_file = '/p'\nauthority = '/a'\ncertificate = '/c'\nkey = '/k'\n\
+            [limits]\nclients = 1\nrequests = 2\nbatch = 3\ndeadline_seconds = 4\nwatch_backlog_bytes = 5\n\
+            [[pool]]\nname = 'a'\ncidr = '10.0.0.0/24'\n";
+        let config = load(text).expect("all are known");
+        let access = Access {
+            mode: 0o660,
+            owner: Some(0),
+            group: Some(7),
+            uids: vec![1],
+            gids: vec![2],
+        };
+        let limits = Limits {
+            clients: 1,
+            requests: 2,
+            batch: 3,
+            deadline: Duration::from_secs(4),
+            backlog: 5,
+        };
+        assert_eq!((config.access, config.limits), (access, limits));
+        assert_eq!((config.store.as_str(), config.pools.len()), ("x.redb", 1));
+        assert_eq!(config.etcd.user.as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_place() {
+        let table = [
+            ("colour = 1", "line 1"),
+            ("store = 'x'\nstore = 'y'", "line 2"),
+            ("\n[socket\n", "line 2"),
+            ("[socket]\nmode = 432", "line 2"),
+            ("[socket]\n\nuids = ['root']", "line 3"),
+            ("[etcd]\npassword = 'x'", "line 2"),
+            ("[limits]\nclients = -1", "line 2"),
+            ("[[pool]]\nname = 'a'\ncidr = '10.0.0.0/33'", "line 3"),
+            ("[[pool]]\nname = 'a'", "cidr"),
+            ("[socket]\nmode = '0999'", "socket.mode"),
+            ("[socket]\nmode = '1777'", "socket.mode"),
+            ("[socket]\nowner = 'no such user'", "socket.owner"),
+            ("[socket]\ngroup = 'no such group'", "socket.group"),
+            ("[limits]\nclients = 0", "limits.clients"),
+            ("[limits]\nrequests = 65537", "limits.requests"),
+            ("[limits]\nbatch = 0", "limits.batch"),
+            ("[limits]\ndeadline_seconds = 0", "limits.deadline_seconds"),
+            (
+                "[limits]\ndeadline_seconds = 3601",
+                "limits.deadline_seconds",
+            ),
+            (
+                "[limits]\nwatch_backlog_bytes = 0",
+                "limits.watch_backlog_bytes",
+            ),
+        ];
+        for (text, place) in table {
+            let told = load(text).expect_err(text);
+            assert!(told.contains(place), "{text}: {told}");
+        }
+        let missing = Config::load(Some(Path::new("/nowhere/ipam.toml")));
+        let told = missing.expect_err("no file").to_string();
+        assert!(told.contains("/nowhere/ipam.toml"), "{told}");
     }
 }

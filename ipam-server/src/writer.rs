@@ -240,7 +240,10 @@ impl Writer {
                 Ended::Again => return self.refuse(&jobs, &contended()),
                 Ended::Refused(error) => return self.settle_without_store(&jobs, &error),
             }
-            self.flush();
+            // The last notes are the caller's.
+            if !jobs.is_empty() {
+                self.flush();
+            }
         }
     }
 

@@ -183,7 +183,13 @@ mod tests {
             .stdout(Stdio::null())
             .spawn()
             .expect("sleep");
-        let found = with_environment("WEFT_PROCESS_TEST=marked").expect("procfs");
+        let mark = || with_environment("WEFT_PROCESS_TEST=marked").expect("procfs");
+        // A spawned child is let go before its environment is in place.
+        let until = Instant::now() + Duration::from_secs(5);
+        while mark().is_empty() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let found = mark();
         assert_eq!(
             found.iter().map(|p| p.pid).collect::<Vec<_>>(),
             [child.id()]

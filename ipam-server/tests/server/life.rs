@@ -85,6 +85,18 @@ fn a_stale_socket_is_taken_over_and_a_live_one_is_not() {
 }
 
 #[test]
+fn the_configurations_pools_are_made_once() {
+    let config = "[[pool]]\nname = 'a'\ncidr = '10.1.0.0/24'\n\
+                  [[pool]]\nname = 'b'\ncidr = 'fd00::/112'\nblock_size = 120\n";
+    let mut server = Server::with_config(config);
+    let before = server.client().ask(json!({"op": "pools"}));
+    assert_eq!(before["ok"]["pools"][1]["block_size"], 120, "{before}");
+    assert!(server.end().success());
+    let server = server.again();
+    assert_eq!(server.client().ask(json!({"op": "pools"})), before);
+}
+
+#[test]
 fn a_store_is_one_servers() {
     let server = Server::start();
     let other = tempfile::tempdir().expect("a folder");

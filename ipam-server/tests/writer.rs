@@ -1,0 +1,440 @@
+//! The writer over a store that does what the test says.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use serde_json::{Value, json};
+use weft_api::ipam::{Code, Error, Event, Reply, Request, Time};
+use weft_ipam::{
+    check::check,
+    model::Revision,
+    store::{Change, CommitError, Guard, Loaded, News, Store, StoreError, memory::Memory},
+    writer::{Job, Note, Writer},
+};
+
+const NOW: Time = 1_770_000_000_000;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the next commit comes to.
+enum Step {
+    /// The rows are said to be others, and are not.
+    Conflict,
+    Failed,
+    UnknownDone,
+    UnknownUndone,
+    /// Somebody else commits this first.
+    After(Request),
+}
+
+type Tell = Box<dyn FnMut(News) + Send>;
+
+/// Rows in memory behind a script; clones share both.
+#[derive(Clone, Default)]
+struct Scripted {
+    rows: Memory,
+    steps: Arc<Mutex<VecDeque<Step>>>,
+    /// Loads that fail before one succeeds.
+    deaf: Arc<AtomicU64>,
+    watches: Arc<Mutex<Vec<Tell>>>,
+    /// The rows' own news are told, besides what the test tells.
+    news: bool,
+}
+
+fn trouble() -> StoreError {
+    StoreError::Backend {
+        object: "script".into(),
+        reason: "as written".into(),
+        hint: "read on".into(),
+    }
+}
+
+impl Store for Scripted {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        let fails = self
+            .deaf
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if fails.is_ok() {
+            return Err(trouble());
+        }
+        self.rows.load()
+    }
+
+    fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
+        let step = self.steps.lock().expect("whole").pop_front();
+        match step {
+            None => self.rows.commit(changes, guards),
+            Some(Step::Conflict) => Err(CommitError::Conflict(Vec::new())),
+            Some(Step::Failed) => Err(CommitError::Failed(trouble())),
+            Some(Step::UnknownUndone) => Err(CommitError::Unknown(trouble())),
+            Some(Step::UnknownDone) => {
+                self.rows.commit(changes, guards)?;
+                Err(CommitError::Unknown(trouble()))
+            }
+            Some(Step::After(request)) => {
+                other(&self.rows, request);
+                self.rows.commit(changes, guards)
+            }
+        }
+    }
+
+    fn watch(&mut self, revision: Revision, tell: Tell) {
+        if self.news {
+            return self.rows.watch(revision, tell);
+        }
+        self.watches.lock().expect("whole").push(tell);
+    }
+}
+
+/// Another server's request on the same rows.
+fn other(rows: &Memory, request: Request) {
+    let store = Box::new(rows.clone());
+    let mut writer =
+        Writer::start(store, Box::new(|| NOW), 8, Box::new(drop)).expect("memory loads");
+    writer.decide(request).expect("it is granted");
+}
+
+/// A running writer.
+struct Rig {
+    jobs: Sender<Job>,
+    notes: Receiver<Note>,
+    ticket: u64,
+    /// What was told besides answers.
+    heard: Vec<Event>,
+    clock: Arc<AtomicU64>,
+    script: Scripted,
+}
+
+impl Rig {
+    fn start(script: &Scripted) -> Self {
+        Self::with(script, Vec::new())
+    }
+
+    /// The first requests are one batch.
+    fn with(script: &Scripted, first: Vec<Request>) -> Self {
+        let clock = Arc::new(AtomicU64::new(NOW));
+        let now = Arc::clone(&clock);
+        let (told, notes) = unbounded();
+        let tell = Box::new(move |some: Vec<Note>| {
+            for note in some {
+                // The test may be over.
+                let _ = told.send(note);
+            }
+        });
+        let clock_of = Box::new(move || now.load(Ordering::SeqCst));
+        let writer = Writer::start(Box::new(script.clone()), clock_of, 64, tell).expect("it loads");
+        let (jobs, taken) = unbounded();
+        let mut rig = Self {
+            jobs,
+            notes,
+            ticket: 0,
+            heard: Vec::new(),
+            clock,
+            script: script.clone(),
+        };
+        for request in first {
+            rig.send(request);
+        }
+        thread::spawn(move || writer.run(&taken));
+        rig
+    }
+
+    fn send(&mut self, request: Request) {
+        self.ticket += 1;
+        let job = Job {
+            ticket: self.ticket,
+            request,
+            until: Instant::now() + PATIENCE,
+        };
+        self.jobs.send(job).expect("the writer runs");
+    }
+
+    fn answer(&mut self) -> Result<Reply, Error> {
+        loop {
+            match self.notes.recv_timeout(PATIENCE).expect("a note") {
+                Note::Answer(_, answer) => return answer,
+                Note::Events(events) => self.heard.extend(events),
+                Note::Resync(event) | Note::Snapshot(_, event) => self.heard.push(event),
+            }
+        }
+    }
+
+    fn ask(&mut self, request: Request) -> Result<Reply, Error> {
+        self.send(request);
+        self.answer()
+    }
+
+    fn granted(&mut self, request: Request) -> Reply {
+        self.ask(request).expect("it is granted")
+    }
+
+    fn refused(&mut self, request: Request) -> Code {
+        self.ask(request).expect_err("it is refused").code
+    }
+
+    fn steps(&self, steps: impl IntoIterator<Item = Step>) {
+        self.script.steps.lock().expect("whole").extend(steps);
+    }
+
+    fn pooled(script: &Scripted) -> Self {
+        let mut rig = Self::start(script);
+        rig.granted(pool("10.1.0.0/24"));
+        rig
+    }
+
+    /// How many are live; that all agree on it, and are sound.
+    fn live(&mut self) -> usize {
+        let Reply::Status(status) = self.granted(request(json!({"op": "status"}))) else {
+            panic!("a status");
+        };
+        let rows = self.script.rows.load().expect("memory loads").rows;
+        let rows = rows.iter().map(|(key, row)| (key, &row.value));
+        let report = check(rows, None, self.clock.load(Ordering::SeqCst));
+        assert_eq!(report.problems, []);
+        assert_eq!(report.allocations, status.allocations);
+        report.allocations
+    }
+
+    fn resyncs(&self) -> usize {
+        let resync = |event: &&Event| matches!(event, Event::Snapshot { .. });
+        self.heard.iter().filter(resync).count()
+    }
+}
+
+fn request(value: Value) -> Request {
+    serde_json::from_value(value).expect("a request")
+}
+
+fn pool(cidr: &str) -> Request {
+    request(json!({"op": "pool-create", "name": "default", "cidr": cidr}))
+}
+
+fn node(name: &str, n: u8) -> Request {
+    request(
+        json!({"op": "node-put", "name": name, "underlay": [format!("192.0.2.{n}/24")],
+        "vtep_mac": format!("02:00:00:00:00:{n:02x}")}),
+    )
+}
+
+fn allocate(container: &str) -> Request {
+    request(
+        json!({"op": "allocate", "node": "n1", "families": ["v4"], "attachment":
+        {"network": "pods", "container": container, "interface": "eth0"}}),
+    )
+}
+
+fn release(container: &str) -> Request {
+    request(
+        json!({"op": "release", "by": "attachment", "network": "pods",
+        "container": container, "interface": "eth0"}),
+    )
+}
+
+fn address(reply: &Reply) -> String {
+    match reply {
+        Reply::Allocated(given) => given.addresses[0].address.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_conflict_is_planned_again() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    let first = address(&rig.granted(allocate("c1")));
+    // No news come: the book is behind, and the store says so.
+    rig.steps([Step::After(allocate("c2"))]);
+    let third = address(&rig.granted(allocate("c3")));
+    let second = address(&rig.granted(allocate("c2")));
+    assert!(first != second && second != third && first != third);
+    assert_eq!(rig.live(), 3);
+}
+
+#[test]
+fn a_conflict_without_end_is_told() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.steps((0..101).map(|_| Step::Conflict));
+    assert_eq!(rig.refused(allocate("c1")), Code::Contended);
+    assert_eq!(rig.script.steps.lock().expect("whole").len(), 0);
+    assert_eq!(rig.live(), 0);
+    rig.steps((0..100).map(|_| Step::Conflict));
+    rig.granted(allocate("c1"));
+    assert_eq!(rig.live(), 1);
+}
+
+#[test]
+fn a_failure_refuses_changes_and_answers_questions() {
+    let script = Scripted::default();
+    other(&script.rows, pool("10.1.0.0/24"));
+    script.steps.lock().expect("whole").push_back(Step::Failed);
+    let status = request(json!({"op": "pools"}));
+    let missing = request(json!({"op": "unreserve", "name": "none"}));
+    let mut rig = Rig::with(
+        &script,
+        vec![allocate("c1"), status, missing, allocate("c2")],
+    );
+    let answers: Vec<_> = (0..4).map(|_| rig.answer()).collect();
+    let codes = answers
+        .iter()
+        .map(|answer| answer.as_ref().err().map(|e| e.code));
+    let expected = [
+        Some(Code::Unavailable),
+        None,
+        Some(Code::NotFound),
+        Some(Code::Unavailable),
+    ];
+    assert_eq!(codes.collect::<Vec<_>>(), expected);
+    assert_eq!(rig.live(), 0);
+    rig.granted(allocate("c1"));
+    assert_eq!(rig.live(), 1);
+}
+
+#[test]
+fn what_may_have_been_done_is_looked_up() {
+    for step in [Step::UnknownDone, Step::UnknownUndone] {
+        let script = Scripted::default();
+        let mut rig = Rig::pooled(&script);
+        rig.steps([step]);
+        let first = address(&rig.granted(allocate("c1")));
+        assert_eq!(rig.live(), 1);
+        assert_eq!(address(&rig.granted(allocate("c1"))), first);
+        assert_eq!(rig.resyncs(), 1, "watchers are told all anew");
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_up_is_a_deadline() {
+    for (step, done) in [(Step::UnknownDone, 1), (Step::UnknownUndone, 0)] {
+        let script = Scripted::default();
+        let mut rig = Rig::pooled(&script);
+        rig.steps([step]);
+        script.deaf.store(2, Ordering::SeqCst);
+        assert_eq!(rig.refused(allocate("c1")), Code::Deadline);
+        // A book that may be wrong answers nothing.
+        let status = request(json!({"op": "status"}));
+        assert_eq!(rig.refused(status), Code::Unavailable);
+        assert_eq!(rig.live(), done);
+        rig.granted(allocate("c1"));
+        assert_eq!(rig.live(), 1);
+    }
+}
+
+#[test]
+fn a_store_that_does_not_load_does_not_start() {
+    let script = Scripted::default();
+    script.deaf.store(1, Ordering::SeqCst);
+    let start = || {
+        Writer::start(
+            Box::new(script.clone()),
+            Box::new(|| NOW),
+            8,
+            Box::new(drop),
+        )
+    };
+    let told = start().expect_err("it does not load").to_string();
+    assert_eq!(told, "script: as written; read on");
+    start().expect("it loads now");
+}
+
+#[test]
+fn missed_news_load_all_anew_and_watch_again() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    other(&script.rows, node("n7", 7));
+    let mut tell = script
+        .watches
+        .lock()
+        .expect("whole")
+        .pop()
+        .expect("a watch");
+    tell(News::Missed);
+    let until = Instant::now() + PATIENCE;
+    while rig.resyncs() == 0 {
+        assert!(Instant::now() < until, "nobody was told");
+        rig.granted(request(json!({"op": "status"})));
+    }
+    assert!(matches!(&rig.heard[..], [Event::Snapshot { nodes, .. }] if nodes.len() == 1));
+    assert_eq!(
+        script.watches.lock().expect("whole").len(),
+        1,
+        "it watches again"
+    );
+}
+
+#[test]
+fn news_in_the_middle_of_a_batch_and_echoes_are_told_once() {
+    let script = Scripted {
+        news: true,
+        ..Scripted::default()
+    };
+    let mut rig = Rig::pooled(&script);
+    rig.steps([Step::After(node("n8", 8))]);
+    rig.granted(node("n1", 1));
+    rig.granted(allocate("c1"));
+    rig.granted(allocate("c2"));
+    let nodes = |rig: &mut Rig| match rig.granted(request(json!({"op": "nodes"}))) {
+        Reply::Nodes(nodes) => nodes.len(),
+        other => panic!("{other:?}"),
+    };
+    let until = Instant::now() + PATIENCE;
+    while nodes(&mut rig) < 2 {
+        assert!(Instant::now() < until, "n8 is not heard of");
+    }
+    rig.granted(release("c1"));
+    assert_eq!(rig.live(), 1);
+    let mut told: Vec<String> = (rig.heard.iter())
+        .map(|event| match event {
+            Event::Node { node, .. } => node.name.to_string(),
+            Event::Route { .. } => "route".into(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    told.sort();
+    assert_eq!(told, ["n1", "n8", "route"]);
+}
+
+#[test]
+fn a_clock_that_jumps_doubles_nothing() {
+    let script = Scripted::default();
+    let mut rig = Rig::start(&script);
+    rig.granted(pool("10.1.0.0/26"));
+    rig.granted(request(json!({"op": "configure", "cooldown_seconds": 60})));
+    let mut sequences = std::collections::BTreeSet::new();
+    let hour = 3_600_000;
+    for (n, at) in [NOW, NOW - hour, NOW + hour, 0, NOW, Time::MAX, NOW]
+        .into_iter()
+        .enumerate()
+    {
+        rig.clock.store(at, Ordering::SeqCst);
+        for place in 0..8 {
+            rig.granted(allocate(&format!("c{n}-{place}")));
+        }
+        let all = rig.granted(request(json!({"op": "allocations"})));
+        let Reply::Allocations(all) = all else {
+            panic!("{all:?}");
+        };
+        let held: Vec<_> = all.iter().filter(|one| one.handle.is_some()).collect();
+        let addresses: std::collections::BTreeSet<_> = held.iter().map(|one| one.address).collect();
+        assert_eq!((held.len(), addresses.len()), (8 + n, 8 + n));
+        let fresh = held
+            .iter()
+            .filter(|one| sequences.insert((one.address, one.sequence)));
+        assert_eq!(fresh.count(), 8, "a sequence number came twice at {at}");
+        // One stays.
+        for place in 0..7 {
+            rig.granted(release(&format!("c{n}-{place}")));
+        }
+    }
+}
