@@ -2,7 +2,6 @@
 
 mod age;
 mod check;
-mod client;
 mod node;
 mod pool;
 mod release;
@@ -13,17 +12,28 @@ mod status;
 mod watch;
 mod words;
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Subcommand;
 use serde::Serialize;
 use weft_api::ipam::{Reply, Request};
+use weft_socket::{
+    ipam::{Client, ClientError},
+    line::LineError,
+};
 
 use crate::output::{show, show_json};
-use client::Client;
 
 const DEFAULT: &str = "/run/weft/ipam.sock";
+/// An operator may ask for all that there is.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// See and change who has which address.
 #[derive(Debug, clap::Args)]
@@ -70,7 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return check::foreign(check, foreign, args.json);
     }
     let mut session = Session {
-        client: Client::connect(&path(args.socket, args.lab)?)?,
+        client: connect(&path(args.socket, args.lab)?)?,
         json: args.json,
     };
     match args.command {
@@ -101,6 +111,28 @@ fn path(given: Option<PathBuf>, lab: Option<String>) -> anyhow::Result<PathBuf> 
         .unwrap_or_else(|| DEFAULT.into()))
 }
 
+fn connect(path: &Path) -> anyhow::Result<Client> {
+    Client::connect_within(path, DEADLINE).map_err(|error| match error {
+        ClientError::Line(LineError::Connect { error, .. })
+            if error.kind() != ErrorKind::PermissionDenied =>
+        {
+            anyhow!(
+                "connect to the IPAM server at {path:?}: {error}; is weft-ipam running there? \
+                 --socket or --lab names another"
+            )
+        }
+        error => told(error),
+    })
+}
+
+/// A refusal in the server's own words.
+fn told(error: ClientError) -> anyhow::Error {
+    match error {
+        ClientError::Refused(refusal) => refusal.into(),
+        error => error.into(),
+    }
+}
+
 /// One command's conversation with the server.
 struct Session {
     client: Client,
@@ -114,7 +146,7 @@ impl Session {
         request: &Request,
         expected: impl FnOnce(Reply) -> Option<T>,
     ) -> anyhow::Result<T> {
-        let reply = self.client.request(request)?;
+        let reply = self.client.request(request).map_err(told)?;
         expected(reply).with_context(|| {
             format!(
                 "the server's answer to {request:?} is of another kind; are both of one version?"

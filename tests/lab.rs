@@ -118,7 +118,7 @@ fn a_name_is_given_once_and_must_be_one() {
 #[test]
 fn nothing_stays_after_the_keeper_was_killed() {
     let lab = TestLab::up(&[]);
-    let (keeper, forwarders) = lab.processes();
+    let (keeper, daemons) = lab.processes();
     let namespaces = lab.namespaces();
     // A guest that nobody waits for any more.
     lab.exec(
@@ -126,8 +126,8 @@ fn nothing_stays_after_the_keeper_was_killed() {
         &["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"],
     );
     kill(keeper, Signal::SIGKILL).expect("killed");
-    eventually("the forwarders die with the keeper", || {
-        forwarders.iter().all(|pid| !runs(*pid))
+    eventually("the daemons die with the keeper", || {
+        daemons.iter().all(|pid| !runs(*pid))
     });
 
     let status = lab.run("status", &["--json"]);
@@ -135,6 +135,7 @@ fn nothing_stays_after_the_keeper_was_killed() {
     let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
     assert_eq!(status["keeper_runs"], false);
     assert_eq!(status["forwarder_runs"], serde_json::json!([false, false]));
+    assert_eq!(status["ipam_runs"], false);
     let dead = lab.run("exec", &["n1p1", "--", "true"]);
     assert!(
         text(&dead.stderr).contains("its keeper is gone"),
@@ -175,9 +176,9 @@ fn a_guest_that_forgot_where_it_is_from_is_ended_too() {
 #[test]
 fn nothing_stays_after_a_forwarder_was_killed() {
     let lab = TestLab::up(&[]);
-    let (_, forwarders) = lab.processes();
+    let (_, daemons) = lab.processes();
     let namespaces = lab.namespaces();
-    kill(forwarders[1], Signal::SIGKILL).expect("killed");
+    kill(daemons[1], Signal::SIGKILL).expect("killed");
     eventually("status sees it", || {
         let status = lab.run("status", &[]);
         status.status.code() == Some(1)
@@ -185,7 +186,7 @@ fn nothing_stays_after_a_forwarder_was_killed() {
     });
     assert_eq!(lab.exec("n1p1", &["echo", "alive"]), "alive\n");
     lab.down();
-    assert!(!runs(forwarders[0]));
+    assert!(!daemons.iter().any(|pid| runs(*pid)));
     assert_eq!(users_of(&namespaces), Vec::<PathBuf>::new());
 }
 
@@ -197,7 +198,8 @@ fn nothing_stays_after_the_ipam_server_was_killed() {
     let [v4, v6] = addresses(&status, 1, 1);
     assert_eq!(lab.owner_of(v4), "lab/n2p2/eth0");
     assert_eq!(lab.owner_of(v6), "lab/n2p2/eth0");
-    let (ipam, forwarders) = (pid(&status["ipam"]), lab.processes().1);
+    let (_, mut forwarders) = lab.processes();
+    let ipam = forwarders.pop().expect("an IPAM server");
     kill(ipam, Signal::SIGKILL).expect("killed");
     eventually("status sees it", || {
         let status = lab.run("status", &[]);
@@ -230,8 +232,8 @@ fn a_lab_whose_state_cannot_be_read_is_ended_all_the_same() {
         let status = lab.status();
         let dir = PathBuf::from(status["ipam"]["socket"].as_str().expect("a path"));
         let state = dir.with_file_name("state.json");
-        let (keeper, forwarders) = lab.processes();
-        let mut parts = [vec![keeper, pid(&status["ipam"])], forwarders].concat();
+        let (keeper, mut parts) = lab.processes();
+        parts.push(keeper);
         let namespaces = lab.namespaces();
         for guest in &guests[usize::from(keeper_is_killed)..] {
             let guest = lab.exec("n1p1", guest);
@@ -323,8 +325,8 @@ fn an_ordinary_user_brings_up_a_lab() {
     assert!(up.status.success(), "{}", text(&up.stderr));
     let state: Value = serde_json::from_slice(&up.stdout).expect("JSON");
     assert_eq!(state["rootless"], true);
-    let (keeper, forwarders) = lab.processes();
-    for pid in forwarders.iter().chain([&keeper]) {
+    let (keeper, daemons) = lab.processes();
+    for pid in daemons.iter().chain([&keeper]) {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
         assert!(
             status.contains(&format!("\nUid:\t{UID}\t")),
@@ -337,7 +339,7 @@ fn an_ordinary_user_brings_up_a_lab() {
     assert!(found.contains(&format!("|-- {v4}\n")), "{found}");
     assert_eq!(lab.owner_of(v4), "lab/n1p1/eth0");
     lab.down();
-    assert!(!runs(keeper) && !forwarders.iter().any(|pid| runs(*pid)));
+    assert!(!runs(keeper) && !daemons.iter().any(|pid| runs(*pid)));
     let left = fs::read_dir(user.runtime.join("weft")).expect("a directory");
     assert_eq!(left.count(), 0);
 }
@@ -464,14 +466,13 @@ impl TestLab {
         assert!(down.status.success(), "{}", text(&down.stderr));
     }
 
-    /// The keeper and the forwarders.
+    /// The keeper; the forwarders and, last, the IPAM server.
     fn processes(&self) -> (Pid, Vec<Pid>) {
         let status = self.status();
         let nodes = status["nodes"].as_array().expect("nodes");
-        (
-            pid(&status["keeper"]),
-            nodes.iter().map(|node| pid(&node["forwarder"])).collect(),
-        )
+        let daemons = nodes.iter().map(|node| &node["forwarder"]);
+        let daemons = daemons.chain([&status["ipam"]]).map(pid).collect();
+        (pid(&status["keeper"]), daemons)
     }
 
     /// Whom the IPAM server knows an address to be of.

@@ -8,7 +8,7 @@ use std::{
 use weft_api::ipam::{Event, Node, Route};
 
 use super::{
-    Session,
+    Session, told,
     words::{joined, word},
 };
 
@@ -21,12 +21,12 @@ pub struct Args {
     from: Option<u64>,
 }
 
-pub fn run(args: Args, mut session: Session) -> anyhow::Result<ExitCode> {
-    session.client.watch(args.from)?;
+pub fn run(args: Args, session: Session) -> anyhow::Result<ExitCode> {
+    let Session { client, json } = session;
+    let (mut watch, mut event) = client.watch(args.from).map_err(told)?;
     let mut output = io::stdout();
     loop {
-        let event = session.client.event()?;
-        let text = if session.json {
+        let text = if json {
             serde_json::to_string(&event)? + "\n"
         } else {
             text(&event)
@@ -37,6 +37,7 @@ pub fn run(args: Args, mut session: Session) -> anyhow::Result<ExitCode> {
             Err(fault) if fault.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
             Err(fault) => return Err(fault.into()),
         }
+        event = watch.next_event().map_err(told)?;
     }
 }
 

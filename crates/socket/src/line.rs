@@ -21,8 +21,8 @@ use nix::{
 use serde::{Serialize, de::DeserializeOwned};
 use weft_api::framing::{self, Line, Lines};
 
-/// Longest answer line that is read.
-const ANSWER_MAX: usize = 64 << 20;
+/// Longest answer line that is read: all allocations of a million pods.
+const ANSWER_MAX: usize = 256 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
