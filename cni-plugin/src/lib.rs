@@ -13,6 +13,7 @@ pub mod gso;
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod protocol;
 pub mod wire_pod;
 
 mod sys;
