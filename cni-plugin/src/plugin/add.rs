@@ -10,7 +10,7 @@ use weft_api::{
     ipam::Attachment,
     names::{Mac, Name},
 };
-use weft_socket::ipam::ClientError;
+use weft_socket::{ipam::ClientError, line::LineError};
 
 use super::{Order, delegate, port, server};
 use crate::{
@@ -119,7 +119,10 @@ impl<'a> Plan<'a> {
                             .collect(),
                         dns: Dns::default(),
                     }),
-                    Err(error @ ClientError::Refused(_)) => Err(server::of_ipam(&error)),
+                    Err(
+                        error @ (ClientError::Refused(_)
+                        | ClientError::Line(LineError::Connect { .. })),
+                    ) => Err(server::of_ipam(&error)),
                     // It may have been given all the same.
                     Err(error) if self.is_attached()? => Err(server::of_ipam(&error)),
                     Err(error) => Err(undone(server::of_ipam(&error), self.give_back())),
