@@ -26,9 +26,6 @@ impl Node {
     fn start(port: u16) -> Self {
         let dir = TempDir::new().expect("a directory");
         let at = |name: &str| dir.path().join(name);
-        let ipam = "[[pool]]\nname = 'pods'\ncidr = '10.77.0.0/24'\n\
-                    [[pool]]\nname = 'pods6'\ncidr = 'fd77::/112'\n";
-        std::fs::write(at("ipam.toml"), ipam).expect("write");
         let forwarder =
             format!("node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']\nport = {port}\n");
         std::fs::write(at("forwarder.toml"), forwarder).expect("write");
@@ -46,7 +43,7 @@ impl Node {
                 [
                     ("--socket", at("ipam.sock")),
                     ("--store", at("ipam.redb")),
-                    ("--config", at("ipam.toml")),
+                    ("", PathBuf::new()),
                 ],
             ),
             start(
@@ -62,6 +59,12 @@ impl Node {
         while !(at("ipam.sock").exists() && at("forwarder.sock").exists()) {
             assert!(Instant::now() < until, "the daemons listen");
             thread::sleep(Duration::from_millis(20));
+        }
+        let mut ipam = weft_socket::ipam::Client::connect(&at("ipam.sock")).expect("connect");
+        for (name, cidr) in [("pods", "10.77.0.0/24"), ("pods6", "fd77::/112")] {
+            let pool = json!({"op": "pool-create", "name": name, "cidr": cidr});
+            let request = serde_json::from_value(pool).expect("a request");
+            ipam.request(&request).expect("a pool");
         }
         Self { dir, daemons }
     }
