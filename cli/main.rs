@@ -45,6 +45,10 @@ fn main() -> ExitCode {
     let name = arguments.next().unwrap_or_default();
     let ended = match role(&name) {
         "weft-forwarder" => return weft_forwarder::cli::run(env::args_os()),
+        "weft-cni" => return weft_cni::plugin::run("weft-cni"),
+        weft_cni::plugin::IPAM_PLUGIN => {
+            return weft_cni::plugin::run(weft_cni::plugin::IPAM_PLUGIN);
+        }
         "weft-ipam" => return weft_ipam::cli::run(env::args_os()),
         weft_lab::FORWARDER => match weft_lab::become_forwarder(arguments) {
             Ok(rest) => return weft_forwarder::cli::run([name].into_iter().chain(rest)),

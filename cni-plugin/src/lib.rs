@@ -1,6 +1,8 @@
 //! Wires a pod: its namespace, its link, its place at the forwarder.
 //!
 //! ```text
+//! plugin ► protocol                 (environment, stdin, stdout)
+//!        └► wire_pod
 //! wire_pod ► link ► netlink, sys     (inside netns)
 //!          └► forwarder              (the control socket)
 //! ```
@@ -13,6 +15,8 @@ pub mod gso;
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod plugin;
+pub mod protocol;
 pub mod wire_pod;
 
 mod sys;

@@ -33,6 +33,10 @@ use crate::{
     netns::{Netns, NetnsError},
 };
 
+mod state;
+
+pub use state::LinkState;
+
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     #[error("open a netlink socket: {0}")]

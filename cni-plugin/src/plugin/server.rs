@@ -1,0 +1,101 @@
+//! The IPAM server's and the forwarder's answers, as CNI has them.
+
+use std::{fs, time::SystemTime};
+
+use weft_api::{
+    ipam::{
+        Allocate, Allocated, Attachment, Code, Family, PodRef, Release, Reply, Request, Time, Use,
+    },
+    names::Name,
+};
+use weft_socket::ipam::{Client, ClientError};
+
+use crate::{
+    forwarder::ClientError as ForwarderError,
+    protocol::{Args, Config, Failure, Weft, code},
+};
+
+/// One address of each family. Whether the attachment had them before, is in
+/// the answer.
+pub(super) fn allocate(
+    weft: &Weft,
+    config: &Config,
+    node: Name,
+    attachment: Attachment,
+    args: &Args,
+) -> Result<Allocated, ClientError> {
+    let runtime = &config.runtime;
+    let mut families = weft.families.clone();
+    for family in runtime.ips.iter().map(|ip| Family::of(*ip)) {
+        if !families.contains(&family) {
+            families.push(family);
+        }
+    }
+    let subnets = runtime.subnets.iter().map(ToString::to_string);
+    let pod_name = |text: &Option<String>| Name::new(text.clone()?).ok();
+    let pod = pod_name(&args.pod_namespace).zip(pod_name(&args.pod_name));
+    let request = Request::Allocate(Box::new(Allocate {
+        attachment,
+        node,
+        families,
+        purpose: Use::Workload,
+        addresses: runtime.ips.clone(),
+        pools: weft.pools.iter().cloned().chain(subnets).collect(),
+        identity: None,
+        pod: pod.map(|(namespace, name)| PodRef { namespace, name }),
+        namespace_labels: std::collections::BTreeMap::new(),
+    }));
+    match Client::connect(&weft.socket)?.request(&request)? {
+        Reply::Allocated(allocated) if !allocated.addresses.is_empty() => Ok(allocated),
+        _ => Err(ClientError::Confused),
+    }
+}
+
+pub(super) fn release(weft: &Weft, attachment: Attachment) -> Result<(), ClientError> {
+    let request = Request::Release(Release::Attachment(attachment));
+    Client::connect(&weft.socket)?.request(&request).map(drop)
+}
+
+pub(super) fn now() -> Time {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(Time::MAX)
+    })
+}
+
+/// The configuration's node, or else the machine's name.
+pub(super) fn host(config: &Config) -> Result<Name, Failure> {
+    if let Some(node) = &config.node {
+        return Ok(node.clone());
+    }
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Name::new(name.trim()).map_err(|error| {
+        Failure::new(
+            code::CONFIG,
+            format!("this node's name: {error}; write it as node"),
+        )
+    })
+}
+
+pub(super) fn of_ipam(error: &ClientError) -> Failure {
+    let number = match error {
+        ClientError::Line(_) => code::TRY_AGAIN,
+        ClientError::Confused => code::DECODE,
+        ClientError::Refused(refusal) => match refusal.code {
+            Code::Exhausted | Code::NoPool | Code::BlockLimit => code::EXHAUSTED,
+            Code::Contended | Code::Unavailable | Code::Deadline | Code::Busy => code::TRY_AGAIN,
+            Code::Invalid | Code::NotFound => code::CONFIG,
+            _ => code::REFUSED,
+        },
+    };
+    Failure::new(number, error.to_string())
+}
+
+pub(super) fn of_forwarder(error: &ForwarderError) -> Failure {
+    let number = match error {
+        ForwarderError::Refused(_) => code::REFUSED,
+        ForwarderError::Confused { .. } => code::DECODE,
+        _ => code::TRY_AGAIN,
+    };
+    Failure::new(number, error.to_string())
+}

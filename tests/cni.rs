@@ -1,0 +1,304 @@
+//! The CNI plugin as a runtime calls it, with a real forwarder, a real IPAM
+//! server and real namespaces.
+
+use std::{
+    io::Write,
+    net::{IpAddr, UdpSocket},
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use weft_api::ipam::{Reply, Request};
+use weft_cni::{forwarder::Client, netlink::Netlink, netns::Netns};
+
+/// A node of two daemons.
+struct Node {
+    dir: TempDir,
+    daemons: Vec<Child>,
+}
+
+impl Node {
+    fn start(port: u16) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        let forwarder =
+            format!("node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']\nport = {port}\n");
+        std::fs::write(at("forwarder.toml"), forwarder).expect("write");
+        let start = |name: &str, options: [(&str, PathBuf); 3]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+            command.arg0(name);
+            for (option, value) in options.iter().filter(|(option, _)| !option.is_empty()) {
+                command.arg(option).arg(value);
+            }
+            command.spawn().expect("a daemon")
+        };
+        let daemons = vec![
+            start(
+                "weft-ipam",
+                [
+                    ("--socket", at("ipam.sock")),
+                    ("--store", at("ipam.redb")),
+                    ("", PathBuf::new()),
+                ],
+            ),
+            start(
+                "weft-forwarder",
+                [
+                    ("--control", at("forwarder.sock")),
+                    ("--config", at("forwarder.toml")),
+                    ("", PathBuf::new()),
+                ],
+            ),
+        ];
+        let until = Instant::now() + Duration::from_secs(20);
+        while !(at("ipam.sock").exists() && at("forwarder.sock").exists()) {
+            assert!(Instant::now() < until, "the daemons listen");
+            thread::sleep(Duration::from_millis(20));
+        }
+        let mut ipam = weft_socket::ipam::Client::connect(&at("ipam.sock")).expect("connect");
+        for (name, cidr) in [("pods", "10.77.0.0/24"), ("pods6", "fd77::/112")] {
+            let pool = json!({"op": "pool-create", "name": name, "cidr": cidr});
+            let request = serde_json::from_value(pool).expect("a request");
+            ipam.request(&request).expect("a pool");
+        }
+        Self { dir, daemons }
+    }
+
+    fn config(&self) -> Value {
+        json!({
+            "cniVersion": "1.1.0", "name": "pods", "type": "weft-cni",
+            "forwarder": self.dir.path().join("forwarder.sock"),
+            "ipam": {"type": "weft", "socket": self.dir.path().join("ipam.sock"),
+                     "families": ["v4", "v6"]},
+        })
+    }
+
+    fn call(&self, verb: &str, pod: &Pod, change: &Value) -> Result<Value, Value> {
+        let mut config = self.config();
+        for (key, value) in change.as_object().expect("an object") {
+            config[key] = value.clone();
+        }
+        let mut child = Command::new(env!("CARGO_BIN_EXE_weft"))
+            .arg0("weft-cni")
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", &pod.container)
+            .env("CNI_NETNS", pod.path())
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/nonexistent")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the plugin");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin
+            .write_all(config.to_string().as_bytes())
+            .expect("write");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let json = match &*output.stdout {
+            [] => Value::Null,
+            stdout => serde_json::from_slice(stdout).expect("one JSON value on stdout"),
+        };
+        if output.status.success() {
+            Ok(json)
+        } else {
+            Err(json)
+        }
+    }
+
+    fn add(&self, pod: &Pod) -> Value {
+        let added = self.call("ADD", pod, &json!({}));
+        added.unwrap_or_else(|failure| panic!("ADD {}: {failure}", pod.container))
+    }
+
+    fn ports(&self) -> usize {
+        let mut client = Client::connect(&self.dir.path().join("forwarder.sock")).expect("connect");
+        match client.request(&weft_api::forwarder::Request::List) {
+            Ok(weft_api::forwarder::Reply::Ports(ports)) => ports.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn addresses(&self) -> usize {
+        let path = self.dir.path().join("ipam.sock");
+        let mut client = weft_socket::ipam::Client::connect(&path).expect("connect");
+        let request = Request::Allocations {
+            node: None,
+            borrowed: false,
+        };
+        match client.request(&request) {
+            Ok(Reply::Allocations(all)) => all.iter().filter(|one| one.handle.is_some()).count(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for daemon in &mut self.daemons {
+            // It may have ended by itself; the wait tells nothing more.
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+struct Pod {
+    container: String,
+    netns: Netns,
+}
+
+impl Pod {
+    fn new(container: &str) -> Self {
+        Self {
+            container: container.to_owned(),
+            netns: Netns::make(container).expect("a namespace"),
+        }
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.netns.as_raw_fd())
+    }
+
+    fn has_eth0(&self) -> bool {
+        let netlink = Netlink::open_in(&self.netns)
+            .expect("enter")
+            .expect("netlink");
+        netlink.index("eth0").expect("an answer").is_some()
+    }
+}
+
+fn address(result: &Value, index: usize) -> IpAddr {
+    let text = result["ips"][index]["address"]
+        .as_str()
+        .expect("an address");
+    text.split('/')
+        .next()
+        .expect("an address")
+        .parse()
+        .expect("an address")
+}
+
+/// A datagram from one pod arrives at the other.
+fn reaches(from: &Pod, to: &Pod, at: IpAddr) {
+    let receiver = to
+        .netns
+        .run(|| UdpSocket::bind((at, 0)))
+        .expect("enter")
+        .expect("bind");
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a timeout");
+    let target = receiver.local_addr().expect("bound");
+    let any: IpAddr = if at.is_ipv4() { "0.0.0.0" } else { "::" }
+        .parse()
+        .expect("valid");
+    let sender = from
+        .netns
+        .run(|| UdpSocket::bind((any, 0)))
+        .expect("enter")
+        .expect("bind");
+    sender.send_to(b"hello", target).expect("sent");
+    let mut buffer = [0; 16];
+    assert_eq!(receiver.recv(&mut buffer).expect("it arrives"), 5);
+}
+
+#[test]
+fn two_pods_are_added_reach_each_other_and_are_deleted_twice() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start(48_311);
+    let (one, two) = (Pod::new("c1"), Pod::new("c2"));
+    let (first, second) = (node.add(&one), node.add(&two));
+    for index in 0..2 {
+        reaches(&one, &two, address(&second, index));
+        reaches(&two, &one, address(&first, index));
+    }
+    node.call("CHECK", &one, &json!({"prevResult": first}))
+        .expect("nothing differs");
+    let no_previous = node
+        .call("CHECK", &one, &json!({}))
+        .expect_err("no prevResult");
+    assert_eq!(no_previous["code"], 7);
+    for _ in 0..2 {
+        assert_eq!(node.call("DEL", &one, &json!({})), Ok(Value::Null));
+    }
+    assert!(!one.has_eth0());
+    let failure = node
+        .call("CHECK", &one, &json!({"prevResult": first}))
+        .expect_err("gone");
+    assert_eq!(failure["code"], 101, "{failure}");
+    assert_eq!((node.ports(), node.addresses()), (1, 2));
+}
+
+#[test]
+fn a_second_add_is_refused_and_leaves_the_first_as_it_was() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start(48_312);
+    let (one, two) = (Pod::new("c1"), Pod::new("c2"));
+    let (first, second) = (node.add(&one), node.add(&two));
+    let twice = node
+        .call("ADD", &one, &json!({}))
+        .expect_err("eth0 is there");
+    assert_eq!(twice["code"], 100, "{twice}");
+    let elsewhere = Pod::new("c1");
+    let twice = node
+        .call("ADD", &elsewhere, &json!({}))
+        .expect_err("c1 is attached");
+    assert_eq!(twice["code"], 100, "{twice}");
+    assert!(!elsewhere.has_eth0());
+    reaches(&one, &two, address(&second, 0));
+    node.call("CHECK", &one, &json!({"prevResult": first}))
+        .expect("nothing differs");
+}
+
+#[test]
+fn gc_frees_what_is_not_listed() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start(48_313);
+    let (kept, stale) = (Pod::new("kept"), Pod::new("stale"));
+    let result = node.add(&kept);
+    node.add(&stale);
+    assert_eq!((node.ports(), node.addresses()), (2, 4));
+    let unlisted = node.call("GC", &kept, &json!({})).expect_err("no list");
+    assert_eq!(unlisted["code"], 7, "{unlisted}");
+    let list = json!({"cni.dev/valid-attachments": [{"containerID": "kept", "ifname": "eth0"}]});
+    assert_eq!(node.call("GC", &kept, &list), Ok(Value::Null));
+    assert_eq!((node.ports(), node.addresses()), (1, 2));
+    node.call("CHECK", &kept, &json!({"prevResult": result}))
+        .expect("nothing differs");
+}
+
+#[test]
+fn what_fails_half_way_leaves_nothing() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start(48_314);
+    let pod = Pod::new("c1");
+    // IPv6 needs a larger MTU, which shows once the addresses are known.
+    let failure = node
+        .call("ADD", &pod, &json!({"mtu": 600}))
+        .expect_err("too small");
+    assert_eq!(failure["code"], 7, "{failure}");
+    let taken = node.add(&Pod::new("c2"));
+    let asked = json!({"runtimeConfig": {"ips": [address(&taken, 0)]}});
+    node.call("ADD", &pod, &asked)
+        .expect_err("the address is taken");
+    assert!(!pod.has_eth0());
+    assert_eq!((node.ports(), node.addresses()), (1, 2));
+    node.call("STATUS", &pod, &json!({})).expect("it serves");
+    let nowhere = json!({"ipam": {"socket": "/nonexistent/ipam.sock"}});
+    let failure = node
+        .call("STATUS", &pod, &nowhere)
+        .expect_err("no addresses");
+    assert_eq!(failure["code"], 50, "{failure}");
+    let nowhere = json!({"forwarder": "/nonexistent/forwarder.sock"});
+    let failure = node
+        .call("STATUS", &pod, &nowhere)
+        .expect_err("no forwarder");
+    assert_eq!(failure["code"], 51, "{failure}");
+    assert_eq!(node.call("DEL", &pod, &nowhere), Ok(Value::Null));
+}
