@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (ENGINE, &[WIRE]),
     (TESTKIT, &[ENGINE, WIRE]),
     ("weft-forwarder", &[ENGINE, WIRE, API]),
-    (CNI, &[API]),
+    (CNI, &[API, SOCKET]),
     (SOCKET, &[API]),
     ("weft-ipam", &[API, SOCKET]),
     ("weft-lab", &[API, CNI, SOCKET]),

@@ -302,3 +302,24 @@ fn what_fails_half_way_leaves_nothing() {
     assert_eq!(failure["code"], 51, "{failure}");
     assert_eq!(node.call("DEL", &pod, &nowhere), Ok(Value::Null));
 }
+
+#[test]
+fn a_link_of_somebody_else_is_neither_taken_nor_deleted() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start(48_315);
+    let pod = Pod::new("c1");
+    let made = pod.netns.run(|| {
+        Command::new("ip")
+            .args(["link", "add", "eth0", "type", "bridge"])
+            .status()
+    });
+    assert!(made.expect("enter").expect("iproute2").success());
+    let refused = node
+        .call("ADD", &pod, &json!({}))
+        .expect_err("eth0 is there");
+    assert_eq!(refused["code"], 100, "{refused}");
+    assert_eq!((node.ports(), node.addresses()), (0, 0));
+    // As a runtime does after an ADD that failed.
+    assert_eq!(node.call("DEL", &pod, &json!({})), Ok(Value::Null));
+    assert!(pod.has_eth0());
+}

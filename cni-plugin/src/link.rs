@@ -26,6 +26,9 @@ use crate::{
     sys,
 };
 
+/// The mark on pods' links that were made here (`ip -d link` shows it).
+const ALIAS: &str = "weft";
+
 const TUN: &str = "/dev/net/tun";
 
 /// Everything that makes a pod's link.
@@ -136,6 +139,16 @@ pub fn remove(netns: &Netns, interface: &str) -> Result<(), LinkError> {
     };
     match pod.delete(index) {
         Err(error) if !error.is(Errno::ENODEV) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes the link if it is there and bears our mark: of another plugin's
+/// link of that name, nothing is known.
+pub fn remove_ours(netns: &Netns, interface: &str) -> Result<(), LinkError> {
+    let link = Netlink::open_in(netns)??.link(interface)?;
+    match link {
+        Some(link) if link.alias.as_deref() == Some(ALIAS) => remove(netns, interface),
         _ => Ok(()),
     }
 }
@@ -283,6 +296,7 @@ fn configure(netns: &Netns, pod: &Netlink, index: u32, wiring: &Wiring) -> Resul
     let own = LinkChange {
         mac: Some(wiring.mac),
         mtu: Some(wiring.mtu),
+        alias: Some(ALIAS),
         gso: wiring.gso,
         ..up
     };

@@ -83,6 +83,8 @@ impl std::fmt::Debug for Netlink {
 pub struct LinkChange {
     pub mac: Option<Mac>,
     pub mtu: Option<u16>,
+    /// A note for whoever looks at the link.
+    pub alias: Option<&'static str>,
     pub gso: Option<Gso>,
     /// The bridge to join.
     pub bridge: Option<u32>,
@@ -204,6 +206,9 @@ impl Netlink {
             }
             if let Some(mtu) = change.mtu {
                 link = link.mtu(u32::from(mtu));
+            }
+            if let Some(alias) = change.alias {
+                link = link.alias(alias);
             }
             if let Some(gso) = change.gso {
                 link = link

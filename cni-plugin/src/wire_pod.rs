@@ -131,7 +131,7 @@ pub fn detach_pod(
         }),
         Some(Ok(_)) | None => {}
     }
-    if let Some(Err(error)) = pod.map(|pod| link::remove(pod, interface)) {
+    if let Some(Err(error)) = pod.map(|pod| link::remove_ours(pod, interface)) {
         errors.push(WireError::Link {
             port: port.clone(),
             error,

@@ -98,6 +98,7 @@ fn config(change: &Value) -> Result<Config, Failure> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_configuration_that_is_wrong_has_its_code_and_names_its_field() {
     for (change, code, word) in [
         (json!({"cniVersion": null}), code::VERSION, "0.1.0"),

@@ -22,6 +22,7 @@ pub struct LinkState {
     pub index: u32,
     pub mac: Option<Mac>,
     pub mtu: Option<u32>,
+    pub alias: Option<String>,
     pub up: bool,
 }
 
@@ -41,12 +42,14 @@ impl Netlink {
             index: link.header.index,
             mac: None,
             mtu: None,
+            alias: None,
             up: link.header.flags.contains(LinkFlags::Up),
         };
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::Address(bytes) => state.mac = bytes.try_into().ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => state.mtu = Some(mtu),
+                LinkAttribute::IfAlias(alias) => state.alias = Some(alias),
                 _ => {}
             }
         }
