@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (API, &[]),
     (ENGINE, &[WIRE]),
     (TESTKIT, &[ENGINE, WIRE]),
-    ("weft-forwarder", &[ENGINE, WIRE, API]),
+    ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
     (CNI, &[API, SOCKET]),
     (SOCKET, &[API]),
     ("weft-ipam", &[API, SOCKET]),

@@ -29,8 +29,8 @@ struct Arguments {
     /// Where to listen.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Where the rows live: FILE.redb, or
-    /// etcd[s]://HOST:PORT[,HOST:PORT…][/PREFIX].
+    /// Where the rows live: FILE.redb or, of a cluster's etcd,
+    /// `etcd://HOST:PORT,…/PREFIX` (`etcds://` for TLS).
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
     /// The configuration, in TOML; every key has a default.

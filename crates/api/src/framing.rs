@@ -76,10 +76,15 @@ impl Lines {
         }
     }
 
+    /// Whether a line has begun and not ended.
+    pub fn has_begun(&self) -> bool {
+        !self.bytes.is_empty() && !self.swallowing
+    }
+
     /// Gives up the line that has begun, after the stream's end. Whether
     /// there was one that was not told of before.
     pub fn abandon(&mut self) -> bool {
-        let begun = !self.bytes.is_empty() && !self.swallowing;
+        let begun = self.has_begun();
         self.taken += self.bytes.len() as u64;
         self.bytes.clear();
         self.scanned = 0;

@@ -7,7 +7,6 @@ mod forwarder;
 mod http;
 mod passed;
 mod request;
-mod signals;
 mod socket;
 
 use std::{
@@ -33,8 +32,8 @@ use weft_api::{
 };
 
 pub use forwarder::{Forwarder, StartError};
-pub use signals::Signals;
 pub use socket::{ControlSocket, SocketError};
+pub use weft_socket::Signals;
 
 use crate::publish::refusal;
 use client::Client;

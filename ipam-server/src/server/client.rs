@@ -151,8 +151,14 @@ impl Client {
                     self.answer(&Answer::Error(request::unended()));
                 }
                 None if self.ended => return Ok(Turn::Over),
-                None if !self.read(now)? => return Ok(Turn::Waits),
-                None => {}
+                None => {
+                    if self.lines.has_begun() {
+                        self.begun_since.get_or_insert(now);
+                    }
+                    if !self.read()? {
+                        return Ok(Turn::Waits);
+                    }
+                }
             }
         }
         Ok(Turn::Again)
@@ -183,13 +189,12 @@ impl Client {
     }
 
     /// Whether anything came, the stream's end included.
-    fn read(&mut self, now: Instant) -> io::Result<bool> {
+    fn read(&mut self) -> io::Result<bool> {
         let mut buffer = [0; READ_LEN];
         match self.stream.read(&mut buffer) {
             Ok(bytes) => {
                 self.ended = bytes == 0;
                 self.lines.push(&buffer[..bytes]);
-                self.begun_since.get_or_insert(now);
                 Ok(true)
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
