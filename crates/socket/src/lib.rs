@@ -2,7 +2,7 @@
 //!
 //! A daemon's end is a file with an owner, a mode and a list of who may
 //! connect ([`guard`]), and the signals that end it ([`Signals`]). The other
-//! end is blocking, and each of its calls ends by a deadline ([`line`];
+//! end is blocking, and each of its calls ends by a deadline ([`mod@line`];
 //! [`ipam`] speaks with the IPAM server).
 
 #![forbid(unsafe_code)]

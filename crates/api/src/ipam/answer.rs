@@ -234,7 +234,7 @@ pub type Error = crate::Error<Code>;
 pub enum Code {
     /// The line is not JSON, or not a request.
     Malformed,
-    /// The line is longer than [`REQUEST_MAX`].
+    /// The line is longer than [`REQUEST_MAX`](super::REQUEST_MAX).
     Oversized,
     /// No such operation.
     Unknown,
