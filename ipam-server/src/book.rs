@@ -120,6 +120,15 @@ impl Book {
         self.index(&update.key, old, update.row.as_ref().map(|row| &row.value));
     }
 
+    /// Makes the book say what one commit wrote. What is gone goes first: a
+    /// pool or block may stand in the place of another.
+    pub fn apply_all(&mut self, updates: &[Update]) {
+        let (put, gone): (Vec<_>, Vec<_>) = updates.iter().partition(|update| update.row.is_some());
+        gone.into_iter()
+            .chain(put)
+            .for_each(|update| self.apply(update));
+    }
+
     /// The highest revision that is known.
     pub fn revision(&self) -> Revision {
         self.revision

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 use mio::{Events, Interest, Poll, Token, Waker, net::UnixListener, unix::SourceFd};
 use nix::sys::signal::Signal;
 use tracing::{debug, warn};
@@ -162,10 +162,11 @@ impl Server {
                             end.get_or_insert((signal, now + FAREWELL));
                         }
                     }
-                    WRITER => self.carry(now),
+                    WRITER => {}
                     client => self.turn(client, now),
                 }
             }
+            self.carry(now)?;
             for _ in 0..self.eager.len() {
                 if let Some(client) = self.eager.pop_front() {
                     self.turn(client, now);
@@ -264,8 +265,16 @@ impl Server {
     }
 
     /// Carries to the clients what the writer says.
-    fn carry(&mut self, now: Instant) {
-        while let Ok(notes) = self.notes.try_recv() {
+    /// Fails when the writer has ended: nothing would be answered any more.
+    fn carry(&mut self, now: Instant) -> io::Result<()> {
+        loop {
+            let notes = match self.notes.try_recv() {
+                Ok(notes) => notes,
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => {
+                    return Err(io::Error::other("the writer's thread ended; see the log"));
+                }
+            };
             for note in notes {
                 match note {
                     Note::Answer(ticket, answer) => self.answer(ticket, answer, now),

@@ -74,6 +74,8 @@ pub struct Writer {
     notes: Vec<Note>,
     batch_max: usize,
     stale: bool,
+    /// The store's watch has ended.
+    unwatched: bool,
     /// All before it is in the book.
     loaded: Revision,
     /// News up to here were heard.
@@ -120,6 +122,7 @@ impl Writer {
             notes: Vec::new(),
             batch_max: batch_max.max(1),
             stale: false,
+            unwatched: false,
             loaded: revision,
             heard: revision,
             known: revision,
@@ -185,12 +188,16 @@ impl Writer {
         if self.stale {
             return;
         }
-        let mut plan = Plan::answer(Reply::Done);
-        plan.changes = sweep::rested(&self.book, (self.clock)(), SWEPT_MAX);
-        let mut batch = Batch::new(self.known + 1);
-        batch.take(&mut self.book, &mut plan);
-        // What is not swept now is swept the next time, or by who needs it.
-        let _ = self.commit(batch);
+        for most in [SWEPT_MAX, 1] {
+            let mut plan = Plan::answer(Reply::Done);
+            plan.changes = sweep::rested(&self.book, (self.clock)(), most);
+            let mut batch = Batch::new(self.known + 1);
+            batch.take(&mut self.book, &mut plan);
+            // What is not swept now is swept the next time, or by who needs it.
+            if !matches!(self.commit(batch), Ended::TooLarge) {
+                return;
+            }
+        }
     }
 
     fn flush(&mut self) {
@@ -216,8 +223,7 @@ impl Writer {
                 return self.refuse(&jobs, &unavailable(fault.to_string()));
             }
             let (batch, answers) = self.draft(&jobs[..most.min(jobs.len())]);
-            if answers.iter().any(Result::is_err) && !caught_up {
-                // What others wrote may let the request be granted.
+            if answers.iter().any(is_doubtful) && !caught_up {
                 batch.roll_back(&mut self.book);
                 self.catch_up();
                 caught_up = true;
@@ -252,7 +258,7 @@ impl Writer {
         let mut batch = Batch::new(self.known + 1);
         let answers = jobs.iter().map(|job| {
             let mut plan = self.plan(&job.request, now)?;
-            if !plan.changes.is_empty() {
+            if !(plan.changes.is_empty() && plan.guards.is_empty()) {
                 batch.take(&mut self.book, &mut plan);
             }
             Ok(plan.reply)
@@ -378,9 +384,20 @@ impl Writer {
 /// Whether what others wrote and this server has not heard of would be lost
 /// to the request.
 fn needs_all(request: &Request) -> bool {
-    use Request::{Check, Gc, NodeDelete, PoolDelete};
-    matches!(
-        request,
-        Check { .. } | Gc(_) | NodeDelete { .. } | PoolDelete { .. }
-    )
+    use Request::{Allocate, Check, Gc, NodeDelete, NodePut, PoolCreate, PoolDelete};
+    match request {
+        Allocate(ask) => ask.identity.is_some(),
+        Check { .. } | Gc(_) | NodePut(_) | NodeDelete { .. } => true,
+        PoolCreate(_) | PoolDelete { .. } => true,
+        _ => false,
+    }
+}
+
+/// Whether what others wrote may let the request be granted after all.
+fn is_doubtful(answer: &Result<Reply, Error>) -> bool {
+    match answer {
+        Ok(Reply::Released(released)) => released.released.is_empty() && released.kept.is_empty(),
+        Ok(_) => false,
+        Err(_) => true,
+    }
 }

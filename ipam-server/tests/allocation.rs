@@ -8,9 +8,12 @@ use weft_api::ipam::{
     Code, ConfigChange, Encapsulation, Event, Family, Held, Release, Reply, Request, Use,
 };
 use weft_ipam::{
+    book::Book,
     model::{Key, Value},
     plan::plan,
-    routes, sweep,
+    routes,
+    store::{Row, Update},
+    sweep,
 };
 
 fn limit(blocks: u32) -> Request {
@@ -314,4 +317,35 @@ fn watchers_hear_of_confirmed_blocks_and_of_loans() {
     let blocks = rows
         .filter(|(key, row)| matches!(key, Key::Block(_)) && matches!(row.value, Value::Block(_)));
     assert_eq!(blocks.count(), 1);
+}
+
+#[test]
+fn a_pool_may_take_anothers_place_in_one_commit() {
+    let row = |name: &str| {
+        let pool = pool(name, "10.0.0.0/24", 26);
+        Update {
+            key: Key::Pool(pool.name.clone()),
+            row: Some(Row {
+                value: Value::Pool(pool),
+                revision: 1,
+            }),
+        }
+    };
+    let gone = |update: &Update| Update {
+        key: update.key.clone(),
+        row: None,
+    };
+    for [old, new] in [["a", "z"], ["z", "a"]] {
+        let [old, new] = [row(old), row(new)];
+        for updates in [[gone(&old), new.clone()], [new.clone(), gone(&old)]] {
+            let mut book = Book::default();
+            book.apply(&old);
+            book.apply_all(&updates);
+            let net = "10.0.0.0/26".parse().expect("a CIDR");
+            let found = book
+                .pool_of(&net)
+                .map(|range| Key::Pool(range.name().clone()));
+            assert_eq!(found, Some(new.key.clone()));
+        }
+    }
 }

@@ -48,7 +48,9 @@ impl Book {
     }
 
     fn index_pool(&mut self, name: &Name, new: Option<&Value>) {
-        if let Some(old) = self.pools.remove(name) {
+        if let Some(old) = self.pools.remove(name)
+            && self.pool_names.get(&old.pool.cidr) == Some(name)
+        {
             self.pool_names.remove(&old.pool.cidr);
         }
         if let Some(Value::Pool(pool)) = new {

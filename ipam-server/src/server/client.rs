@@ -175,6 +175,7 @@ impl Client {
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     self.stuck_since.get_or_insert(now);
+                    self.let_go();
                     return Ok(false);
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -186,6 +187,15 @@ impl Client {
             self.served_at = now;
         }
         Ok(true)
+    }
+
+    /// Drops the whole lines that have left.
+    fn let_go(&mut self) {
+        let gone = self.outgoing[..self.sent].iter().rposition(|&b| b == b'\n');
+        if let Some(end) = gone {
+            self.outgoing.drain(..=end);
+            self.sent -= end + 1;
+        }
     }
 
     /// Whether anything came, the stream's end included.

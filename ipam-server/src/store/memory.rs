@@ -55,6 +55,9 @@ impl Store for Memory {
         if !differing.is_empty() {
             return Err(CommitError::Conflict(differing));
         }
+        if changes.is_empty() {
+            return Ok(all.revision);
+        }
         all.revision += 1;
         let revision = all.revision;
         for Change { key, value, .. } in changes {

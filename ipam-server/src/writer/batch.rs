@@ -90,12 +90,14 @@ impl Batch {
 
     /// Makes the book say again what it said before.
     pub fn roll_back(self, book: &mut Book) {
-        for (key, touched) in self.rows {
-            if touched.written {
-                let row = touched.before;
-                book.apply(&Update { key, row });
-            }
-        }
+        let written = self.rows.into_iter().filter(|(_, touched)| touched.written);
+        let before: Vec<_> = written
+            .map(|(key, touched)| Update {
+                key,
+                row: touched.before,
+            })
+            .collect();
+        book.apply_all(&before);
     }
 
     /// The commit is durable and has `revision`: takes the rows back for a

@@ -24,7 +24,7 @@ impl Writer {
         let notes = &mut self.notes;
         batch.settle(&mut self.book, revision, |book, updates| {
             let events = routes::events(book, updates, revision);
-            updates.iter().for_each(|update| book.apply(update));
+            book.apply_all(updates);
             if !events.is_empty() {
                 notes.push(Note::Events(events));
             }
@@ -35,7 +35,7 @@ impl Writer {
     pub(super) fn publish(&mut self, updates: &[Update], revision: Revision) {
         self.known = self.known.max(revision);
         let events = routes::events(&self.book, updates, self.known);
-        updates.iter().for_each(|update| self.book.apply(update));
+        self.book.apply_all(updates);
         self.book.reached(revision);
         if !events.is_empty() {
             self.notes.push(Note::Events(events));
@@ -48,10 +48,11 @@ impl Writer {
             News::Missed => {
                 info!("news of other servers were missed: all is loaded anew");
                 self.stale = true;
+                self.unwatched = true;
                 if let Err(fault) = self.reload() {
                     warn!("{fault}");
                 }
-                return self.watch();
+                return;
             }
         };
         self.heard = self.heard.max(revision);
@@ -120,6 +121,10 @@ impl Writer {
         self.book = Book::load(loaded);
         self.deleted.clear();
         self.stale = false;
+        // Not before a load succeeds: the same news would be missed again.
+        if std::mem::take(&mut self.unwatched) {
+            self.watch();
+        }
         self.notes.push(Note::Resync(self.snapshot()));
         Ok(())
     }

@@ -115,7 +115,7 @@ pub(super) fn commit(
                     continue;
                 }
                 Ok(Judged::Again) => Fault::Foreign("the writer's marker does not stay".into()),
-                Err(error) => return Err(CommitError::Failed(error)),
+                Err(error) => return Err(writer.fail(error, doubt)),
             },
             Err(fault) => fault,
         };
