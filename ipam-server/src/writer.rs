@@ -19,7 +19,7 @@ use crate::{
     store::{CommitError, News, Store, StoreError},
     sweep,
 };
-use answers::{contended, unavailable};
+use answers::{contended, is_doubtful, needs_all, unavailable};
 use batch::Batch;
 
 mod answers;
@@ -378,26 +378,5 @@ impl Writer {
                 }
             }
         }
-    }
-}
-
-/// Whether what others wrote and this server has not heard of would be lost
-/// to the request.
-fn needs_all(request: &Request) -> bool {
-    use Request::{Allocate, Check, Gc, NodeDelete, NodePut, PoolCreate, PoolDelete};
-    match request {
-        Allocate(ask) => ask.identity.is_some(),
-        Check { .. } | Gc(_) | NodePut(_) | NodeDelete { .. } => true,
-        PoolCreate(_) | PoolDelete { .. } => true,
-        _ => false,
-    }
-}
-
-/// Whether what others wrote may let the request be granted after all.
-fn is_doubtful(answer: &Result<Reply, Error>) -> bool {
-    match answer {
-        Ok(Reply::Released(released)) => released.released.is_empty() && released.kept.is_empty(),
-        Ok(_) => false,
-        Err(_) => true,
     }
 }

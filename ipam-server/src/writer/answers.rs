@@ -42,3 +42,24 @@ pub(super) fn contended() -> Error {
 pub(super) fn unavailable(reason: String) -> Error {
     Error::new(Code::Unavailable, reason, "see to the store, and ask again")
 }
+
+/// Whether what others wrote and this server has not heard of would be lost
+/// to the request.
+pub(super) fn needs_all(request: &Request) -> bool {
+    use Request::{Allocate, Check, Gc, NodeDelete, NodePut, PoolCreate, PoolDelete};
+    match request {
+        Allocate(ask) => ask.identity.is_some(),
+        Check { .. } | Gc(_) | NodePut(_) | NodeDelete { .. } => true,
+        PoolCreate(_) | PoolDelete { .. } => true,
+        _ => false,
+    }
+}
+
+/// Whether what others wrote may let the request be granted after all.
+pub(super) fn is_doubtful(answer: &Result<Reply, Error>) -> bool {
+    match answer {
+        Ok(Reply::Released(released)) => released.released.is_empty() && released.kept.is_empty(),
+        Ok(_) => false,
+        Err(_) => true,
+    }
+}
