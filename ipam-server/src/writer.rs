@@ -356,12 +356,18 @@ impl Writer {
                     .filter_map(|u| u.row.as_ref())
                     .map(|row| row.revision);
                 let revision = newest.max().unwrap_or(known).max(known);
+                for gone in rows.iter().filter(|row| row.row.is_none()) {
+                    self.forget(gone.key.clone(), revision);
+                }
                 self.publish(&rows, revision);
                 Ended::Again
             }
             Err(CommitError::Failed(fault)) => {
-                warn!("a commit failed: {fault}");
                 batch.roll_back(&mut self.book);
+                if matches!(fault, StoreError::TooLarge { .. }) {
+                    return Ended::TooLarge;
+                }
+                warn!("a commit failed: {fault}");
                 Ended::Refused(unavailable(fault.to_string()))
             }
             Err(CommitError::Unknown(fault)) => {
