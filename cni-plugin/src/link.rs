@@ -10,10 +10,12 @@ use std::{
     io,
     net::IpAddr,
     os::fd::OwnedFd,
+    thread,
+    time::{Duration, Instant},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::errno::Errno;
+use nix::{errno::Errno, net::if_::if_nametoindex};
 use weft_api::{
     forwarder::{Driver, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, QUEUES_MAX},
     names::{Mac, Name},
@@ -21,7 +23,7 @@ use weft_api::{
 
 use crate::{
     gso::Gso,
-    netlink::{LinkChange, Netlink, NetlinkError, Route},
+    netlink::{LinkChange, LinkState, Netlink, NetlinkError, Route},
     netns::{Netns, NetnsError},
     sys,
 };
@@ -143,14 +145,31 @@ pub fn remove(netns: &Netns, interface: &str) -> Result<(), LinkError> {
     }
 }
 
-/// Deletes the link if it is there and bears our mark: of another plugin's
-/// link of that name, nothing is known.
-pub fn remove_ours(netns: &Netns, interface: &str) -> Result<(), LinkError> {
+/// The link if it bears our mark: of another plugin's link of that name,
+/// nothing is known.
+pub fn ours(netns: &Netns, interface: &str) -> Result<Option<LinkState>, LinkError> {
     let link = Netlink::open_in(netns)??.link(interface)?;
-    match link {
-        Some(link) if link.alias.as_deref() == Some(ALIAS) => remove(netns, interface),
-        _ => Ok(()),
-    }
+    Ok(link.filter(|link| link.alias.as_deref() == Some(ALIAS)))
+}
+
+/// Whether a tap whose fds are being closed has left its namespace. Asked by
+/// name, since netlink would answer only once the kernel is done with the
+/// link, and that takes some 20 ms more.
+pub fn has_left(netns: &Netns, interface: &str) -> bool {
+    const DEADLINE: Duration = Duration::from_millis(100);
+    const PAUSE: Duration = Duration::from_micros(200);
+
+    let left = netns.run(|| {
+        let until = Instant::now() + DEADLINE;
+        while if_nametoindex(interface) != Err(Errno::ENODEV) {
+            if Instant::now() > until {
+                return false;
+            }
+            thread::sleep(PAUSE);
+        }
+        true
+    });
+    left.unwrap_or(false)
 }
 
 /// The name of the veth end that port `port` has on the node: the same

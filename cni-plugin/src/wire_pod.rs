@@ -122,7 +122,17 @@ pub fn detach_pod(
     forwarder: Option<&mut Client>,
 ) -> Result<(), Vec<WireError>> {
     let mut errors = Vec::new();
+    let wired = |error| WireError::Link {
+        port: port.clone(),
+        error,
+    };
+    let ours = pod.map(|pod| link::ours(pod, interface)).transpose();
+    let ours = ours.unwrap_or_else(|error| {
+        errors.push(wired(error));
+        None
+    });
     let detached = forwarder.map(|client| client.request(&Request::Detach { name: port.clone() }));
+    let is_let_go = matches!(detached, Some(Ok(_)));
     match detached {
         Some(Err(ClientError::Refused(refusal))) if refusal.code == Code::NotFound => {}
         Some(Err(error)) => errors.push(WireError::Detach {
@@ -131,11 +141,13 @@ pub fn detach_pod(
         }),
         Some(Ok(_)) | None => {}
     }
-    if let Some(Err(error)) = pod.map(|pod| link::remove_ours(pod, interface)) {
-        errors.push(WireError::Link {
-            port: port.clone(),
-            error,
-        });
+    if let (Some(pod), Some(Some(link))) = (pod, ours) {
+        let goes_alone = is_let_go && link.tap;
+        let removed = match goes_alone && link::has_left(pod, interface) {
+            true => Ok(()),
+            false => link::remove(pod, interface),
+        };
+        errors.extend(removed.map_err(wired).err());
     }
     if errors.is_empty() {
         Ok(())

@@ -9,7 +9,7 @@ use rtnetlink::{
     RouteMessageBuilder,
     packet_route::{
         address::AddressAttribute,
-        link::{LinkAttribute, LinkFlags},
+        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo},
         route::{RouteAddress, RouteAttribute, RouteMessage},
     },
 };
@@ -23,6 +23,8 @@ pub struct LinkState {
     pub mac: Option<Mac>,
     pub mtu: Option<u32>,
     pub alias: Option<String>,
+    /// A tun or tap: it lives as long as somebody holds its fds.
+    pub tap: bool,
     pub up: bool,
 }
 
@@ -43,6 +45,7 @@ impl Netlink {
             mac: None,
             mtu: None,
             alias: None,
+            tap: false,
             up: link.header.flags.contains(LinkFlags::Up),
         };
         for attribute in link.attributes {
@@ -50,6 +53,9 @@ impl Netlink {
                 LinkAttribute::Address(bytes) => state.mac = bytes.try_into().ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => state.mtu = Some(mtu),
                 LinkAttribute::IfAlias(alias) => state.alias = Some(alias),
+                LinkAttribute::LinkInfo(info) => {
+                    state.tap = info.contains(&LinkInfo::Kind(InfoKind::Tun));
+                }
                 _ => {}
             }
         }

@@ -19,6 +19,7 @@ use weft_api::{
 };
 use weft_engine::{DropReason, Epoch, counters::Traffic};
 
+use super::closing::Closing;
 use crate::{
     config::Config,
     ipam::{Following, Told},
@@ -40,6 +41,7 @@ pub struct Forwarder {
     epoch: Epoch,
     count: usize,
     workers: Workers,
+    closing: Closing,
     source: Option<Source>,
 }
 
@@ -63,6 +65,8 @@ pub enum StartError {
     Workers(#[from] WorkersError),
     #[error(transparent)]
     Tables(#[from] Error),
+    #[error("start the thread that closes ports: {0}")]
+    Closing(io::Error),
 }
 
 impl Forwarder {
@@ -91,6 +95,7 @@ impl Forwarder {
             epoch,
             count: config.workers,
             workers,
+            closing: Closing::start().map_err(StartError::Closing)?,
             source: None,
         })
     }
@@ -223,11 +228,13 @@ impl Forwarder {
     fn detach(&mut self, name: &weft_api::names::Name) -> Result<Reply, Error> {
         let (state, id) = self.state.without_port(name)?;
         let mut open = self.open.clone();
-        open[usize::from(id.0)] = None;
+        let gone = open[usize::from(id.0)].take();
         while let Some(None) = open.last() {
             open.pop();
         }
-        self.publish(state, open)
+        let reply = self.publish(state, open)?;
+        self.closing.close(gone);
+        Ok(reply)
     }
 
     fn publish(&mut self, state: State, open: Vec<Option<Arc<Port>>>) -> Result<Reply, Error> {

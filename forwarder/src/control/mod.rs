@@ -3,6 +3,7 @@
 //! new tables are published.
 
 mod client;
+mod closing;
 mod forwarder;
 mod http;
 mod passed;

@@ -1,0 +1,37 @@
+//! The thread that closes what was detached. With a tap's last fd its link
+//! goes, and the kernel lets the closer wait until nobody looks at the link
+//! any more: some 20 ms in which no request would be answered.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{self, Sender},
+    },
+    thread,
+};
+
+use crate::port::Port;
+
+#[derive(Debug)]
+pub struct Closing {
+    ports: Sender<Arc<Port>>,
+}
+
+impl Closing {
+    pub fn start() -> io::Result<Self> {
+        let (ports, gone) = mpsc::channel();
+        thread::Builder::new()
+            .name("weft-closing".to_owned())
+            .spawn(move || gone.iter().for_each(drop))?;
+        Ok(Self { ports })
+    }
+
+    /// `port` is in no table any more.
+    pub fn close(&self, port: Option<Arc<Port>>) {
+        if let Some(port) = port {
+            // Without the thread the port is closed here and now.
+            let _ = self.ports.send(port);
+        }
+    }
+}
