@@ -206,7 +206,7 @@ fn tap_queues(interface: &str, queues: usize) -> Result<Vec<OwnedFd>, LinkError>
     let mut fds = Vec::with_capacity(queues);
     for number in 0..queues {
         let tun = open_tun()?;
-        sys::tap_queue(&tun, interface, number == 0).map_err(|error| LinkError::Tap {
+        sys::tap_queue(&tun, interface, number, queues).map_err(|error| LinkError::Tap {
             interface: interface.to_owned(),
             error,
         })?;

@@ -33,13 +33,18 @@ mod ioctl {
     nix::ioctl_write_int_bad!(tunsetoffload, libc::TUNSETOFFLOAD);
 }
 
-/// Makes `tun`, an open `/dev/net/tun`, a queue of tap `name` with a vnet
-/// header. The first queue creates the device and fails with EBUSY where the
-/// name is taken; the others join it.
-pub fn tap_queue(tun: &File, name: &str, first: bool) -> io::Result<()> {
-    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
-    if first {
+/// Makes `tun`, an open `/dev/net/tun`, queue `number` of `count` of tap
+/// `name` with a vnet header. The first queue creates the device and fails
+/// with EBUSY where the name is taken; the others join it.
+pub fn tap_queue(tun: &File, name: &str, number: usize, count: usize) -> io::Result<()> {
+    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    if number == 0 {
         flags |= libc::IFF_TUN_EXCL;
+    }
+    if count > 1 {
+        // For these the kernel sets up 256 queues, whatever `count` is:
+        // milliseconds, and megabytes of memory.
+        flags |= libc::IFF_MULTI_QUEUE;
     }
     let mut request = named_request(name)?;
     // IFF_TUN_EXCL is bit 15: the value fits the unsigned 16 bits that the
