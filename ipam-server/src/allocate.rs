@@ -38,6 +38,7 @@ pub fn allocate(book: &Book, ask: &Allocate, now: Time) -> Result<Plan, Error> {
                 if let Some(block) = book.block_with(held) {
                     draft.guard(Key::Block(block.cidr));
                 }
+                specific::renew(&mut draft, held);
                 held
             }
             Some(held) => return Err(refusal::holds_another(&handle, held, asked)),
@@ -71,6 +72,7 @@ fn fresh(
         pod: ask.pod.clone(),
         identity: ask.identity.clone(),
         since: draft.now,
+        mark: draft.mark(),
         released: None,
     };
     if let Some(identity) = &ask.identity

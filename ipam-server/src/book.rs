@@ -13,7 +13,7 @@ use std::{
 
 use ipnet::IpNet;
 use weft_api::{
-    ipam::{AffinityState, Config, Family, Node, Reservation, Time},
+    ipam::{AffinityState, Config, Family, Node, Reservation, Time, is_young},
     names::{Handle, Mac, Name},
 };
 
@@ -31,6 +31,7 @@ pub struct Book {
     revision: Revision,
     rows: HashMap<Key, Row>,
     config: Config,
+    mark: u64,
     pools: BTreeMap<Name, Range>,
     /// Pools do not overlap.
     pool_names: BTreeMap<IpNet, Name>,
@@ -54,6 +55,8 @@ pub struct Book {
     identities: HashMap<Name, Vec<IpAddr>>,
     allocations: usize,
     highest_sequence: u64,
+    /// The highest mark of an allocation that was seen.
+    newest: u64,
 }
 
 /// What is one node's.
@@ -163,6 +166,16 @@ impl Book {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What new allocations are given.
+    pub fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    /// Whether some allocation may be young; it may have gone since.
+    pub fn may_have_young(&self) -> bool {
+        self.allocations > 0 && is_young(self.newest, self.mark)
     }
 
     /// How long a released address rests, in milliseconds.

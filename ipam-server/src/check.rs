@@ -66,6 +66,7 @@ fn sort<'a>(all: impl IntoIterator<Item = (&'a Key, &'a Value)>, found: &mut Fou
     for (key, value) in all {
         let (content, twice) = match (key, value) {
             (Key::Config, Value::Config(row)) => (None, rows.config.replace(row).is_some()),
+            (Key::Mark, Value::Mark(_)) => (None, false),
             (Key::Pool(name), Value::Pool(row)) => (
                 (*name != row.name).then(|| row.name.to_string()),
                 rows.pools.insert(name, row).is_some(),

@@ -56,6 +56,13 @@ impl<'a> Draft<'a> {
         self.guards.push(key);
     }
 
+    /// For an allocation that is made: the mark must not have been raised
+    /// meanwhile, or the allocation would look older than it is.
+    pub fn mark(&mut self) -> u64 {
+        self.guard(Key::Mark);
+        self.book.mark()
+    }
+
     pub fn block(&self, cidr: &IpNet) -> Option<&Block> {
         match self.value(&Key::Block(*cidr))? {
             Value::Block(block) => Some(block),

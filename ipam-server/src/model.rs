@@ -1,5 +1,5 @@
 //! What is stored: one row for each pool, block, affinity, reservation and
-//! node, and one for the settings. Handles have no rows: which addresses a
+//! node, one for the settings and one for the mark. Handles have no rows: which addresses a
 //! handle has follows from the blocks.
 
 use std::{
@@ -19,6 +19,7 @@ use weft_api::{
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     Config,
+    Mark,
     Pool(Name),
     Reservation(Name),
     Node(Name),
@@ -31,6 +32,7 @@ pub enum Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     Config(Config),
+    Mark(Mark),
     Pool(Pool),
     Reservation(Reservation),
     Node(Node),
@@ -82,6 +84,9 @@ pub struct Allocation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Name>,
     pub since: Time,
+    /// The mark that stood when it was given out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mark: u64,
     /// Since when nobody holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released: Option<Time>,
@@ -91,6 +96,18 @@ pub struct Allocation {
 #[serde(deny_unknown_fields)]
 pub struct Affinity {
     pub state: AffinityState,
+}
+
+/// A number that the servers raise together, in an interval that one of them
+/// measured without the wall clock. Absent, it is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    pub number: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,6 +124,9 @@ impl Key {
         let wrong = || RowError::Key(text.to_owned());
         if text == "config" {
             return Ok(Self::Config);
+        }
+        if text == "mark" {
+            return Ok(Self::Mark);
         }
         let (kind, rest) = text.split_once('/').ok_or_else(wrong)?;
         let name = |rest: &str| Name::new(rest).map_err(|_| wrong());
@@ -135,6 +155,7 @@ impl fmt::Display for Key {
         let flat = |cidr: &IpNet| format!("{}-{}", cidr.addr(), cidr.prefix_len());
         match self {
             Self::Config => f.write_str("config"),
+            Self::Mark => f.write_str("mark"),
             Self::Pool(name) => write!(f, "pool/{name}"),
             Self::Reservation(name) => write!(f, "reservation/{name}"),
             Self::Node(name) => write!(f, "node/{name}"),
@@ -149,6 +170,7 @@ impl Value {
     pub fn encode(&self) -> Vec<u8> {
         let encoded = match self {
             Self::Config(row) => serde_json::to_vec(row),
+            Self::Mark(row) => serde_json::to_vec(row),
             Self::Pool(row) => serde_json::to_vec(row),
             Self::Reservation(row) => serde_json::to_vec(row),
             Self::Node(row) => serde_json::to_vec(row),
@@ -161,6 +183,7 @@ impl Value {
     pub fn decode(key: &Key, bytes: &[u8]) -> Result<Self, RowError> {
         let value = match key {
             Key::Config => serde_json::from_slice(bytes).map(Self::Config),
+            Key::Mark => serde_json::from_slice(bytes).map(Self::Mark),
             Key::Pool(_) => serde_json::from_slice(bytes).map(Self::Pool),
             Key::Reservation(_) => serde_json::from_slice(bytes).map(Self::Reservation),
             Key::Node(_) => serde_json::from_slice(bytes).map(Self::Node),
@@ -182,6 +205,7 @@ mod tests {
     fn keys_read_back_as_they_were_written() {
         for text in [
             "config",
+            "mark",
             "pool/default",
             "node/rack/7",
             "reservation/infra",

@@ -82,6 +82,7 @@ fn shown(block: &Block, ordinal: u32, held: &Allocation) -> ipam::Allocation {
         since: held.since,
         released: held.released,
         sequence: held.sequence,
+        mark: held.mark,
         borrowed: held.is_held() && block.owner.as_ref() != Some(&held.node),
     }
 }

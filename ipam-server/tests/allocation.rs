@@ -148,13 +148,12 @@ fn defect_7_nobody_healthy_is_collected_and_nothing_is_reused_too_soon() {
     let tunnel = first(&cluster.give(&tunnel, NOW));
     let [a, b, c] = ["a", "b", "c"].map(|container| cluster.address("n1", container));
     cluster.address("n2", "elsewhere");
+    cluster.age();
     let young = first(&cluster.give(&want("n1", "young"), NOW + 10));
-    let Ok(Reply::Released(released)) = cluster.ask(&gc("n1", &["a"], NOW + 10), NOW + 20) else {
-        panic!("refused");
-    };
-    let mut freed: Vec<_> = released.released.iter().map(ToString::to_string).collect();
-    freed.sort();
-    assert_eq!(freed, [b.clone(), c.clone()]);
+    assert_eq!(
+        freed(&mut cluster, &gc("n1", &["a"])),
+        [b.clone(), c.clone()]
+    );
     for held in [&a, &tunnel, &young] {
         assert!(cluster.held(held).is_some(), "{held}");
     }
@@ -176,6 +175,84 @@ fn defect_7_nobody_healthy_is_collected_and_nothing_is_reused_too_soon() {
         sweep::rested(&cluster.server.book, NOW + 30_000, 9).len(),
         1
     );
+}
+
+fn freed(cluster: &mut Cluster, gc: &Request) -> Vec<String> {
+    let Ok(Reply::Released(released)) = cluster.ask(gc, NOW + 20) else {
+        panic!("refused");
+    };
+    let mut freed: Vec<_> = released.released.iter().map(ToString::to_string).collect();
+    freed.sort();
+    freed
+}
+
+#[test]
+fn a_clock_that_is_set_makes_nobody_a_leak() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    cluster.address("n1", "listed");
+    // The list is made at NOW. Then the clock is set back by a day, or the
+    // server's was never right, and a container comes that is not on it.
+    let day = 24 * 3600 * 1000;
+    let young = first(&cluster.give(&want("n1", "young"), NOW - day));
+    assert_eq!(freed(&mut cluster, &gc("n1", &["listed"])), [""; 0]);
+    // However old it looks by then.
+    let late = cluster.ask(&gc("n1", &["listed"]), NOW + day);
+    assert_eq!(late, Ok(Reply::Released(Default::default())));
+    assert!(cluster.held(&young).is_some());
+}
+
+#[test]
+fn an_allocation_is_young_for_a_whole_interval_of_the_mark() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    let a = cluster.address("n1", "a");
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    let b = cluster.address("n1", "b");
+    assert_eq!(freed(&mut cluster, &gc("n1", &[])), [""; 0]);
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    // A list from before the last mark does not know what came with the first.
+    assert_eq!(freed(&mut cluster, &gc_before("n1", &[], Some(1))), [""; 0]);
+    // Who asks again is there.
+    assert!(cluster.give(&want("n1", "b"), NOW).existing);
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    assert_eq!(freed(&mut cluster, &gc_before("n1", &[], Some(9))), [a]);
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    assert_eq!(freed(&mut cluster, &gc("n1", &[])), [b]);
+    cluster.clean(NOW);
+}
+
+#[test]
+fn a_server_that_is_behind_makes_nothing_that_looks_older_than_it_is() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    cluster.address("n1", "a");
+    let mut late = Server::default();
+    late.sync(&cluster.rows);
+    cluster.age();
+    assert!(!raise(&mut late, &mut cluster.rows), "it was not faster");
+    let mut late = Server::default();
+    late.sync(&cluster.rows);
+    cluster.address("n1", "b");
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    let reply = late.ask(&mut cluster.rows, &want("n2", "c"), NOW);
+    assert!(matches!(reply, Ok(Reply::Allocated(_))), "{reply:?}");
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    assert_eq!(freed(&mut cluster, &gc("n2", &[])), [""; 0]);
+}
+
+#[test]
+fn rows_from_before_the_mark_are_read_and_age() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    let a = cluster.address("n1", "a");
+    let block = cluster.rows.rows.values().find_map(|row| match &row.value {
+        Value::Block(block) => Some(serde_json::to_value(&**block).expect("JSON")),
+        _ => None,
+    });
+    assert!(
+        block.expect("a block")["allocations"]["0"]
+            .get("mark")
+            .is_none()
+    );
+    cluster.age();
+    assert_eq!(freed(&mut cluster, &gc("n1", &[])), [a]);
 }
 
 #[test]

@@ -43,6 +43,8 @@ enum Step {
     Limit(u32),
     Sync,
     Wait(Time),
+    SetClockBack(Time),
+    Raise,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,9 @@ struct Model {
     identities: BTreeMap<IpAddr, String>,
     /// Until when a released address may not be given.
     resting: BTreeMap<IpAddr, Time>,
+    /// How often the mark was raised, and had been when an address was given.
+    raised: u64,
+    made: BTreeMap<IpAddr, u64>,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -65,7 +70,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         12 => allocate,
         6 => (0_u8..14).prop_map(Step::Release),
         1 => (0_u8..14).prop_map(Step::ReleaseIdentity),
-        1 => (1_u8..5, prop::collection::btree_set(0_u8..14, 0..10))
+        3 => Just(Step::Raise),
+        1 => (0_u64..70_000).prop_map(Step::SetClockBack),
+        2 => (1_u8..5, prop::collection::btree_set(0_u8..14, 0..10))
             .prop_map(|(node, valid)| Step::Gc { node, valid }),
         1 => (0_u8..16).prop_map(Step::Reserve),
         1 => (0_u8..16).prop_map(Step::Unreserve),
@@ -105,7 +112,7 @@ fn request(step: &Step, now: Time) -> Option<Request> {
         Step::Gc { node, valid } => {
             let valid: Vec<_> = valid.iter().map(container).collect();
             let valid: Vec<_> = valid.iter().map(String::as_str).collect();
-            gc(&format!("n{node}"), &valid, now)
+            gc(&format!("n{node}"), &valid)
         }
         Step::Reserve(at) => reserve(&format!("r{at}"), &[&format!("10.0.0.{at}/32")]),
         Step::Unreserve(at) => Request::Unreserve {
@@ -132,7 +139,7 @@ fn request(step: &Step, now: Time) -> Option<Request> {
             blocks_per_node: Some(*limit),
             ..ConfigChange::default()
         }),
-        Step::Sync | Step::Wait(_) => return None,
+        Step::Sync | Step::Wait(_) | Step::SetClockBack(_) | Step::Raise => return None,
     })
 }
 
@@ -151,6 +158,8 @@ impl Model {
                 let valid: BTreeSet<_> = gc.valid.iter().map(|one| one.handle()).collect();
                 for address in released.released.iter().chain(&released.kept) {
                     assert!(!valid.contains(&self.held[address]), "{address} is valid");
+                    let age = self.raised - self.made[address];
+                    assert!(age >= 2, "{address} is young");
                 }
                 self.take(released, now, cools);
             }
@@ -160,6 +169,7 @@ impl Model {
     }
 
     fn give(&mut self, address: IpAddr, handle: &Handle, identity: Option<&String>, now: Time) {
+        self.made.insert(address, self.raised);
         if self.held.get(&address) == Some(handle) {
             return;
         }
@@ -285,6 +295,14 @@ proptest! {
             match step {
                 Step::Sync => server.sync(&rows),
                 Step::Wait(time) => now += time,
+                Step::SetClockBack(time) => {
+                    now -= time;
+                    // What was swept before stays free.
+                    model.resting.clear();
+                }
+                Step::Raise if server.book.may_have_young() => {
+                    model.raised += u64::from(raise(server, &mut rows));
+                }
                 _ => {}
             }
             let Some(request) = request(step, now) else {

@@ -207,8 +207,18 @@ pub struct Gc {
     /// Only what this node uses.
     pub node: Name,
     pub valid: Vec<Attachment>,
-    /// When the list was made: younger allocations stay.
-    pub before: Time,
+    /// The server's mark from before the list was made; without it, the mark
+    /// that stands. Of what is young under it nothing is given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+}
+
+/// Whether an allocation that was made under one mark is so young under
+/// another that no list need name it. The servers raise the mark in an
+/// interval that nobody's clock shortens: between two marks that differ by two
+/// lies one of them at least.
+pub fn is_young(made: u64, mark: u64) -> bool {
+    made.saturating_add(2) > mark
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Addresses that are decided before anything is looked for: an identity's,
 //! and those asked for by number.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use weft_api::{
@@ -51,6 +51,24 @@ pub fn identified(
         (Some(address), _) => Ok(Some(address)),
         (None, Some(refused)) => Err(refused),
         (None, None) => Ok(None),
+    }
+}
+
+/// What is asked for again is as young as what is given out now.
+pub fn renew(draft: &mut Draft<'_>, address: IpAddr) {
+    let mark = draft.mark();
+    let held = draft.book.allocation(address);
+    if held.is_none_or(|held| held.mark == mark) {
+        return;
+    }
+    let cidr = draft.block_with(address).map(|block| block.cidr);
+    let Some(mut block) = cidr.and_then(|cidr| draft.open(&cidr)) else {
+        return;
+    };
+    let held = block.ordinal(address);
+    if let Some(held) = held.and_then(|ordinal| block.allocations.get_mut(&ordinal)) {
+        Arc::make_mut(held).mark = mark;
+        draft.put_block(block);
     }
 }
 

@@ -30,6 +30,12 @@ impl Book {
                     _ => Default::default(),
                 };
             }
+            Key::Mark => {
+                self.mark = match new {
+                    Some(Value::Mark(mark)) => mark.number,
+                    _ => 0,
+                };
+            }
             Key::Pool(name) => self.index_pool(name, new),
             Key::Reservation(name) => self.index_reservation(name, new.is_some()),
             Key::Node(name) => self.index_node(name, old, new),
@@ -229,6 +235,7 @@ impl Book {
 
     fn note_allocation(&mut self, address: IpAddr, held: &Arc<Allocation>) {
         self.allocations += 1;
+        self.newest = self.newest.max(held.mark);
         self.with_share(&held.node, |share| {
             share.addresses.insert(address);
         });

@@ -106,6 +106,7 @@ impl World {
                 pod: None,
                 identity: (*state == 3).then(|| name(format!("{owner}/web-{ordinal}"))),
                 since: 100,
+                mark: 0,
                 released: (!held).then_some(200),
             };
             allocations.insert(*ordinal, Arc::new(allocation));

@@ -167,6 +167,9 @@ pub struct Allocation {
     pub released: Option<Time>,
     /// Differs each time the address is given out.
     pub sequence: u64,
+    /// The servers' mark when it was given out: see [`is_young`](super::is_young).
+    #[serde(default)]
+    pub mark: u64,
     pub borrowed: bool,
 }
 
@@ -177,6 +180,9 @@ pub struct Status {
     /// `redb` or `etcd`.
     pub store: String,
     pub revision: u64,
+    /// Raised now and then: what tells young allocations from old ones.
+    #[serde(default)]
+    pub mark: u64,
     pub pools: usize,
     pub blocks: usize,
     pub allocations: usize,

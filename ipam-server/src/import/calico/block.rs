@@ -183,6 +183,7 @@ impl Calico {
                 .map(|(namespace, name)| PodRef { namespace, name }),
             identity: None,
             since: 0,
+            mark: 0,
             released,
         }
     }
