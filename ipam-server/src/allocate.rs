@@ -71,6 +71,7 @@ fn fresh(
         purpose: ask.purpose,
         pod: ask.pod.clone(),
         identity: ask.identity.clone(),
+        place: ask.identity.as_ref().map(|_| ask.attachment.place()),
         since: draft.now,
         mark: draft.mark(),
         released: None,

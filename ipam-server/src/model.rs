@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_api::{
-    ipam::{AffinityState, Config, Node, PodRef, Pool, Reservation, Time, Use},
+    ipam::{AffinityState, Config, Node, Place, PodRef, Pool, Reservation, Time, Use},
     names::{Handle, Name},
 };
 
@@ -83,6 +83,10 @@ pub struct Allocation {
     pub pod: Option<PodRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Name>,
+    /// Where the identity has it. Rows from before there was such a thing do
+    /// not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     pub since: Time,
     /// The mark that stood when it was given out.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -79,6 +79,7 @@ fn shown(block: &Block, ordinal: u32, held: &Allocation) -> ipam::Allocation {
         purpose: held.purpose,
         pod: held.pod.clone(),
         identity: held.identity.clone(),
+        place: held.identity.as_ref().and_then(|_| held.place()),
         since: held.since,
         released: held.released,
         sequence: held.sequence,

@@ -5,7 +5,8 @@ mod support;
 
 use support::*;
 use weft_api::ipam::{
-    Code, ConfigChange, Encapsulation, Event, Family, Held, Release, Reply, Request, Use,
+    Attachment, Code, ConfigChange, Encapsulation, Event, Family, Held, Release, Reply, Request,
+    Use,
 };
 use weft_ipam::{
     book::Book,
@@ -293,6 +294,85 @@ fn an_identity_gets_its_address_again_on_any_node() {
         1
     );
     assert_eq!(cluster.held(&address), None);
+    cluster.clean(NOW);
+}
+
+fn sticky_at(container: &str, network: &str, interface: &str) -> Request {
+    want_with("n1", container, |ask| {
+        ask.identity = Some(name("db/pg-0"));
+        ask.attachment.network = name(network);
+        ask.attachment.interface = name(interface);
+    })
+}
+
+#[test]
+fn an_identity_has_an_address_in_each_of_its_places() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    let places = [("net", "eth0"), ("net", "net1"), ("other", "eth0")];
+    let ask = |cluster: &mut Cluster, container: &str| {
+        places.map(|(network, interface)| {
+            let ask = sticky_at(container, network, interface);
+            first(&cluster.give(&ask, NOW))
+        })
+    };
+    let had = ask(&mut cluster, "a");
+    assert!(had[0] != had[1] && had[1] != had[2] && had[0] != had[2]);
+    cluster.clean(NOW);
+    for (network, interface) in places {
+        let attachment = Attachment {
+            network: name(network),
+            container: name("a"),
+            interface: name(interface),
+        };
+        let released = cluster.release(Release::Attachment(attachment), NOW);
+        assert_eq!(released.expect("no refusal").kept.len(), 1);
+    }
+    let mut reversed = places.map(|(network, interface)| {
+        let address = first(&cluster.give(&sticky_at("b", network, interface), NOW));
+        (network, interface, address)
+    });
+    reversed.reverse();
+    // The next container takes over, in whatever order it asks.
+    for (network, interface, address) in &reversed {
+        let again = first(&cluster.give(&sticky_at("c", network, interface), NOW));
+        assert_eq!(again, *address);
+    }
+    assert_eq!(
+        reversed.map(|(_, _, address)| address),
+        [had[2].clone(), had[1].clone(), had[0].clone()]
+    );
+    cluster.clean(NOW);
+}
+
+#[test]
+fn an_address_kept_before_places_were_told_serves_who_asks_first() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    let old = first(&cluster.give(&sticky_at("a", "net", "eth0"), NOW));
+    for held in [true, false] {
+        // As rows were written before.
+        cluster.rows.edit(|key, json| {
+            if let Key::Block(_) = key {
+                let held = json["allocations"]["0"].as_object_mut();
+                assert!(held.expect("an allocation").remove("place").is_some());
+            }
+        });
+        if held {
+            // The handle tells the place.
+            let other = first(&cluster.give(&sticky_at("b", "net", "net1"), NOW));
+            assert_ne!(other, old);
+            assert_eq!(
+                first(&cluster.give(&sticky_at("b", "net", "eth0"), NOW)),
+                old
+            );
+            cluster.drop_container("b", NOW);
+        }
+    }
+    assert_eq!(
+        first(&cluster.give(&sticky_at("c", "other", "eth0"), NOW)),
+        old
+    );
+    let fresh = first(&cluster.give(&sticky_at("c", "net", "eth0"), NOW));
+    assert_ne!(fresh, old);
     cluster.clean(NOW);
 }
 

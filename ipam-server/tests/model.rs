@@ -11,8 +11,11 @@ use std::{
 use proptest::prelude::*;
 use support::*;
 use weft_api::{
-    ipam::{ConfigChange, Family, ProblemKind, Release, Released, Reply, Request, Time},
-    names::Handle,
+    ipam::{
+        Attachment, ConfigChange, Family, Place, ProblemKind, Release, Released, Reply, Request,
+        Time,
+    },
+    names::{Handle, Name},
 };
 use weft_ipam::model::Value;
 
@@ -89,7 +92,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
-fn request(step: &Step, now: Time) -> Option<Request> {
+fn request(step: &Step) -> Option<Request> {
     let container = |number: &u8| format!("c{number}");
     let identity = |number: &u8| format!("ns/pod-{}", number % 4);
     Some(match step {
@@ -98,14 +101,13 @@ fn request(step: &Step, now: Time) -> Option<Request> {
             dual,
             identity: sticky,
         } => want_with(&format!("n{}", 1 + number % 4), &container(number), |ask| {
+            ask.attachment = attachment_of(*number);
             if *dual {
                 ask.families.push(Family::V6);
             }
             ask.identity = sticky.then(|| name(&identity(&(number / 2))));
         }),
-        Step::Release(number) => {
-            Request::Release(Release::Attachment(attachment(&container(number))))
-        }
+        Step::Release(number) => Request::Release(Release::Attachment(attachment_of(*number))),
         Step::ReleaseIdentity(number) => Request::Release(Release::Identity {
             identity: name(&identity(number)),
         }),
@@ -143,13 +145,31 @@ fn request(step: &Step, now: Time) -> Option<Request> {
     })
 }
 
+/// Pods' identities are of two containers, one of which has another interface
+/// and every third another network.
+fn attachment_of(number: u8) -> Attachment {
+    let mut attachment = attachment(&format!("c{number}"));
+    if number % 3 == 0 {
+        attachment.interface = name("net1");
+    }
+    if number > 9 {
+        attachment.network = name("other");
+    }
+    attachment
+}
+
+fn at(identity: &Name, place: &Place) -> String {
+    format!("{identity} at {} of {}", place.interface, place.network)
+}
+
 impl Model {
     fn note(&mut self, request: &Request, reply: &Reply, now: Time, cools: bool) {
         match (request, reply) {
             (Request::Allocate(ask), Reply::Allocated(allocated)) => {
                 assert_eq!(allocated.addresses.len(), ask.families.len());
                 let handle = ask.attachment.handle();
-                let identity = ask.identity.as_ref().map(|name| name.to_string());
+                let place = ask.attachment.place();
+                let identity = ask.identity.as_ref().map(|name| at(name, &place));
                 for assigned in &allocated.addresses {
                     self.give(assigned.address, &handle, identity.as_ref(), now);
                 }
@@ -220,7 +240,8 @@ impl Model {
                     assert_eq!(held.insert(address, handle.clone()), None);
                 }
                 if let Some(identity) = &allocation.identity {
-                    identities.insert(address, identity.to_string());
+                    let place = allocation.place().expect("it says where");
+                    identities.insert(address, at(identity, &place));
                 }
             }
         }
@@ -305,7 +326,7 @@ proptest! {
                 }
                 _ => {}
             }
-            let Some(request) = request(step, now) else {
+            let Some(request) = request(step) else {
                 continue;
             };
             if matches!(step, Step::Recreate(_)) {

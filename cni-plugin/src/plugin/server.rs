@@ -39,7 +39,7 @@ pub(super) fn allocate(
         purpose: Use::Workload,
         addresses: runtime.ips.clone(),
         pools: weft.pools.iter().cloned().chain(subnets).collect(),
-        identity: None,
+        identity: weft.identity.clone(),
         pod: pod.map(|(namespace, name)| PodRef { namespace, name }),
         namespace_labels: std::collections::BTreeMap::new(),
     }));

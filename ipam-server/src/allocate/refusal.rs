@@ -41,7 +41,7 @@ pub fn identity_in_use(identity: &Name, address: IpAddr, held: &Allocation) -> E
     Error::new(
         Code::Taken,
         format!("{address} of {identity} is {}", holder(held)),
-        "release that attachment, or give each interface an identity of its own",
+        "release that attachment first",
     )
 }
 

@@ -12,28 +12,29 @@ use weft_api::{
 use super::{choose, refusal};
 use crate::{claim, draft::Draft, model::Allocation, range};
 
-/// The identity's address of a family, if it has one that the attachment may
-/// have: it is kept, or held by a former attachment on the same node.
+/// The identity's address of a family in the attachment's place, if it has one
+/// that the attachment may have: it is kept, or held by a former attachment on
+/// the same node. What has no place serves whoever asks first.
 pub fn identified(
     draft: &Draft<'_>,
     ask: &Allocate,
     identity: &Name,
     family: Family,
 ) -> Result<Option<IpAddr>, Error> {
+    let wanted = ask.attachment.place();
     let of_family = |address: &&IpAddr| Family::of(**address) == family;
-    let mut addresses: Vec<_> = draft
-        .book
-        .identified(identity)
-        .iter()
-        .filter(of_family)
-        .collect();
-    addresses.sort_unstable();
+    let addresses = draft.book.identified(identity).iter().filter(of_family);
+    let here = addresses.filter_map(|address| {
+        let held = draft.book.allocation(*address)?;
+        let place = held.place();
+        let fits = place.as_ref().is_none_or(|place| *place == wanted);
+        fits.then_some((place.is_none(), *address, held))
+    });
+    let mut here: Vec<_> = here.collect();
+    here.sort_unstable_by_key(|(anywhere, address, _)| (*anywhere, *address));
     let mut refused = None;
     let mut held_here = None;
-    for &address in addresses {
-        let Some(held) = draft.book.allocation(address) else {
-            continue;
-        };
+    for (_, address, held) in here {
         if held.is_kept() {
             let pools = choose::named(draft.book, ask)?;
             if !pools.is_empty() && !pools.iter().any(|p| p.pool.cidr.contains(&address)) {
@@ -41,7 +42,7 @@ pub fn identified(
             }
             return Ok(Some(address));
         }
-        if held.node == ask.node && !same_container(ask, held) {
+        if held.node == ask.node {
             held_here = held_here.or(Some(address));
         } else {
             refused = refused.or_else(|| Some(refusal::identity_in_use(identity, address, held)));
@@ -146,10 +147,4 @@ pub fn take(
     draft
         .take(&cidr, ordinal, allocation)
         .ok_or_else(|| refusal::outside(address))
-}
-
-/// Held by another interface of the container that asks.
-fn same_container(ask: &Allocate, held: &Allocation) -> bool {
-    let container = format!("/{}/", ask.attachment.container);
-    (held.handle.as_ref()).is_some_and(|handle| handle.as_str().contains(&container))
 }

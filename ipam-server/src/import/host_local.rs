@@ -129,6 +129,7 @@ fn blocks(held: BTreeMap<IpAddr, Handle>) -> BTreeMap<IpNet, Block> {
             identity: None,
             since: 0,
             mark: 0,
+            place: None,
             released: None,
         };
         block

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Encapsulation, Node, PodRef, Pool, Reservation, Time, Use, When};
+use super::{Config, Encapsulation, Node, Place, PodRef, Pool, Reservation, Time, Use, When};
 use crate::names::{Handle, Name};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -163,6 +163,9 @@ pub struct Allocation {
     pub purpose: Use,
     pub pod: Option<PodRef>,
     pub identity: Option<Name>,
+    /// Where the identity has it.
+    #[serde(default)]
+    pub place: Option<Place>,
     pub since: Time,
     pub released: Option<Time>,
     /// Differs each time the address is given out.

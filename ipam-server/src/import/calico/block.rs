@@ -184,6 +184,7 @@ impl Calico {
             identity: None,
             since: 0,
             mark: 0,
+            place: None,
             released,
         }
     }
