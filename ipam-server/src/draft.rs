@@ -63,6 +63,14 @@ impl<'a> Draft<'a> {
         self.book.mark()
     }
 
+    /// Writes the settings as they are, for what must be unique over rows that
+    /// do not conflict: of two servers that make pools or nodes at the same
+    /// moment, the second sees the first's before it goes on.
+    pub fn one_at_a_time(&mut self) {
+        let config = self.book.config().clone();
+        self.put(Key::Config, Some(Value::Config(config)));
+    }
+
     pub fn block(&self, cidr: &IpNet) -> Option<&Block> {
         match self.value(&Key::Block(*cidr))? {
             Value::Block(block) => Some(block),

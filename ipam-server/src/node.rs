@@ -21,13 +21,25 @@ const NAMED_MOST: usize = 5;
 
 pub fn put(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
     validate(book, node)?;
-    if book.node(&node.name) == Some(node) {
+    let known = book.node(&node.name);
+    if known == Some(node) {
         return Ok(Plan::answer(Reply::Done));
     }
     let mut draft = Draft::new(book, now);
+    // Nodes that only change their labels need not wait for each other.
+    let keeps = |known: &Node| {
+        known.vtep_mac == node.vtep_mac && (node.underlay.iter()).all(|net| has(known, net.addr()))
+    };
+    if !known.is_some_and(keeps) {
+        draft.one_at_a_time();
+    }
     let key = Key::Node(node.name.clone());
     draft.put(key, Some(Value::Node(node.clone())));
     Ok(draft.plan(Reply::Done))
+}
+
+fn has(node: &Node, address: IpAddr) -> bool {
+    node.underlay.iter().any(|net| net.addr() == address)
 }
 
 pub fn delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {

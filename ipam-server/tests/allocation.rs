@@ -5,9 +5,10 @@ mod support;
 
 use support::*;
 use weft_api::ipam::{
-    Attachment, Code, ConfigChange, Encapsulation, Event, Family, Held, Release, Reply, Request,
-    Use,
+    Attachment, Code, ConfigChange, Encapsulation, Event, Family, Held, Node, Release, Reply,
+    Request, Use,
 };
+use weft_api::names::Mac;
 use weft_ipam::{
     book::Book,
     model::{Key, Value},
@@ -374,6 +375,46 @@ fn an_address_kept_before_places_were_told_serves_who_asks_first() {
     let fresh = first(&cluster.give(&sticky_at("c", "net", "eth0"), NOW));
     assert_ne!(fresh, old);
     cluster.clean(NOW);
+}
+
+#[test]
+fn of_two_nodes_that_take_one_address_or_mac_at_once_one_is_refused() {
+    type Edit = fn(&mut Node);
+    let twins: [Edit; 3] = [
+        |node| node.underlay = vec!["192.0.2.1/24".parse().expect("valid")],
+        |node| node.vtep_mac = Mac([2, 0, 0, 0, 0, 1]),
+        |node| node.underlay.push("2001:db8::1/64".parse().expect("valid")),
+    ];
+    for (known, twin) in [(false, twins[0]), (false, twins[1]), (true, twins[2])] {
+        let mut cluster = Cluster::default();
+        let [mut one, mut other] = [node(1, &[]), node(2, &[])];
+        if known {
+            cluster.done(node_put(1, &[]));
+            cluster.done(node_put(2, &[]));
+        }
+        twin(&mut one);
+        twin(&mut other);
+        let mut late = Server::default();
+        late.sync(&cluster.rows);
+        cluster.done(Request::NodePut(Box::new(one)));
+        let other = Request::NodePut(Box::new(other));
+        let refusal = late.ask(&mut cluster.rows, &other, NOW);
+        assert_eq!(refusal.map_err(|error| error.code), Err(Code::Taken));
+        cluster.clean(NOW);
+    }
+}
+
+#[test]
+fn nodes_that_change_their_labels_do_not_wait_for_each_other() {
+    let mut cluster = Cluster::default();
+    cluster.done(node_put(1, &[]));
+    cluster.done(node_put(2, &[]));
+    let mut late = Server::default();
+    late.sync(&cluster.rows);
+    cluster.done(node_put(1, &[("rack", "a")]));
+    let request = node_put(2, &[("rack", "b")]);
+    let plan = plan(&late.book, &request, NOW).expect("planned");
+    assert!(cluster.rows.commit(&late.book, &plan));
 }
 
 #[test]
