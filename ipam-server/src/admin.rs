@@ -194,7 +194,7 @@ pub fn configure(book: &Book, change: &ConfigChange, now: Time) -> Result<Plan, 
             format!("choose 0 to {COOLDOWN_MAX}"),
         ));
     }
-    if config == *book.config() {
+    if config == *book.config() && !book.is_aside(&Key::Config) {
         return Ok(Plan::answer(Reply::Done));
     }
     let mut draft = Draft::new(book, now);

@@ -130,12 +130,7 @@ fn own(draft: &Draft<'_>, node: &Name, pools: &[&Range]) -> Option<IpNet> {
             .is_some_and(|block| block.owner.as_ref() == Some(node))
             && pools.iter().any(|pool| pool.pool.cidr.contains(cidr))
     };
-    let has_room = |cidr: &IpNet| {
-        is_own(cidr)
-            && draft
-                .open(cidr)
-                .is_some_and(|block| block.has_room(book.reserved()))
-    };
+    let has_room = |cidr: &IpNet| is_own(cidr) && draft.has_room(cidr);
     if let Some(share) = book.share(node) {
         for pool in pools {
             let mut room = share.room.range(book::within(&pool.pool.cidr));
@@ -175,11 +170,7 @@ fn reclaimable(draft: &Draft<'_>, node: &Name, pools: &[&Range]) -> Option<IpNet
 
 fn lendable(draft: &Draft<'_>, node: &Name, pools: &[&Range]) -> Option<IpNet> {
     let book = draft.book;
-    let has_room = |cidr: &IpNet| {
-        draft
-            .open(cidr)
-            .is_some_and(|block| block.has_room(book.reserved()))
-    };
+    let has_room = |cidr: &IpNet| draft.has_room(cidr);
     let at_once = pools.iter().find_map(|pool| {
         let mut room = book.room_from(pool, pool.seed(node));
         room.find(|cidr| has_room(cidr)).copied()
@@ -196,7 +187,13 @@ fn assigned(draft: &Draft<'_>, node: &Name, address: IpAddr) -> Result<Assigned,
     let Some(pool) = draft.book.pool_of(&net) else {
         return Err(refusal::outside(address));
     };
-    let block = pool.block_at(address);
+    let mut block = pool.block_at(address);
+    if let Some(other) = draft.book.block_with(address)
+        && draft.block(&block).is_none()
+    {
+        // A foreign hand has cut it in another size.
+        block = other.cidr;
+    }
     let owner = draft.block(&block).and_then(|block| block.owner.as_ref());
     Ok(Assigned {
         address,

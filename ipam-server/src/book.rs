@@ -31,7 +31,7 @@ pub struct Book {
     revision: Revision,
     rows: HashMap<Key, Row>,
     config: Config,
-    mark: u64,
+    mark: Option<u64>,
     pools: BTreeMap<Name, Range>,
     /// Pools do not overlap.
     pool_names: BTreeMap<IpNet, Name>,
@@ -43,6 +43,11 @@ pub struct Book {
     /// Blocks do not overlap.
     blocks: BTreeMap<IpNet, Standing>,
     cut: Ranges,
+    /// All rows of blocks, those set aside too.
+    cuts: BTreeSet<IpNet>,
+    /// Those that overlap others, which only a foreign hand can have made:
+    /// nothing more is allocated from them.
+    contested: BTreeSet<IpNet>,
     /// Blocks from which an address can be allocated at once.
     room: BTreeSet<IpNet>,
     /// Blocks in which nothing is held or kept.
@@ -155,6 +160,11 @@ impl Book {
         self.rows.iter().map(|(key, row)| (key, &row.value))
     }
 
+    /// Whether the row is there, and not to be believed.
+    pub fn is_aside(&self, key: &Key) -> bool {
+        matches!(self.value(key), Some(Value::Aside(_)))
+    }
+
     pub fn counts(&self) -> Counts {
         Counts {
             pools: self.pools.len(),
@@ -170,12 +180,12 @@ impl Book {
 
     /// What new allocations are given.
     pub fn mark(&self) -> u64 {
-        self.mark
+        self.mark.unwrap_or(self.newest)
     }
 
     /// Whether some allocation may be young; it may have gone since.
     pub fn may_have_young(&self) -> bool {
-        self.allocations > 0 && is_young(self.newest, self.mark)
+        self.allocations > 0 && is_young(self.newest, self.mark())
     }
 
     /// How long a released address rests, in milliseconds.
@@ -303,6 +313,11 @@ impl Book {
     /// All addresses that are an identity's, attached or kept.
     pub fn identified(&self, identity: &Name) -> &[IpAddr] {
         self.identities.get(identity).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the block's addresses may be another block's too.
+    pub fn is_contested(&self, cidr: &IpNet) -> bool {
+        self.contested.contains(cidr)
     }
 
     /// Ranges that are cut into blocks.

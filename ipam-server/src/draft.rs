@@ -67,8 +67,13 @@ impl<'a> Draft<'a> {
     /// do not conflict: of two servers that make pools or nodes at the same
     /// moment, the second sees the first's before it goes on.
     pub fn one_at_a_time(&mut self) {
-        let config = self.book.config().clone();
-        self.put(Key::Config, Some(Value::Config(config)));
+        let config = || Value::Config(self.book.config().clone());
+        let config = self
+            .book
+            .value(&Key::Config)
+            .cloned()
+            .unwrap_or_else(config);
+        self.put(Key::Config, Some(config));
     }
 
     pub fn block(&self, cidr: &IpNet) -> Option<&Block> {
@@ -111,6 +116,12 @@ impl<'a> Draft<'a> {
         let mut block = self.block(cidr)?.clone();
         block.sweep(self.now, self.book.cooldown());
         Some(block)
+    }
+
+    /// An address of the block can be given out.
+    pub fn has_room(&self, cidr: &IpNet) -> bool {
+        let room = |block: Block| block.has_room(self.book.reserved());
+        !self.book.is_contested(cidr) && self.open(cidr).is_some_and(room)
     }
 
     pub fn put_block(&mut self, block: Block) {

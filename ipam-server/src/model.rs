@@ -15,6 +15,8 @@ use weft_api::{
     names::{Handle, Name},
 };
 
+mod sound;
+
 /// A row's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
@@ -39,6 +41,16 @@ pub enum Value {
     /// Shared, as whoever drafts, commits and indexes it only reads.
     Block(Arc<Block>),
     Affinity(Affinity),
+    /// Of any kind: a foreign hand wrote it, and it is not to be believed. It
+    /// keeps its place: nothing is made there as if it were free.
+    Aside(Aside),
+}
+
+/// Most address bits of a block, of either family: a /20 or a /116.
+pub const HOST_BITS_MAX: u8 = 12;
+
+pub fn host_bits(net: &IpNet) -> u8 {
+    net.max_prefix_len() - net.prefix_len()
 }
 
 /// Grows with each commit, over all rows.
@@ -114,6 +126,13 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aside {
+    /// As they were found.
+    pub bytes: Vec<u8>,
+    pub reason: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     #[error("row {0:?} has a key of no known kind; another program wrote it, or a newer weft-ipam")]
@@ -137,7 +156,8 @@ impl Key {
         let cidr = |rest: &str| {
             let (address, length) = rest.rsplit_once('-').ok_or_else(wrong)?;
             let cidr: IpNet = format!("{address}/{length}").parse().map_err(|_| wrong())?;
-            (cidr.trunc() == cidr).then_some(cidr).ok_or_else(wrong)
+            let is_block = cidr.trunc() == cidr && host_bits(&cidr) <= HOST_BITS_MAX;
+            is_block.then_some(cidr).ok_or_else(wrong)
         };
         Ok(match kind {
             "pool" => Self::Pool(name(rest)?),
@@ -180,10 +200,12 @@ impl Value {
             Self::Node(row) => serde_json::to_vec(row),
             Self::Block(row) => serde_json::to_vec(row),
             Self::Affinity(row) => serde_json::to_vec(row),
+            Self::Aside(row) => return row.bytes.clone(),
         };
         encoded.expect("string keys and no fallible serializers")
     }
 
+    /// What is sound, and nothing else.
     pub fn decode(key: &Key, bytes: &[u8]) -> Result<Self, RowError> {
         let value = match key {
             Key::Config => serde_json::from_slice(bytes).map(Self::Config),
@@ -194,9 +216,23 @@ impl Value {
             Key::Block(_) => serde_json::from_slice(bytes).map(Self::Block),
             Key::Affinity(..) => serde_json::from_slice(bytes).map(Self::Affinity),
         };
-        value.map_err(|error| RowError::Value {
+        let wrong = |reason| RowError::Value {
             key: key.to_string(),
-            reason: error.to_string(),
+            reason,
+        };
+        let value = value.map_err(|error| wrong(error.to_string()))?;
+        sound::sound(key, &value).map_err(wrong)?;
+        Ok(value)
+    }
+
+    /// Where a foreign hand may write: what is not sound is set aside.
+    pub fn read(key: &Key, bytes: &[u8]) -> Self {
+        Self::decode(key, bytes).unwrap_or_else(|error| {
+            let (RowError::Key(reason) | RowError::Value { reason, .. }) = error;
+            Self::Aside(Aside {
+                bytes: bytes.to_vec(),
+                reason,
+            })
         })
     }
 }
@@ -230,6 +266,8 @@ mod tests {
             "block/10.0.0.1-26",
             "block/10.0.0.0",
             "affinity/n1",
+            "affinity/n1/10.0.0.0-8",
+            "block/::-0",
         ] {
             assert!(Key::parse(text).is_err(), "{text}");
         }

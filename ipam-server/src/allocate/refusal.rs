@@ -72,6 +72,15 @@ pub fn outside(address: IpAddr) -> Error {
     )
 }
 
+/// The address may be held in another block, or in one that is set aside.
+pub fn contested(address: IpAddr) -> Error {
+    Error::new(
+        Code::Taken,
+        format!("{address} lies in blocks that contradict each other"),
+        "look at `weft ipam check`, and ask for another address until that is mended",
+    )
+}
+
 pub fn foreign(address: IpAddr, owner: Option<&Name>) -> Error {
     let owner = owner.map_or_else(|| "nobody".to_owned(), |owner| format!("node {owner}"));
     Error::new(

@@ -10,7 +10,12 @@ use weft_api::{
 };
 
 use super::{choose, refusal};
-use crate::{claim, draft::Draft, model::Allocation, range};
+use crate::{
+    claim,
+    draft::Draft,
+    model::Allocation,
+    range::{self, Span},
+};
 
 /// The identity's address of a family in the attachment's place, if it has one
 /// that the attachment may have: it is kept, or held by a former attachment on
@@ -83,6 +88,9 @@ pub fn hand_over(
     let Some(mut block) = cidr.and_then(|cidr| draft.open(&cidr)) else {
         return Err(refusal::outside(address));
     };
+    if draft.book.is_contested(&block.cidr) {
+        return Err(refusal::contested(address));
+    }
     let ordinal = block
         .ordinal(address)
         .ok_or_else(|| refusal::outside(address))?;
@@ -128,6 +136,10 @@ pub fn take(
     }
     let cidr = pool.block_at(address);
     let strict = book.config().strict_affinity;
+    let unknown = draft.block(&cidr).is_none() && book.cut().overlap(Span::of(&cidr)).is_some();
+    if unknown || book.is_contested(&cidr) {
+        return Err(refusal::contested(address));
+    }
     match draft.block(&cidr) {
         Some(block) if strict && block.owner.as_ref() != Some(&ask.node) => {
             return Err(refusal::foreign(address, block.owner.as_ref()));

@@ -13,9 +13,9 @@ use weft_api::{
     names::Name,
 };
 
-use super::{Book, Share, Standing};
+use super::{Book, Share, Standing, within};
 use crate::{
-    model::{Allocation, Block, Key, Value},
+    model::{Allocation, Block, HOST_BITS_MAX, Key, Value},
     pool::Range,
     range::{Ranges, Span},
 };
@@ -32,14 +32,15 @@ impl Book {
             }
             Key::Mark => {
                 self.mark = match new {
-                    Some(Value::Mark(mark)) => mark.number,
-                    _ => 0,
+                    Some(Value::Mark(mark)) => Some(mark.number),
+                    _ => None,
                 };
             }
             Key::Pool(name) => self.index_pool(name, new),
             Key::Reservation(name) => self.index_reservation(name, new.is_some()),
             Key::Node(name) => self.index_node(name, old, new),
             Key::Block(cidr) => {
+                self.index_cut(*cidr, old.is_some(), new.is_some());
                 let old = old.as_ref().and_then(as_block);
                 self.index_block(*cidr, old, new.and_then(as_block));
             }
@@ -105,6 +106,42 @@ impl Book {
         }
     }
 
+    fn index_cut(&mut self, cidr: IpNet, old: bool, new: bool) {
+        let span = Span::of(&cidr);
+        if new && !old {
+            if self.cut.overlap(span).is_some() {
+                let others = self.overlapping(&cidr);
+                self.contested.insert(cidr);
+                self.contested.extend(&others);
+                others.iter().for_each(|other| self.index_standing(*other));
+            }
+            self.cuts.insert(cidr);
+            self.cut.insert(span);
+        }
+        if old && !new {
+            self.cuts.remove(&cidr);
+            self.cut.remove(span);
+            if self.contested.remove(&cidr) {
+                for other in self.overlapping(&cidr) {
+                    self.cut.insert(Span::of(&other));
+                    if self.overlapping(&other).is_empty() {
+                        self.contested.remove(&other);
+                        self.index_standing(other);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Other blocks within this one, and around it.
+    fn overlapping(&self, cidr: &IpNet) -> Vec<IpNet> {
+        let within = self.cuts.range(within(cidr)).copied();
+        let around = std::iter::successors(cidr.supernet(), IpNet::supernet)
+            .take(HOST_BITS_MAX.into())
+            .filter(|net| self.cuts.contains(net));
+        within.chain(around).filter(|net| net != cidr).collect()
+    }
+
     fn index_block(&mut self, cidr: IpNet, old: Option<&Block>, new: Option<&Block>) {
         self.index_allocations(old, new);
         if let Some(block) = new {
@@ -113,12 +150,6 @@ impl Book {
         let existence = old.is_some() != new.is_some();
         let former = old.and_then(|block| block.owner.clone());
         let owner = new.and_then(|block| block.owner.clone());
-        if existence {
-            match new {
-                Some(_) => self.cut.insert(Span::of(&cidr)),
-                None => self.cut.remove(Span::of(&cidr)),
-            }
-        }
         self.index_standing(cidr);
         if existence || former != owner {
             let mut claimants = self.claimants.remove(&cidr).unwrap_or_default();
@@ -134,7 +165,7 @@ impl Book {
     fn index_standing(&mut self, cidr: IpNet) {
         let standing = |block: &Block| Standing {
             owner: block.owner.clone(),
-            room: block.has_room(&self.reserved),
+            room: !self.contested.contains(&cidr) && block.has_room(&self.reserved),
             idle: !block.is_live(),
             first_released: block.first_released(),
         };

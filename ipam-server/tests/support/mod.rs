@@ -58,7 +58,7 @@ impl Rows {
     fn write(&mut self, key: &Key, value: &Option<Value>) {
         let row = value.clone().map(|value| Row {
             // What is read back is what was stored.
-            value: Value::decode(key, &value.encode()).expect("it reads back"),
+            value: Value::read(key, &value.encode()),
             revision: self.revision,
         });
         match &row {
@@ -77,10 +77,13 @@ impl Rows {
             let mut json = serde_json::from_slice(&row.value.encode()).expect("JSON");
             edit(&key, &mut json);
             let bytes = serde_json::to_vec(&json).expect("JSON");
-            self.revision += 1;
-            let value = Value::decode(&key, &bytes).expect("it reads back");
-            self.write(&key, &Some(value));
+            self.put(&key, Value::read(&key, &bytes));
         }
+    }
+
+    pub fn put(&mut self, key: &Key, value: Value) {
+        self.revision += 1;
+        self.write(key, &Some(value));
     }
 
     pub fn problems(&self, now: Time) -> Vec<Problem> {
