@@ -349,10 +349,10 @@ impl Book {
         Some(released.saturating_add(self.cooldown()))
     }
 
-    /// The sequence number of a new block: the clock's nanoseconds, and more
+    /// The sequence number of a new block: the clock's microseconds, and more
     /// than any number that was seen, should the clock have been set back.
     pub fn fresh_sequence(&self, now: Time) -> u64 {
-        now.saturating_mul(1_000_000)
+        now.saturating_mul(1_000)
             .max(self.highest_sequence.saturating_add(1))
     }
 }

@@ -68,7 +68,7 @@ pub struct Block {
     pub owner: Option<Name>,
     /// When the owner claimed it.
     pub claimed: Time,
-    /// Starts at the wall clock in nanoseconds, so that a block that was
+    /// Starts at the wall clock in microseconds, so that a block that was
     /// deleted and made again never repeats a number; grows with each change
     /// of its allocations.
     pub sequence: u64,

@@ -40,9 +40,22 @@ impl Book {
             Key::Reservation(name) => self.index_reservation(name, new.is_some()),
             Key::Node(name) => self.index_node(name, old, new),
             Key::Block(cidr) => {
-                self.index_cut(*cidr, old.is_some(), new.is_some());
+                let (was, is) = (old.is_some(), new.is_some());
+                if is && !was {
+                    self.index_cut(*cidr);
+                }
+                let others = self.contesting(cidr);
+                for other in &others {
+                    self.index_allocations(Some(other), None);
+                }
                 let old = old.as_ref().and_then(as_block);
                 self.index_block(*cidr, old, new.and_then(as_block));
+                for other in &others {
+                    self.index_allocations(None, Some(other));
+                }
+                if was && !is {
+                    self.index_uncut(*cidr);
+                }
             }
             Key::Affinity(node, cidr) => {
                 let claimants = self.claimants.entry(*cidr).or_default();
@@ -106,31 +119,45 @@ impl Book {
         }
     }
 
-    fn index_cut(&mut self, cidr: IpNet, old: bool, new: bool) {
+    fn index_cut(&mut self, cidr: IpNet) {
         let span = Span::of(&cidr);
-        if new && !old {
-            if self.cut.overlap(span).is_some() {
-                let others = self.overlapping(&cidr);
-                self.contested.insert(cidr);
-                self.contested.extend(&others);
-                others.iter().for_each(|other| self.index_standing(*other));
-            }
-            self.cuts.insert(cidr);
-            self.cut.insert(span);
+        if self.cut.overlap(span).is_some() {
+            let others = self.overlapping(&cidr);
+            self.contested.insert(cidr);
+            self.contested.extend(&others);
+            others.iter().for_each(|other| self.index_standing(*other));
         }
-        if old && !new {
-            self.cuts.remove(&cidr);
-            self.cut.remove(span);
-            if self.contested.remove(&cidr) {
-                for other in self.overlapping(&cidr) {
-                    self.cut.insert(Span::of(&other));
-                    if self.overlapping(&other).is_empty() {
-                        self.contested.remove(&other);
-                        self.index_standing(other);
-                    }
-                }
+        self.cuts.insert(cidr);
+        self.cut.insert(span);
+    }
+
+    fn index_uncut(&mut self, cidr: IpNet) {
+        self.cuts.remove(&cidr);
+        self.cut.remove(Span::of(&cidr));
+        if !self.contested.remove(&cidr) {
+            return;
+        }
+        for other in self.overlapping(&cidr) {
+            self.cut.insert(Span::of(&other));
+            if self.overlapping(&other).is_empty() {
+                self.contested.remove(&other);
+                self.index_standing(other);
             }
         }
+    }
+
+    /// Blocks that may say of the same addresses who has them: what one says
+    /// no longer, another may.
+    fn contesting(&self, cidr: &IpNet) -> Vec<Arc<Block>> {
+        if !self.contested.contains(cidr) {
+            return Vec::new();
+        }
+        let others = self.overlapping(cidr).into_iter();
+        let blocks = others.filter_map(|other| match self.value(&Key::Block(other))? {
+            Value::Block(block) => Some(Arc::clone(block)),
+            _ => None,
+        });
+        blocks.collect()
     }
 
     /// Other blocks within this one, and around it.
