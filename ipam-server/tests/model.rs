@@ -149,7 +149,7 @@ fn request(step: &Step) -> Option<Request> {
 /// and every third another network.
 fn attachment_of(number: u8) -> Attachment {
     let mut attachment = attachment(&format!("c{number}"));
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         attachment.interface = name("net1");
     }
     if number > 9 {

@@ -302,6 +302,13 @@ fn requests() -> Vec<Request> {
             identity: name(pod),
         }));
     }
+    all.extend(changes());
+    all
+}
+
+/// What gives back, makes and takes away.
+fn changes() -> Vec<Request> {
+    let mut all = vec![];
     all.push(gc("n1", &["a1"]));
     all.extend(["a2", "b1", "at-10.0.0.9"].map(|container| {
         Request::Release(Release::Attachment(Attachment {
@@ -389,108 +396,96 @@ proptest! {
     }
 }
 
-#[test]
-fn each_row_that_cannot_be_is_named_with_what_is_wrong() {
-    let block = |edit: fn(&mut Json)| {
-        let mut row = json!({"cidr": "10.0.0.0/30", "owner": null, "claimed": 0, "sequence": 1, "allocations": {
-            "1": {"handle": "h", "sequence": 1, "node": "n1", "use": "workload", "since": 0}}, "free": [0, 2, 3]});
-        edit(&mut row);
-        row
-    };
-    let node = |edit: fn(&mut Json)| {
-        let mut row =
-            json!({"name": "n1", "underlay": ["192.0.2.1/24"], "vtep_mac": "02:00:00:00:00:01"});
-        edit(&mut row);
-        row
-    };
-    let cases = [
-        (
-            "pool/p",
-            json!({"name": "p", "cidr": "10.0.0.0/24", "block_size": 0}),
-            "block size 0",
-        ),
-        (
-            "pool/p",
-            json!({"name": "p", "cidr": "10.0.0.0/24", "block_size": 23}),
-            "smaller than a block",
-        ),
-        (
-            "pool/p",
-            json!({"name": "p", "cidr": "fd00::/64", "block_size": 64}),
-            "block size 64",
-        ),
-        (
-            "pool/p",
-            json!({"name": "p", "cidr": "10.0.0.1/24"}),
-            "behind its prefix",
-        ),
-        (
-            "pool/p",
-            json!({"name": "q", "cidr": "10.0.0.0/24"}),
-            "it is of q",
-        ),
-        ("pool/p", json!({"name": "p"}), "cidr"),
-        (
-            "block/10.0.0.0-30",
-            block(|row| row["free"] = json!([0, 2, 4])),
-            "ordinal 4 is out",
-        ),
-        (
-            "block/10.0.0.0-30",
-            block(|row| row["free"] = json!([0, 2, 2])),
-            "free twice",
-        ),
-        (
-            "block/10.0.0.0-30",
-            block(|row| row["free"] = json!([0, 1])),
-            "both free and allocated",
-        ),
-        ("block/10.0.0.4-30", block(|_| {}), "it is of 10.0.0.0/30"),
-        (
-            "node/n1",
-            node(|row| row["underlay"] = json!([])),
-            "no underlay",
-        ),
-        (
-            "node/n1",
-            node(|row| row["underlay"] = json!(["0.0.0.0/0"])),
-            "no address of one machine",
-        ),
-        (
-            "node/n1",
-            node(|row| row["underlay"] = json!(["224.0.0.1/4"])),
-            "no address of one machine",
-        ),
-        (
-            "node/n1",
-            node(|row| row["vtep_mac"] = json!("ff:ff:ff:ff:ff:ff")),
-            "no MAC address",
-        ),
-        ("node/n1", node(|row| row["port"] = json!(0)), "port 0"),
-        ("node/n2", node(|_| {}), "it is of n1"),
-        (
-            "reservation/r",
-            json!({"name": "s", "cidrs": []}),
-            "it is of s",
-        ),
-    ];
-    for (key, row, told) in cases {
-        let parsed = Key::parse(key).expect("a key");
-        let bytes = serde_json::to_vec(&row).expect("JSON");
-        match Value::decode(&parsed, &bytes) {
-            Err(RowError::Value { key: named, reason }) => {
-                assert!(named == key && reason.contains(told), "{key}: {reason}");
-            }
-            other => panic!("{key} {told}: {other:?}"),
+/// Its key is named, and what is wrong.
+fn refused(key: &str, row: &Json, told: &str) {
+    let parsed = Key::parse(key).expect("a key");
+    let bytes = serde_json::to_vec(row).expect("JSON");
+    match Value::decode(&parsed, &bytes) {
+        Err(RowError::Value { key: named, reason }) => {
+            assert!(named == key && reason.contains(told), "{key}: {reason}");
         }
+        other => panic!("{key} {told}: {other:?}"),
     }
-    for (key, row) in [
-        ("block/10.0.0.0-30", block(|_| {})),
-        ("node/n1", node(|_| {})),
+}
+
+/// `row` with the fields of `change`.
+fn with(row: &Json, change: Json) -> Json {
+    let mut row = row.clone();
+    if let Json::Object(fields) = change {
+        row.as_object_mut().expect("an object").extend(fields);
+    }
+    row
+}
+
+#[test]
+fn a_pool_or_reservation_that_cannot_be_is_named_with_what_is_wrong() {
+    for (cidr, size, told) in [
+        ("10.0.0.0/24", 0, "block size 0"),
+        ("10.0.0.0/24", 23, "smaller than a block"),
+        ("fd00::/64", 64, "block size 64"),
+        ("10.0.0.1/24", 26, "behind its prefix"),
+        ("10.0.0.0/33", 26, "invalid IP address"),
     ] {
-        let bytes = serde_json::to_vec(&row).expect("JSON");
-        Value::decode(&Key::parse(key).expect("a key"), &bytes).expect("it is sound");
+        let row = json!({"name": "p", "cidr": cidr, "block_size": size});
+        refused("pool/p", &row, told);
     }
+    refused(
+        "pool/p",
+        &json!({"name": "q", "cidr": "10.0.0.0/24"}),
+        "it is of q",
+    );
+    refused("pool/p", &json!({"name": "p"}), "cidr");
+    refused(
+        "reservation/r",
+        &json!({"name": "s", "cidrs": []}),
+        "it is of s",
+    );
+}
+
+#[test]
+fn a_block_that_cannot_be_is_named_with_what_is_wrong() {
+    let held = json!({"handle": "h", "sequence": 1, "node": "n1", "use": "workload", "since": 0});
+    let sound = json!({"cidr": "10.0.0.0/30", "owner": null, "claimed": 0, "sequence": 1,
+                       "allocations": {"1": held}, "free": [0, 2, 3]});
+    for (change, told) in [
+        (json!({"free": [0, 2, 4]}), "ordinal 4 is out"),
+        (json!({"free": [0, 2, 2]}), "free twice"),
+        (json!({"free": [0, 1]}), "both free and allocated"),
+        (json!({"allocations": {"9": held}}), "ordinal 9 is out"),
+        (json!({"cidr": "10.0.0.4/30"}), "it is of 10.0.0.4/30"),
+    ] {
+        refused("block/10.0.0.0-30", &with(&sound, change), told);
+    }
+    let key = Key::parse("block/10.0.0.0-30").expect("a key");
+    Value::decode(&key, &serde_json::to_vec(&sound).expect("JSON")).expect("it is sound");
+}
+
+#[test]
+fn a_node_that_cannot_be_is_named_with_what_is_wrong() {
+    let sound =
+        json!({"name": "n1", "underlay": ["192.0.2.1/24"], "vtep_mac": "02:00:00:00:00:01"});
+    for (change, told) in [
+        (json!({"underlay": []}), "no underlay"),
+        (
+            json!({"underlay": ["0.0.0.0/0"]}),
+            "no address of one machine",
+        ),
+        (
+            json!({"underlay": ["224.0.0.1/4"]}),
+            "no address of one machine",
+        ),
+        (
+            json!({"underlay": ["192.0.2.1/24", "192.0.2.2/24"]}),
+            "not its only",
+        ),
+        (json!({"vtep_mac": "ff:ff:ff:ff:ff:ff"}), "no MAC address"),
+        (json!({"port": 0}), "port 0"),
+        (json!({"name": "n2"}), "it is of n2"),
+    ] {
+        refused("node/n1", &with(&sound, change), told);
+    }
+    let key = Key::parse("node/n1").expect("a key");
+    Value::decode(&key, &serde_json::to_vec(&sound).expect("JSON")).expect("it is sound");
 }
 
 #[test]
