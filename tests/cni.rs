@@ -95,6 +95,10 @@ impl Node {
             .env("CNI_NETNS", pod.path())
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", "/nonexistent")
+            .env(
+                "CNI_ARGS",
+                format!("K8S_POD_NAMESPACE=db;K8S_POD_NAME={}", pod.name),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -179,13 +183,19 @@ impl Drop for Node {
 }
 
 struct Pod {
+    name: String,
     container: String,
     netns: Netns,
 }
 
 impl Pod {
     fn new(container: &str) -> Self {
+        Self::named(container, container)
+    }
+
+    fn named(name: &str, container: &str) -> Self {
         Self {
+            name: name.to_owned(),
             container: container.to_owned(),
             netns: Netns::make(container).expect("a namespace"),
         }
@@ -315,6 +325,25 @@ fn gc_leaves_what_its_list_is_too_old_to_know() {
     assert_eq!((node.ports(), node.addresses()), (1, 2));
     node.call("CHECK", &young, &json!({"prevResult": result}))
         .expect("nothing differs");
+}
+
+#[test]
+fn a_sticky_pod_has_its_address_again() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start(48_318);
+    let mut ipam = node.config()["ipam"].clone();
+    ipam["sticky"] = true.into();
+    let sticky = json!({ "ipam": ipam });
+    let first = Pod::named("pg-0", "c1");
+    let had = node.call("ADD", &first, &sticky).expect("added");
+    node.call("DEL", &first, &sticky).expect("deleted");
+    let other = node.add(&Pod::named("web", "c2"));
+    let again = Pod::named("pg-0", "c3");
+    let again = node.call("ADD", &again, &sticky).expect("added");
+    for index in 0..2 {
+        assert_eq!(address(&again, index), address(&had, index));
+        assert_ne!(address(&other, index), address(&had, index));
+    }
 }
 
 #[test]
