@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weft_api::ipam::{Reply, Request};
+use weft_api::ipam::{Allocation, Reply, Request, is_young};
 use weft_cni::{forwarder::Client, netlink::Netlink, netns::Netns};
 
 /// A node of two daemons.
@@ -24,8 +24,13 @@ struct Node {
 
 impl Node {
     fn start(port: u16) -> Self {
+        Self::start_with(port, "")
+    }
+
+    fn start_with(port: u16, ipam: &str) -> Self {
         let dir = TempDir::new().expect("a directory");
         let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("ipam.toml"), ipam).expect("write");
         let forwarder =
             format!("node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']\nport = {port}\n");
         std::fs::write(at("forwarder.toml"), forwarder).expect("write");
@@ -43,7 +48,7 @@ impl Node {
                 [
                     ("--socket", at("ipam.sock")),
                     ("--store", at("ipam.redb")),
-                    ("", PathBuf::new()),
+                    ("--config", at("ipam.toml")),
                 ],
             ),
             start(
@@ -90,6 +95,10 @@ impl Node {
             .env("CNI_NETNS", pod.path())
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", "/nonexistent")
+            .env(
+                "CNI_ARGS",
+                format!("K8S_POD_NAMESPACE=db;K8S_POD_NAME={}", pod.name),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -124,16 +133,41 @@ impl Node {
         }
     }
 
-    fn addresses(&self) -> usize {
+    fn ipam(&self, request: &Request) -> Reply {
         let path = self.dir.path().join("ipam.sock");
         let mut client = weft_socket::ipam::Client::connect(&path).expect("connect");
+        client.request(request).expect("an answer")
+    }
+
+    fn allocations(&self) -> Vec<Allocation> {
         let request = Request::Allocations {
             node: None,
             borrowed: false,
         };
-        match client.request(&request) {
-            Ok(Reply::Allocations(all)) => all.iter().filter(|one| one.handle.is_some()).count(),
+        match self.ipam(&request) {
+            Reply::Allocations(all) => all,
             other => panic!("{other:?}"),
+        }
+    }
+
+    fn addresses(&self) -> usize {
+        let all = self.allocations();
+        all.iter().filter(|one| one.handle.is_some()).count()
+    }
+
+    /// Until `gc` may free what is allocated.
+    fn wait_until_old(&self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let Reply::Status(status) = self.ipam(&Request::Status) else {
+                panic!("no status");
+            };
+            let young = |one: &Allocation| is_young(one.mark, status.mark);
+            if !self.allocations().iter().any(young) {
+                return;
+            }
+            assert!(Instant::now() < until, "the mark is raised");
+            thread::sleep(Duration::from_millis(100));
         }
     }
 }
@@ -149,13 +183,19 @@ impl Drop for Node {
 }
 
 struct Pod {
+    name: String,
     container: String,
     netns: Netns,
 }
 
 impl Pod {
     fn new(container: &str) -> Self {
+        Self::named(container, container)
+    }
+
+    fn named(name: &str, container: &str) -> Self {
         Self {
+            name: name.to_owned(),
             container: container.to_owned(),
             netns: Netns::make(container).expect("a namespace"),
         }
@@ -259,7 +299,7 @@ fn a_second_add_is_refused_and_leaves_the_first_as_it_was() {
 #[test]
 fn gc_frees_what_is_not_listed() {
     weft_testkit::needs_namespaces!();
-    let node = Node::start(48_313);
+    let node = Node::start_with(48_313, "gc_grace_seconds = 1\n");
     let (kept, stale) = (Pod::new("kept"), Pod::new("stale"));
     let result = node.add(&kept);
     node.add(&stale);
@@ -267,10 +307,43 @@ fn gc_frees_what_is_not_listed() {
     let unlisted = node.call("GC", &kept, &json!({})).expect_err("no list");
     assert_eq!(unlisted["code"], 7, "{unlisted}");
     let list = json!({"cni.dev/valid-attachments": [{"containerID": "kept", "ifname": "eth0"}]});
+    node.wait_until_old();
     assert_eq!(node.call("GC", &kept, &list), Ok(Value::Null));
     assert_eq!((node.ports(), node.addresses()), (1, 2));
     node.call("CHECK", &kept, &json!({"prevResult": result}))
         .expect("nothing differs");
+}
+
+#[test]
+fn gc_leaves_what_its_list_is_too_old_to_know() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start(48_317);
+    let young = Pod::new("young");
+    let result = node.add(&young);
+    let list = json!({"cni.dev/valid-attachments": []});
+    assert_eq!(node.call("GC", &young, &list), Ok(Value::Null));
+    assert_eq!((node.ports(), node.addresses()), (1, 2));
+    node.call("CHECK", &young, &json!({"prevResult": result}))
+        .expect("nothing differs");
+}
+
+#[test]
+fn a_sticky_pod_has_its_address_again() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start(48_318);
+    let mut ipam = node.config()["ipam"].clone();
+    ipam["sticky"] = true.into();
+    let sticky = json!({ "ipam": ipam });
+    let first = Pod::named("pg-0", "c1");
+    let had = node.call("ADD", &first, &sticky).expect("added");
+    node.call("DEL", &first, &sticky).expect("deleted");
+    let other = node.add(&Pod::named("web", "c2"));
+    let again = Pod::named("pg-0", "c3");
+    let again = node.call("ADD", &again, &sticky).expect("added");
+    for index in 0..2 {
+        assert_eq!(address(&again, index), address(&had, index));
+        assert_ne!(address(&other, index), address(&had, index));
+    }
 }
 
 #[test]

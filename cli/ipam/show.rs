@@ -176,7 +176,15 @@ fn allocation_rows(allocation: &Allocation, now: Time) -> [(&'static str, String
     [
         ("holder", holder(allocation)),
         ("handle", maybe(&allocation.handle)),
-        ("identity", maybe(&allocation.identity)),
+        (
+            "identity",
+            match (&allocation.identity, &allocation.place) {
+                (Some(identity), Some(place)) => {
+                    format!("{identity} at {} of {}", place.interface, place.network)
+                }
+                (identity, _) => maybe(identity),
+            },
+        ),
         (
             "node",
             format!(

@@ -213,6 +213,36 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.valid, None);
 }
 
+#[test]
+fn a_sticky_pod_is_known_by_its_name() {
+    let identity = |sticky: Value, args: &str| {
+        let config = json!({"cniVersion": "1.1.0", "name": "n", "type": "weft-cni",
+                            "ipam": {"type": "weft", "sticky": sticky}});
+        let Ok(weft_cni::protocol::Call {
+            verb: Verb::Add(pod, _),
+            ..
+        }) = with("CNI_ARGS", args)
+        else {
+            panic!("{args}");
+        };
+        let config = Config::parse_for(config.to_string().as_bytes(), &pod.args);
+        match config.map(|config| config.ipam) {
+            Ok(Ipam::Weft(weft)) => Ok(weft.identity.map(String::from)),
+            Ok(other) => panic!("{other:?}"),
+            Err(failure) => Err(failure.code),
+        }
+    };
+    const POD: &str = "K8S_POD_NAMESPACE=db;K8S_POD_NAME=pg-0";
+    assert_eq!(identity(true.into(), POD), Ok(Some("db/pg-0".to_owned())));
+    assert_eq!(identity(false.into(), POD), Ok(None));
+    assert_eq!(identity(Value::Null, POD), Ok(None));
+    assert_eq!(identity(true.into(), "K8S_POD_NAME=pg-0"), Ok(None));
+    assert_eq!(identity("yes".into(), POD), Err(code::CONFIG));
+    // No StatefulSet's: and DEL goes on.
+    let long = format!("K8S_POD_NAMESPACE=db;K8S_POD_NAME={}", "x".repeat(200));
+    assert_eq!(identity(true.into(), &long), Ok(None));
+}
+
 fn full() -> Value {
     json!({
         "cniVersion": "1.1.0",

@@ -54,15 +54,8 @@ pub fn pool_create(book: &Book, pool: &Pool, now: Time) -> Result<Plan, Error> {
     }
     let mut draft = Draft::new(book, now);
     draft.put(Key::Pool(pool.name.clone()), Some(Value::Pool(pool)));
-    one_at_a_time(&mut draft);
+    draft.one_at_a_time();
     Ok(draft.plan(Reply::Done))
-}
-
-/// Writes the settings as they are: of two servers that make pools at the
-/// same moment, the second sees the first's before it goes on.
-fn one_at_a_time(draft: &mut Draft<'_>) {
-    let config = draft.book.config().clone();
-    draft.put(Key::Config, Some(Value::Config(config)));
 }
 
 pub fn pool_disable(book: &Book, name: &Name, disabled: bool, now: Time) -> Result<Plan, Error> {
@@ -119,7 +112,7 @@ pub fn pool_delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
         }
     }
     draft.put(Key::Pool(name.clone()), None);
-    one_at_a_time(&mut draft);
+    draft.one_at_a_time();
     Ok(draft.plan(Reply::Done))
 }
 
@@ -201,7 +194,7 @@ pub fn configure(book: &Book, change: &ConfigChange, now: Time) -> Result<Plan, 
             format!("choose 0 to {COOLDOWN_MAX}"),
         ));
     }
-    if config == *book.config() {
+    if config == *book.config() && !book.is_aside(&Key::Config) {
         return Ok(Plan::answer(Reply::Done));
     }
     let mut draft = Draft::new(book, now);

@@ -38,6 +38,7 @@ pub fn allocate(book: &Book, ask: &Allocate, now: Time) -> Result<Plan, Error> {
                 if let Some(block) = book.block_with(held) {
                     draft.guard(Key::Block(block.cidr));
                 }
+                specific::renew(&mut draft, held);
                 held
             }
             Some(held) => return Err(refusal::holds_another(&handle, held, asked)),
@@ -70,7 +71,9 @@ fn fresh(
         purpose: ask.purpose,
         pod: ask.pod.clone(),
         identity: ask.identity.clone(),
+        place: ask.identity.as_ref().map(|_| ask.attachment.place()),
         since: draft.now,
+        mark: draft.mark(),
         released: None,
     };
     if let Some(identity) = &ask.identity
@@ -127,12 +130,7 @@ fn own(draft: &Draft<'_>, node: &Name, pools: &[&Range]) -> Option<IpNet> {
             .is_some_and(|block| block.owner.as_ref() == Some(node))
             && pools.iter().any(|pool| pool.pool.cidr.contains(cidr))
     };
-    let has_room = |cidr: &IpNet| {
-        is_own(cidr)
-            && draft
-                .open(cidr)
-                .is_some_and(|block| block.has_room(book.reserved()))
-    };
+    let has_room = |cidr: &IpNet| is_own(cidr) && draft.has_room(cidr);
     if let Some(share) = book.share(node) {
         for pool in pools {
             let mut room = share.room.range(book::within(&pool.pool.cidr));
@@ -172,11 +170,7 @@ fn reclaimable(draft: &Draft<'_>, node: &Name, pools: &[&Range]) -> Option<IpNet
 
 fn lendable(draft: &Draft<'_>, node: &Name, pools: &[&Range]) -> Option<IpNet> {
     let book = draft.book;
-    let has_room = |cidr: &IpNet| {
-        draft
-            .open(cidr)
-            .is_some_and(|block| block.has_room(book.reserved()))
-    };
+    let has_room = |cidr: &IpNet| draft.has_room(cidr);
     let at_once = pools.iter().find_map(|pool| {
         let mut room = book.room_from(pool, pool.seed(node));
         room.find(|cidr| has_room(cidr)).copied()
@@ -193,7 +187,13 @@ fn assigned(draft: &Draft<'_>, node: &Name, address: IpAddr) -> Result<Assigned,
     let Some(pool) = draft.book.pool_of(&net) else {
         return Err(refusal::outside(address));
     };
-    let block = pool.block_at(address);
+    let mut block = pool.block_at(address);
+    if let Some(other) = draft.book.block_with(address)
+        && draft.block(&block).is_none()
+    {
+        // A foreign hand has cut it in another size.
+        block = other.cidr;
+    }
     let owner = draft.block(&block).and_then(|block| block.owner.as_ref());
     Ok(Assigned {
         address,

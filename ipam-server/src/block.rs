@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use weft_api::{
-    ipam::{Family, Time, Usage},
+    ipam::{Family, Place, Time, Usage},
     names::Name,
 };
 
@@ -37,6 +37,18 @@ impl Allocation {
     /// Nobody has a right to it, and it is not free yet.
     pub fn is_resting(&self) -> bool {
         self.handle.is_none() && self.identity.is_none()
+    }
+
+    /// Where its identity has it. Of rows that do not say, the handle does;
+    /// where there is none any more, nobody knows.
+    pub fn place(&self) -> Option<Place> {
+        if self.place.is_some() {
+            return self.place.clone();
+        }
+        let mut names = self.handle.as_ref()?.as_str().split('/');
+        let network = Name::new(names.next()?).ok()?;
+        let interface = Name::new(names.nth(1)?).ok()?;
+        Some(Place { network, interface })
     }
 
     /// When it is free again.
@@ -128,6 +140,7 @@ impl Block {
         let left = Allocation {
             handle: None,
             identity: held.identity.clone().filter(|_| kept),
+            place: held.place().filter(|_| kept),
             sequence,
             released: Some(now),
             ..Allocation::clone(&held)

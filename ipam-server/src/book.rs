@@ -13,7 +13,7 @@ use std::{
 
 use ipnet::IpNet;
 use weft_api::{
-    ipam::{AffinityState, Config, Family, Node, Reservation, Time},
+    ipam::{AffinityState, Config, Family, Node, Reservation, Time, is_young},
     names::{Handle, Mac, Name},
 };
 
@@ -31,6 +31,7 @@ pub struct Book {
     revision: Revision,
     rows: HashMap<Key, Row>,
     config: Config,
+    mark: Option<u64>,
     pools: BTreeMap<Name, Range>,
     /// Pools do not overlap.
     pool_names: BTreeMap<IpNet, Name>,
@@ -42,6 +43,11 @@ pub struct Book {
     /// Blocks do not overlap.
     blocks: BTreeMap<IpNet, Standing>,
     cut: Ranges,
+    /// All rows of blocks, those set aside too.
+    cuts: BTreeSet<IpNet>,
+    /// Those that overlap others, which only a foreign hand can have made:
+    /// nothing more is allocated from them.
+    contested: BTreeSet<IpNet>,
     /// Blocks from which an address can be allocated at once.
     room: BTreeSet<IpNet>,
     /// Blocks in which nothing is held or kept.
@@ -54,6 +60,8 @@ pub struct Book {
     identities: HashMap<Name, Vec<IpAddr>>,
     allocations: usize,
     highest_sequence: u64,
+    /// The highest mark of an allocation that was seen.
+    newest: u64,
 }
 
 /// What is one node's.
@@ -152,6 +160,11 @@ impl Book {
         self.rows.iter().map(|(key, row)| (key, &row.value))
     }
 
+    /// Whether the row is there, and not to be believed.
+    pub fn is_aside(&self, key: &Key) -> bool {
+        matches!(self.value(key), Some(Value::Aside(_)))
+    }
+
     pub fn counts(&self) -> Counts {
         Counts {
             pools: self.pools.len(),
@@ -163,6 +176,16 @@ impl Book {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What new allocations are given.
+    pub fn mark(&self) -> u64 {
+        self.mark.unwrap_or(self.newest)
+    }
+
+    /// Whether some allocation may be young; it may have gone since.
+    pub fn may_have_young(&self) -> bool {
+        self.allocations > 0 && is_young(self.newest, self.mark())
     }
 
     /// How long a released address rests, in milliseconds.
@@ -292,6 +315,11 @@ impl Book {
         self.identities.get(identity).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether the block's addresses may be another block's too.
+    pub fn is_contested(&self, cidr: &IpNet) -> bool {
+        self.contested.contains(cidr)
+    }
+
     /// Ranges that are cut into blocks.
     pub fn cut(&self) -> &Ranges {
         &self.cut
@@ -321,10 +349,10 @@ impl Book {
         Some(released.saturating_add(self.cooldown()))
     }
 
-    /// The sequence number of a new block: the clock's nanoseconds, and more
+    /// The sequence number of a new block: the clock's microseconds, and more
     /// than any number that was seen, should the clock have been set back.
     pub fn fresh_sequence(&self, now: Time) -> u64 {
-        now.saturating_mul(1_000_000)
+        now.saturating_mul(1_000)
             .max(self.highest_sequence.saturating_add(1))
     }
 }

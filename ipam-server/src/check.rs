@@ -15,7 +15,7 @@ use weft_api::{
     names::Name,
 };
 
-use crate::model::{Affinity, Block, Key, Value};
+use crate::model::{Affinity, Block, HOST_BITS_MAX, Key, Value, host_bits};
 
 mod affinities;
 mod blocks;
@@ -66,6 +66,7 @@ fn sort<'a>(all: impl IntoIterator<Item = (&'a Key, &'a Value)>, found: &mut Fou
     for (key, value) in all {
         let (content, twice) = match (key, value) {
             (Key::Config, Value::Config(row)) => (None, rows.config.replace(row).is_some()),
+            (Key::Mark, Value::Mark(_)) => (None, false),
             (Key::Pool(name), Value::Pool(row)) => (
                 (*name != row.name).then(|| row.name.to_string()),
                 rows.pools.insert(name, row).is_some(),
@@ -83,6 +84,11 @@ fn sort<'a>(all: impl IntoIterator<Item = (&'a Key, &'a Value)>, found: &mut Fou
             ),
             (Key::Affinity(node, cidr), Value::Affinity(row)) => {
                 (None, rows.affinities.insert((*cidr, node), row).is_some())
+            }
+            (_, Value::Aside(row)) => {
+                let hint = "correct the row or delete it; until then it is as if it were not there";
+                found.structure(key, row.reason.clone(), hint);
+                continue;
             }
             _ => (Some("a row of another kind".to_owned()), false),
         };
@@ -133,13 +139,6 @@ fn block_size(pool: &Pool) -> u8 {
 
 fn family(net: IpNet) -> Family {
     Family::of(net.addr())
-}
-
-/// Most address bits of a block, of either family: a /20 or a /116.
-const HOST_BITS_MAX: u8 = 12;
-
-fn host_bits(net: IpNet) -> u8 {
-    net.max_prefix_len() - net.prefix_len()
 }
 
 /// The address at this distance from the block's first.

@@ -69,6 +69,7 @@ pub fn is_reclaimable(draft: &Draft<'_>, node: &Name, cidr: &IpNet) -> bool {
         return false;
     };
     block.owner.as_ref() != Some(node)
+        && !book.is_contested(cidr)
         && block.claimed.saturating_add(RECLAIM_AFTER) <= draft.now
         && block.is_empty_at(draft.now, book.cooldown())
         && book.reserved().cover(block.span()).is_none()
@@ -80,6 +81,10 @@ pub fn settle(draft: &mut Draft<'_>, node: &Name) {
         return;
     };
     for &cidr in &share.unsettled {
+        // Whose it is, is not known.
+        if draft.book.is_aside(&Key::Block(cidr)) {
+            continue;
+        }
         let state = draft.affinity(node, &cidr);
         match draft.block(&cidr).cloned() {
             // Writing the block makes every plan void that read it before.

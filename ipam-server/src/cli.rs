@@ -81,7 +81,8 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let store = open(&config)?;
     let (server, ends) = Server::new(socket, signals, config.limits.clone())?;
     let tell = ends.tell();
-    let mut writer = Writer::start(store, Box::new(wall_clock), config.limits.batch, tell)?;
+    let mut writer = Writer::start(store, Box::new(wall_clock), config.limits.batch, tell)?
+        .with_grace(config.gc_grace);
     for pool in &config.pools {
         make_pool(&mut writer, pool).with_context(|| format!("pool {}", pool.name))?;
     }

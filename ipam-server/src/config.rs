@@ -12,7 +12,7 @@ use serde::Deserialize;
 use weft_api::ipam::Pool;
 use weft_socket::guard::Access;
 
-use crate::{server::Limits, store::etcd};
+use crate::{server::Limits, store::etcd, writer::GRACE};
 
 const SOCKET_DEFAULT: &str = "/run/weft/ipam.sock";
 const STORE_DEFAULT: &str = "/var/lib/weft/ipam.redb";
@@ -25,6 +25,8 @@ pub struct Config {
     pub store: String,
     etcd: EtcdKeys,
     pub limits: Limits,
+    /// How old what `gc` frees is at least.
+    pub gc_grace: Duration,
     /// Made at the start where they are not there yet.
     pub pools: Vec<Pool>,
 }
@@ -144,6 +146,7 @@ impl EtcdKeys {
 #[serde(deny_unknown_fields, default)]
 struct File {
     store: Option<String>,
+    gc_grace_seconds: Option<usize>,
     socket: SocketKeys,
     etcd: EtcdKeys,
     limits: LimitKeys,
@@ -175,7 +178,15 @@ struct LimitKeys {
 
 impl File {
     fn complete(self) -> Result<Config, ConfigError> {
+        let usual_grace = usize::try_from(GRACE.as_secs()).unwrap_or(usize::MAX);
+        let grace = within(
+            "gc_grace_seconds",
+            self.gc_grace_seconds,
+            usual_grace,
+            86400,
+        )?;
         Ok(Config {
+            gc_grace: Duration::from_secs(grace as u64),
             access: self.socket.access()?,
             socket: self.socket.path.unwrap_or_else(|| SOCKET_DEFAULT.into()),
             store: self.store.unwrap_or_else(|| STORE_DEFAULT.into()),

@@ -56,6 +56,26 @@ impl<'a> Draft<'a> {
         self.guards.push(key);
     }
 
+    /// For an allocation that is made: the mark must not have been raised
+    /// meanwhile, or the allocation would look older than it is.
+    pub fn mark(&mut self) -> u64 {
+        self.guard(Key::Mark);
+        self.book.mark()
+    }
+
+    /// Writes the settings as they are, for what must be unique over rows that
+    /// do not conflict: of two servers that make pools or nodes at the same
+    /// moment, the second sees the first's before it goes on.
+    pub fn one_at_a_time(&mut self) {
+        let config = || Value::Config(self.book.config().clone());
+        let config = self
+            .book
+            .value(&Key::Config)
+            .cloned()
+            .unwrap_or_else(config);
+        self.put(Key::Config, Some(config));
+    }
+
     pub fn block(&self, cidr: &IpNet) -> Option<&Block> {
         match self.value(&Key::Block(*cidr))? {
             Value::Block(block) => Some(block),
@@ -96,6 +116,12 @@ impl<'a> Draft<'a> {
         let mut block = self.block(cidr)?.clone();
         block.sweep(self.now, self.book.cooldown());
         Some(block)
+    }
+
+    /// An address of the block can be given out.
+    pub fn has_room(&self, cidr: &IpNet) -> bool {
+        let room = |block: Block| block.has_room(self.book.reserved());
+        !self.book.is_contested(cidr) && self.open(cidr).is_some_and(room)
     }
 
     pub fn put_block(&mut self, block: Block) {

@@ -1,5 +1,5 @@
 //! What is stored: one row for each pool, block, affinity, reservation and
-//! node, and one for the settings. Handles have no rows: which addresses a
+//! node, one for the settings and one for the mark. Handles have no rows: which addresses a
 //! handle has follows from the blocks.
 
 use std::{
@@ -11,14 +11,17 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_api::{
-    ipam::{AffinityState, Config, Node, PodRef, Pool, Reservation, Time, Use},
+    ipam::{AffinityState, Config, Node, Place, PodRef, Pool, Reservation, Time, Use},
     names::{Handle, Name},
 };
+
+mod sound;
 
 /// A row's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     Config,
+    Mark,
     Pool(Name),
     Reservation(Name),
     Node(Name),
@@ -31,12 +34,23 @@ pub enum Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     Config(Config),
+    Mark(Mark),
     Pool(Pool),
     Reservation(Reservation),
     Node(Node),
     /// Shared, as whoever drafts, commits and indexes it only reads.
     Block(Arc<Block>),
     Affinity(Affinity),
+    /// Of any kind: a foreign hand wrote it, and it is not to be believed. It
+    /// keeps its place: nothing is made there as if it were free.
+    Aside(Aside),
+}
+
+/// Most address bits of a block, of either family: a /20 or a /116.
+pub const HOST_BITS_MAX: u8 = 12;
+
+pub fn host_bits(net: &IpNet) -> u8 {
+    net.max_prefix_len() - net.prefix_len()
 }
 
 /// Grows with each commit, over all rows.
@@ -54,7 +68,7 @@ pub struct Block {
     pub owner: Option<Name>,
     /// When the owner claimed it.
     pub claimed: Time,
-    /// Starts at the wall clock in nanoseconds, so that a block that was
+    /// Starts at the wall clock in microseconds, so that a block that was
     /// deleted and made again never repeats a number; grows with each change
     /// of its allocations.
     pub sequence: u64,
@@ -81,7 +95,14 @@ pub struct Allocation {
     pub pod: Option<PodRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Name>,
+    /// Where the identity has it. Rows from before there was such a thing do
+    /// not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     pub since: Time,
+    /// The mark that stood when it was given out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mark: u64,
     /// Since when nobody holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released: Option<Time>,
@@ -91,6 +112,25 @@ pub struct Allocation {
 #[serde(deny_unknown_fields)]
 pub struct Affinity {
     pub state: AffinityState,
+}
+
+/// A number that the servers raise together, in an interval that one of them
+/// measured without the wall clock. Absent, it is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    pub number: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aside {
+    /// As they were found.
+    pub bytes: Vec<u8>,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,12 +148,16 @@ impl Key {
         if text == "config" {
             return Ok(Self::Config);
         }
+        if text == "mark" {
+            return Ok(Self::Mark);
+        }
         let (kind, rest) = text.split_once('/').ok_or_else(wrong)?;
         let name = |rest: &str| Name::new(rest).map_err(|_| wrong());
         let cidr = |rest: &str| {
             let (address, length) = rest.rsplit_once('-').ok_or_else(wrong)?;
             let cidr: IpNet = format!("{address}/{length}").parse().map_err(|_| wrong())?;
-            (cidr.trunc() == cidr).then_some(cidr).ok_or_else(wrong)
+            let is_block = cidr.trunc() == cidr && host_bits(&cidr) <= HOST_BITS_MAX;
+            is_block.then_some(cidr).ok_or_else(wrong)
         };
         Ok(match kind {
             "pool" => Self::Pool(name(rest)?),
@@ -135,6 +179,7 @@ impl fmt::Display for Key {
         let flat = |cidr: &IpNet| format!("{}-{}", cidr.addr(), cidr.prefix_len());
         match self {
             Self::Config => f.write_str("config"),
+            Self::Mark => f.write_str("mark"),
             Self::Pool(name) => write!(f, "pool/{name}"),
             Self::Reservation(name) => write!(f, "reservation/{name}"),
             Self::Node(name) => write!(f, "node/{name}"),
@@ -149,27 +194,45 @@ impl Value {
     pub fn encode(&self) -> Vec<u8> {
         let encoded = match self {
             Self::Config(row) => serde_json::to_vec(row),
+            Self::Mark(row) => serde_json::to_vec(row),
             Self::Pool(row) => serde_json::to_vec(row),
             Self::Reservation(row) => serde_json::to_vec(row),
             Self::Node(row) => serde_json::to_vec(row),
             Self::Block(row) => serde_json::to_vec(row),
             Self::Affinity(row) => serde_json::to_vec(row),
+            Self::Aside(row) => return row.bytes.clone(),
         };
         encoded.expect("string keys and no fallible serializers")
     }
 
+    /// What is sound, and nothing else.
     pub fn decode(key: &Key, bytes: &[u8]) -> Result<Self, RowError> {
         let value = match key {
             Key::Config => serde_json::from_slice(bytes).map(Self::Config),
+            Key::Mark => serde_json::from_slice(bytes).map(Self::Mark),
             Key::Pool(_) => serde_json::from_slice(bytes).map(Self::Pool),
             Key::Reservation(_) => serde_json::from_slice(bytes).map(Self::Reservation),
             Key::Node(_) => serde_json::from_slice(bytes).map(Self::Node),
             Key::Block(_) => serde_json::from_slice(bytes).map(Self::Block),
             Key::Affinity(..) => serde_json::from_slice(bytes).map(Self::Affinity),
         };
-        value.map_err(|error| RowError::Value {
+        let wrong = |reason| RowError::Value {
             key: key.to_string(),
-            reason: error.to_string(),
+            reason,
+        };
+        let value = value.map_err(|error| wrong(error.to_string()))?;
+        sound::sound(key, &value).map_err(wrong)?;
+        Ok(value)
+    }
+
+    /// Where a foreign hand may write: what is not sound is set aside.
+    pub fn read(key: &Key, bytes: &[u8]) -> Self {
+        Self::decode(key, bytes).unwrap_or_else(|error| {
+            let (RowError::Key(reason) | RowError::Value { reason, .. }) = error;
+            Self::Aside(Aside {
+                bytes: bytes.to_vec(),
+                reason,
+            })
         })
     }
 }
@@ -182,6 +245,7 @@ mod tests {
     fn keys_read_back_as_they_were_written() {
         for text in [
             "config",
+            "mark",
             "pool/default",
             "node/rack/7",
             "reservation/infra",
@@ -202,6 +266,8 @@ mod tests {
             "block/10.0.0.1-26",
             "block/10.0.0.0",
             "affinity/n1",
+            "affinity/n1/10.0.0.0-8",
+            "block/::-0",
         ] {
             assert!(Key::parse(text).is_err(), "{text}");
         }

@@ -1,6 +1,6 @@
 //! Nodes come, change and go.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use weft_api::{
     ipam::{Code, Error, Family, Node, Released, Reply, Time, Use},
@@ -20,14 +20,27 @@ use crate::{
 const NAMED_MOST: usize = 5;
 
 pub fn put(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
-    validate(book, node)?;
-    if book.node(&node.name) == Some(node) {
+    sound(node)?;
+    unique(book, node)?;
+    let known = book.node(&node.name);
+    if known == Some(node) {
         return Ok(Plan::answer(Reply::Done));
     }
     let mut draft = Draft::new(book, now);
+    // Nodes that only change their labels need not wait for each other.
+    let keeps = |known: &Node| {
+        known.vtep_mac == node.vtep_mac && (node.underlay.iter()).all(|net| has(known, net.addr()))
+    };
+    if !known.is_some_and(keeps) {
+        draft.one_at_a_time();
+    }
     let key = Key::Node(node.name.clone());
     draft.put(key, Some(Value::Node(node.clone())));
     Ok(draft.plan(Reply::Done))
+}
+
+fn has(node: &Node, address: IpAddr) -> bool {
+    node.underlay.iter().any(|net| net.addr() == address)
 }
 
 pub fn delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
@@ -78,54 +91,67 @@ pub fn delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
     Ok(draft.plan(Reply::Done))
 }
 
-fn validate(book: &Book, node: &Node) -> Result<(), Error> {
-    let refuse = |code: Code, reason: String, hint: &str| {
-        Err(Error::new(
-            code,
-            format!("node {}: {reason}", node.name),
-            hint,
-        ))
+/// Whether a node is well formed in itself.
+pub fn sound(node: &Node) -> Result<(), Error> {
+    let refuse = |reason: String, hint: &str| {
+        let message = format!("node {}: {reason}", node.name);
+        Err(Error::new(Code::Invalid, message, hint))
     };
     if node.underlay.is_empty() {
         return refuse(
-            Code::Invalid,
             "it has no underlay address".to_owned(),
             "give the address by which other nodes reach it, with its prefix",
         );
     }
     for net in &node.underlay {
-        let same = |one: &&ipnet::IpNet| Family::of(one.addr()) == Family::of(net.addr());
+        let address = net.addr();
+        let same = |one: &&ipnet::IpNet| Family::of(one.addr()) == Family::of(address);
         if node.underlay.iter().filter(same).count() > 1 {
             return refuse(
-                Code::Invalid,
                 format!("{net} is not its only underlay address of that family"),
                 "give at most one of each family",
             );
         }
-        if let Some(other) = book
-            .node_with_underlay(net.addr())
-            .filter(|one| **one != node.name)
-        {
+        let broadcast = address == IpAddr::from(Ipv4Addr::BROADCAST);
+        if address.is_unspecified() || address.is_multicast() || broadcast {
             return refuse(
-                Code::Taken,
-                format!("{} is node {other}'s underlay address", net.addr()),
-                "delete that node first, or correct the address",
+                format!("{address} is no address of one machine"),
+                "give the address by which other nodes reach it",
             );
         }
     }
     if node.vtep_mac.0[0] & 1 == 1 || node.vtep_mac.0 == [0; 6] {
         return refuse(
-            Code::Invalid,
             format!("{} is no MAC address of one station", node.vtep_mac),
             "choose a unicast address, for example one that begins with 02",
         );
     }
-    if let Some(other) = book
-        .node_with_mac(node.vtep_mac)
-        .filter(|one| **one != node.name)
-    {
+    if node.port == 0 {
         return refuse(
-            Code::Taken,
+            "no datagram can be sent to port 0".to_owned(),
+            "give the UDP port it takes VXLAN at, for example 4789",
+        );
+    }
+    Ok(())
+}
+
+/// Whether nothing of it is another node's.
+fn unique(book: &Book, node: &Node) -> Result<(), Error> {
+    let refuse = |reason: String, hint: &str| {
+        let message = format!("node {}: {reason}", node.name);
+        Err(Error::new(Code::Taken, message, hint))
+    };
+    let another = |owner: &&Name| **owner != node.name;
+    for net in &node.underlay {
+        if let Some(other) = book.node_with_underlay(net.addr()).filter(another) {
+            return refuse(
+                format!("{} is node {other}'s underlay address", net.addr()),
+                "delete that node first, or correct the address",
+            );
+        }
+    }
+    if let Some(other) = book.node_with_mac(node.vtep_mac).filter(another) {
+        return refuse(
             format!("{} is node {other}'s VTEP MAC address", node.vtep_mac),
             "choose another",
         );

@@ -156,8 +156,8 @@ fn block_sizes(family: Family) -> (u8, u8, u8) {
     }
 }
 
-/// Whether a pool is well formed in itself.
-pub fn validate(pool: &Pool) -> Result<(), Error> {
+/// Whether a pool can be cut into blocks.
+pub fn shape(pool: &Pool) -> Result<(), Error> {
     let wrong = |reason: String, hint: &str| {
         let message = format!("pool {}: {reason}", pool.name);
         Err(Error::new(Code::Invalid, message, hint))
@@ -182,6 +182,16 @@ pub fn validate(pool: &Pool) -> Result<(), Error> {
             "make the pool larger or its blocks smaller",
         );
     }
+    Ok(())
+}
+
+/// Whether a pool is well formed in itself.
+pub fn validate(pool: &Pool) -> Result<(), Error> {
+    shape(pool)?;
+    let wrong = |reason: String, hint: &str| {
+        let message = format!("pool {}: {reason}", pool.name);
+        Err(Error::new(Code::Invalid, message, hint))
+    };
     for (net, kind) in FORBIDDEN {
         let net: IpNet = net.parse().expect("a constant");
         if net.contains(&pool.cidr) || pool.cidr.contains(&net) {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use weft_api::{
-    ipam::{AffinityState, Encapsulation, Event, Pool, Route, When},
+    ipam::{AffinityState, Encapsulation, Event, Node, Pool, Route, When},
     names::Name,
 };
 
@@ -51,8 +51,8 @@ pub fn events(book: &Book, updates: &[Update], revision: Revision) -> Vec<Event>
     let mut blocks = BTreeSet::new();
     for (key, value) in &after.updates {
         match key {
-            Key::Node(name) => match value {
-                Some(Value::Node(node)) if book.node(name) != Some(node) => {
+            Key::Node(name) => match value.and_then(as_node) {
+                Some(node) if book.node(name) != Some(node) => {
                     events.push(Event::Node {
                         revision,
                         node: node.clone(),
@@ -74,7 +74,7 @@ pub fn events(book: &Book, updates: &[Update], revision: Revision) -> Vec<Event>
             Key::Block(cidr) | Key::Affinity(_, cidr) => {
                 blocks.insert(*cidr);
             }
-            Key::Config | Key::Reservation(_) => {}
+            Key::Config | Key::Mark | Key::Reservation(_) => {}
         }
     }
     for cidr in &blocks {
@@ -169,6 +169,13 @@ impl View<'_> {
             Some(value) => *value,
             None => self.book.value(key),
         }
+    }
+}
+
+fn as_node(value: &Value) -> Option<&Node> {
+    match value {
+        Value::Node(node) => Some(node),
+        _ => None,
     }
 }
 

@@ -79,9 +79,11 @@ fn shown(block: &Block, ordinal: u32, held: &Allocation) -> ipam::Allocation {
         purpose: held.purpose,
         pod: held.pod.clone(),
         identity: held.identity.clone(),
+        place: held.identity.as_ref().and_then(|_| held.place()),
         since: held.since,
         released: held.released,
         sequence: held.sequence,
+        mark: held.mark,
         borrowed: held.is_held() && block.owner.as_ref() != Some(&held.node),
     }
 }

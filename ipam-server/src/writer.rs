@@ -21,9 +21,11 @@ use crate::{
 };
 use answers::{contended, is_doubtful, needs_all, unavailable};
 use batch::Batch;
+pub use mark::GRACE;
 
 mod answers;
 mod batch;
+mod mark;
 mod news;
 
 /// How often a batch is planned while other servers change the same rows.
@@ -84,6 +86,7 @@ pub struct Writer {
     known: Revision,
     deleted: std::collections::VecDeque<(crate::model::Key, Revision)>,
     news: (Sender<News>, Receiver<News>),
+    pace: sweep::Pace,
 }
 
 impl std::fmt::Debug for Writer {
@@ -114,9 +117,11 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         let loaded = store.load()?;
         let revision = loaded.revision;
+        let book = Book::load(loaded);
         let mut writer = Self {
             store,
-            book: Book::load(loaded),
+            pace: sweep::Pace::new(&book, GRACE, Instant::now()),
+            book,
             clock,
             tell,
             notes: Vec::new(),
@@ -170,6 +175,7 @@ impl Writer {
                 }
                 default(self.until_rested()) => self.sweep(),
             }
+            self.raise_mark();
             self.flush();
         }
     }
@@ -180,7 +186,7 @@ impl Writer {
             let left = next.saturating_sub((self.clock)());
             Duration::from_millis(left).max(SWEEP_EVERY)
         });
-        next.unwrap_or(IDLE)
+        next.unwrap_or(IDLE).min(self.pace.every())
     }
 
     /// Frees what has rested in blocks that no request touches.
@@ -323,6 +329,7 @@ impl Writer {
             pid: std::process::id(),
             store: self.store.name().to_owned(),
             revision: self.known,
+            mark: self.book.mark(),
             pools: counts.pools,
             blocks: counts.blocks,
             allocations: counts.allocations,

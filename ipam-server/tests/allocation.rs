@@ -5,8 +5,10 @@ mod support;
 
 use support::*;
 use weft_api::ipam::{
-    Code, ConfigChange, Encapsulation, Event, Family, Held, Release, Reply, Request, Use,
+    Attachment, Code, ConfigChange, Encapsulation, Event, Family, Held, Node, Release, Reply,
+    Request, Use,
 };
+use weft_api::names::Mac;
 use weft_ipam::{
     book::Book,
     model::{Key, Value},
@@ -148,13 +150,12 @@ fn defect_7_nobody_healthy_is_collected_and_nothing_is_reused_too_soon() {
     let tunnel = first(&cluster.give(&tunnel, NOW));
     let [a, b, c] = ["a", "b", "c"].map(|container| cluster.address("n1", container));
     cluster.address("n2", "elsewhere");
+    cluster.age();
     let young = first(&cluster.give(&want("n1", "young"), NOW + 10));
-    let Ok(Reply::Released(released)) = cluster.ask(&gc("n1", &["a"], NOW + 10), NOW + 20) else {
-        panic!("refused");
-    };
-    let mut freed: Vec<_> = released.released.iter().map(ToString::to_string).collect();
-    freed.sort();
-    assert_eq!(freed, [b.clone(), c.clone()]);
+    assert_eq!(
+        freed(&mut cluster, &gc("n1", &["a"])),
+        [b.clone(), c.clone()]
+    );
     for held in [&a, &tunnel, &young] {
         assert!(cluster.held(held).is_some(), "{held}");
     }
@@ -176,6 +177,84 @@ fn defect_7_nobody_healthy_is_collected_and_nothing_is_reused_too_soon() {
         sweep::rested(&cluster.server.book, NOW + 30_000, 9).len(),
         1
     );
+}
+
+fn freed(cluster: &mut Cluster, gc: &Request) -> Vec<String> {
+    let Ok(Reply::Released(released)) = cluster.ask(gc, NOW + 20) else {
+        panic!("refused");
+    };
+    let mut freed: Vec<_> = released.released.iter().map(ToString::to_string).collect();
+    freed.sort();
+    freed
+}
+
+#[test]
+fn a_clock_that_is_set_makes_nobody_a_leak() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    cluster.address("n1", "listed");
+    // The list is made at NOW. Then the clock is set back by a day, or the
+    // server's was never right, and a container comes that is not on it.
+    let day = 24 * 3600 * 1000;
+    let young = first(&cluster.give(&want("n1", "young"), NOW - day));
+    assert_eq!(freed(&mut cluster, &gc("n1", &["listed"])), [""; 0]);
+    // However old it looks by then.
+    let late = cluster.ask(&gc("n1", &["listed"]), NOW + day);
+    assert_eq!(late, Ok(Reply::Released(Default::default())));
+    assert!(cluster.held(&young).is_some());
+}
+
+#[test]
+fn an_allocation_is_young_for_a_whole_interval_of_the_mark() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    let a = cluster.address("n1", "a");
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    let b = cluster.address("n1", "b");
+    assert_eq!(freed(&mut cluster, &gc("n1", &[])), [""; 0]);
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    // A list from before the last mark does not know what came with the first.
+    assert_eq!(freed(&mut cluster, &gc_before("n1", &[], Some(1))), [""; 0]);
+    // Who asks again is there.
+    assert!(cluster.give(&want("n1", "b"), NOW).existing);
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    assert_eq!(freed(&mut cluster, &gc_before("n1", &[], Some(9))), [a]);
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    assert_eq!(freed(&mut cluster, &gc("n1", &[])), [b]);
+    cluster.clean(NOW);
+}
+
+#[test]
+fn a_server_that_is_behind_makes_nothing_that_looks_older_than_it_is() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    cluster.address("n1", "a");
+    let mut late = Server::default();
+    late.sync(&cluster.rows);
+    cluster.age();
+    assert!(!raise(&mut late, &mut cluster.rows), "it was not faster");
+    let mut late = Server::default();
+    late.sync(&cluster.rows);
+    cluster.address("n1", "b");
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    let reply = late.ask(&mut cluster.rows, &want("n2", "c"), NOW);
+    assert!(matches!(reply, Ok(Reply::Allocated(_))), "{reply:?}");
+    assert!(raise(&mut cluster.server, &mut cluster.rows));
+    assert_eq!(freed(&mut cluster, &gc("n2", &[])), [""; 0]);
+}
+
+#[test]
+fn rows_from_before_the_mark_are_read_and_age() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    let a = cluster.address("n1", "a");
+    let block = cluster.rows.rows.values().find_map(|row| match &row.value {
+        Value::Block(block) => Some(serde_json::to_value(&**block).expect("JSON")),
+        _ => None,
+    });
+    assert!(
+        block.expect("a block")["allocations"]["0"]
+            .get("mark")
+            .is_none()
+    );
+    cluster.age();
+    assert_eq!(freed(&mut cluster, &gc("n1", &[])), [a]);
 }
 
 #[test]
@@ -217,6 +296,125 @@ fn an_identity_gets_its_address_again_on_any_node() {
     );
     assert_eq!(cluster.held(&address), None);
     cluster.clean(NOW);
+}
+
+fn sticky_at(container: &str, network: &str, interface: &str) -> Request {
+    want_with("n1", container, |ask| {
+        ask.identity = Some(name("db/pg-0"));
+        ask.attachment.network = name(network);
+        ask.attachment.interface = name(interface);
+    })
+}
+
+#[test]
+fn an_identity_has_an_address_in_each_of_its_places() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    let places = [("net", "eth0"), ("net", "net1"), ("other", "eth0")];
+    let ask = |cluster: &mut Cluster, container: &str| {
+        places.map(|(network, interface)| {
+            let ask = sticky_at(container, network, interface);
+            first(&cluster.give(&ask, NOW))
+        })
+    };
+    let had = ask(&mut cluster, "a");
+    assert!(had[0] != had[1] && had[1] != had[2] && had[0] != had[2]);
+    cluster.clean(NOW);
+    for (network, interface) in places {
+        let attachment = Attachment {
+            network: name(network),
+            container: name("a"),
+            interface: name(interface),
+        };
+        let released = cluster.release(Release::Attachment(attachment), NOW);
+        assert_eq!(released.expect("no refusal").kept.len(), 1);
+    }
+    let mut reversed = places.map(|(network, interface)| {
+        let address = first(&cluster.give(&sticky_at("b", network, interface), NOW));
+        (network, interface, address)
+    });
+    reversed.reverse();
+    // The next container takes over, in whatever order it asks.
+    for (network, interface, address) in &reversed {
+        let again = first(&cluster.give(&sticky_at("c", network, interface), NOW));
+        assert_eq!(again, *address);
+    }
+    assert_eq!(
+        reversed.map(|(_, _, address)| address),
+        [had[2].clone(), had[1].clone(), had[0].clone()]
+    );
+    cluster.clean(NOW);
+}
+
+#[test]
+fn an_address_kept_before_places_were_told_serves_who_asks_first() {
+    let mut cluster = Cluster::with_pools(&[("p", "10.0.0.0/28", 29)]);
+    let old = first(&cluster.give(&sticky_at("a", "net", "eth0"), NOW));
+    for held in [true, false] {
+        // As rows were written before.
+        cluster.rows.edit(|key, json| {
+            if let Key::Block(_) = key {
+                let held = json["allocations"]["0"].as_object_mut();
+                assert!(held.expect("an allocation").remove("place").is_some());
+            }
+        });
+        if held {
+            // The handle tells the place.
+            let other = first(&cluster.give(&sticky_at("b", "net", "net1"), NOW));
+            assert_ne!(other, old);
+            assert_eq!(
+                first(&cluster.give(&sticky_at("b", "net", "eth0"), NOW)),
+                old
+            );
+            cluster.drop_container("b", NOW);
+        }
+    }
+    assert_eq!(
+        first(&cluster.give(&sticky_at("c", "other", "eth0"), NOW)),
+        old
+    );
+    let fresh = first(&cluster.give(&sticky_at("c", "net", "eth0"), NOW));
+    assert_ne!(fresh, old);
+    cluster.clean(NOW);
+}
+
+#[test]
+fn of_two_nodes_that_take_one_address_or_mac_at_once_one_is_refused() {
+    type Edit = fn(&mut Node);
+    let twins: [Edit; 3] = [
+        |node| node.underlay = vec!["192.0.2.1/24".parse().expect("valid")],
+        |node| node.vtep_mac = Mac([2, 0, 0, 0, 0, 1]),
+        |node| node.underlay.push("2001:db8::1/64".parse().expect("valid")),
+    ];
+    for (known, twin) in [(false, twins[0]), (false, twins[1]), (true, twins[2])] {
+        let mut cluster = Cluster::default();
+        let [mut one, mut other] = [node(1, &[]), node(2, &[])];
+        if known {
+            cluster.done(node_put(1, &[]));
+            cluster.done(node_put(2, &[]));
+        }
+        twin(&mut one);
+        twin(&mut other);
+        let mut late = Server::default();
+        late.sync(&cluster.rows);
+        cluster.done(Request::NodePut(Box::new(one)));
+        let other = Request::NodePut(Box::new(other));
+        let refusal = late.ask(&mut cluster.rows, &other, NOW);
+        assert_eq!(refusal.map_err(|error| error.code), Err(Code::Taken));
+        cluster.clean(NOW);
+    }
+}
+
+#[test]
+fn nodes_that_change_their_labels_do_not_wait_for_each_other() {
+    let mut cluster = Cluster::default();
+    cluster.done(node_put(1, &[]));
+    cluster.done(node_put(2, &[]));
+    let mut late = Server::default();
+    late.sync(&cluster.rows);
+    cluster.done(node_put(1, &[("rack", "a")]));
+    let request = node_put(2, &[("rack", "b")]);
+    let plan = plan(&late.book, &request, NOW).expect("planned");
+    assert!(cluster.rows.commit(&late.book, &plan));
 }
 
 #[test]

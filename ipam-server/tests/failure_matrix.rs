@@ -363,7 +363,7 @@ fn every_request_survives_a_crash_between_any_two_writes() {
             Request::PoolDelete { name: name("p") },
             Request::PoolDelete { name: name("p") },
         ),
-        ("gc", one, gc("n1", &[], later), gc("n1", &[], later)),
+        ("gc", one, gc("n1", &[]), gc("n1", &[])),
     ];
     for (what, prepare, request, next) in cases {
         for writes in 0.. {

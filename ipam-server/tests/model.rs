@@ -11,8 +11,11 @@ use std::{
 use proptest::prelude::*;
 use support::*;
 use weft_api::{
-    ipam::{ConfigChange, Family, ProblemKind, Release, Released, Reply, Request, Time},
-    names::Handle,
+    ipam::{
+        Attachment, ConfigChange, Family, Place, ProblemKind, Release, Released, Reply, Request,
+        Time,
+    },
+    names::{Handle, Name},
 };
 use weft_ipam::model::Value;
 
@@ -43,6 +46,8 @@ enum Step {
     Limit(u32),
     Sync,
     Wait(Time),
+    SetClockBack(Time),
+    Raise,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +57,9 @@ struct Model {
     identities: BTreeMap<IpAddr, String>,
     /// Until when a released address may not be given.
     resting: BTreeMap<IpAddr, Time>,
+    /// How often the mark was raised, and had been when an address was given.
+    raised: u64,
+    made: BTreeMap<IpAddr, u64>,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -65,7 +73,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         12 => allocate,
         6 => (0_u8..14).prop_map(Step::Release),
         1 => (0_u8..14).prop_map(Step::ReleaseIdentity),
-        1 => (1_u8..5, prop::collection::btree_set(0_u8..14, 0..10))
+        3 => Just(Step::Raise),
+        1 => (0_u64..70_000).prop_map(Step::SetClockBack),
+        2 => (1_u8..5, prop::collection::btree_set(0_u8..14, 0..10))
             .prop_map(|(node, valid)| Step::Gc { node, valid }),
         1 => (0_u8..16).prop_map(Step::Reserve),
         1 => (0_u8..16).prop_map(Step::Unreserve),
@@ -82,7 +92,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
-fn request(step: &Step, now: Time) -> Option<Request> {
+fn request(step: &Step) -> Option<Request> {
     let container = |number: &u8| format!("c{number}");
     let identity = |number: &u8| format!("ns/pod-{}", number % 4);
     Some(match step {
@@ -91,21 +101,20 @@ fn request(step: &Step, now: Time) -> Option<Request> {
             dual,
             identity: sticky,
         } => want_with(&format!("n{}", 1 + number % 4), &container(number), |ask| {
+            ask.attachment = attachment_of(*number);
             if *dual {
                 ask.families.push(Family::V6);
             }
             ask.identity = sticky.then(|| name(&identity(&(number / 2))));
         }),
-        Step::Release(number) => {
-            Request::Release(Release::Attachment(attachment(&container(number))))
-        }
+        Step::Release(number) => Request::Release(Release::Attachment(attachment_of(*number))),
         Step::ReleaseIdentity(number) => Request::Release(Release::Identity {
             identity: name(&identity(number)),
         }),
         Step::Gc { node, valid } => {
             let valid: Vec<_> = valid.iter().map(container).collect();
             let valid: Vec<_> = valid.iter().map(String::as_str).collect();
-            gc(&format!("n{node}"), &valid, now)
+            gc(&format!("n{node}"), &valid)
         }
         Step::Reserve(at) => reserve(&format!("r{at}"), &[&format!("10.0.0.{at}/32")]),
         Step::Unreserve(at) => Request::Unreserve {
@@ -132,8 +141,25 @@ fn request(step: &Step, now: Time) -> Option<Request> {
             blocks_per_node: Some(*limit),
             ..ConfigChange::default()
         }),
-        Step::Sync | Step::Wait(_) => return None,
+        Step::Sync | Step::Wait(_) | Step::SetClockBack(_) | Step::Raise => return None,
     })
+}
+
+/// Pods' identities are of two containers, one of which has another interface
+/// and every third another network.
+fn attachment_of(number: u8) -> Attachment {
+    let mut attachment = attachment(&format!("c{number}"));
+    if number.is_multiple_of(3) {
+        attachment.interface = name("net1");
+    }
+    if number > 9 {
+        attachment.network = name("other");
+    }
+    attachment
+}
+
+fn at(identity: &Name, place: &Place) -> String {
+    format!("{identity} at {} of {}", place.interface, place.network)
 }
 
 impl Model {
@@ -142,7 +168,8 @@ impl Model {
             (Request::Allocate(ask), Reply::Allocated(allocated)) => {
                 assert_eq!(allocated.addresses.len(), ask.families.len());
                 let handle = ask.attachment.handle();
-                let identity = ask.identity.as_ref().map(|name| name.to_string());
+                let place = ask.attachment.place();
+                let identity = ask.identity.as_ref().map(|name| at(name, &place));
                 for assigned in &allocated.addresses {
                     self.give(assigned.address, &handle, identity.as_ref(), now);
                 }
@@ -151,6 +178,8 @@ impl Model {
                 let valid: BTreeSet<_> = gc.valid.iter().map(|one| one.handle()).collect();
                 for address in released.released.iter().chain(&released.kept) {
                     assert!(!valid.contains(&self.held[address]), "{address} is valid");
+                    let age = self.raised - self.made[address];
+                    assert!(age >= 2, "{address} is young");
                 }
                 self.take(released, now, cools);
             }
@@ -160,6 +189,7 @@ impl Model {
     }
 
     fn give(&mut self, address: IpAddr, handle: &Handle, identity: Option<&String>, now: Time) {
+        self.made.insert(address, self.raised);
         if self.held.get(&address) == Some(handle) {
             return;
         }
@@ -210,7 +240,8 @@ impl Model {
                     assert_eq!(held.insert(address, handle.clone()), None);
                 }
                 if let Some(identity) = &allocation.identity {
-                    identities.insert(address, identity.to_string());
+                    let place = allocation.place().expect("it says where");
+                    identities.insert(address, at(identity, &place));
                 }
             }
         }
@@ -285,9 +316,17 @@ proptest! {
             match step {
                 Step::Sync => server.sync(&rows),
                 Step::Wait(time) => now += time,
+                Step::SetClockBack(time) => {
+                    now -= time;
+                    // What was swept before stays free.
+                    model.resting.clear();
+                }
+                Step::Raise if server.book.may_have_young() => {
+                    model.raised += u64::from(raise(server, &mut rows));
+                }
                 _ => {}
             }
-            let Some(request) = request(step, now) else {
+            let Some(request) = request(step) else {
                 continue;
             };
             if matches!(step, Step::Recreate(_)) {

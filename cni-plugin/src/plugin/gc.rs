@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use weft_api::{
     forwarder::{Reply, Request},
-    ipam::{Attachment, Gc, Reply as IpamReply, Request as IpamRequest, Time},
+    ipam::{Attachment, Gc, Reply as IpamReply, Request as IpamRequest, is_young},
     names::Name,
 };
 use weft_socket::ipam::Client as IpamClient;
@@ -17,8 +17,6 @@ use crate::{
 };
 
 pub(super) fn gc(order: &Order) -> Result<(), Failure> {
-    // Whatever is attached from now on is newer than the list.
-    let before = server::now();
     let valid = valid(order)?;
     let mut failures = Vec::new();
     let forwarder = match known(order) {
@@ -32,23 +30,28 @@ pub(super) fn gc(order: &Order) -> Result<(), Failure> {
         (None, Some((_, node, _))) => Ok(node.clone()),
         _ => server::host(&order.config),
     };
-    let young = match (&order.config.ipam, &node) {
-        (Ipam::Weft(weft), Ok(node)) => young(weft, node, before),
-        _ => Ok(BTreeSet::new()),
+    let known = match (&order.config.ipam, &node) {
+        (Ipam::Weft(weft), Ok(node)) => young(weft, node).map(Some),
+        _ => Ok(None),
     };
-    match (forwarder, &young) {
-        (Some((client, _, ports)), Ok(young)) => {
+    let none = BTreeSet::new();
+    match (forwarder, &known) {
+        (Some((client, _, ports)), Ok(known)) => {
+            let young = known.as_ref().map_or(&none, |(_, young)| young);
             failures.extend(detach_stale(order, client, ports, valid, young));
         }
         (_, Err(failure)) => failures.push(failure.clone()),
         (None, Ok(_)) => {}
     }
-    match (&order.config.ipam, node) {
-        (Ipam::Delegate(name), _) => failures.extend(delegate::run(order, name, "GC").err()),
-        (Ipam::Weft(weft), Ok(node)) => {
-            failures.extend(release_stale(order, weft, node, before).err())
+    match (&order.config.ipam, node, known) {
+        (Ipam::Delegate(name), ..) => failures.extend(delegate::run(order, name, "GC").err()),
+        (Ipam::Weft(weft), Ok(node), Ok(known)) => {
+            // What kept its port above keeps its address.
+            let before = known.map(|(mark, _)| mark);
+            failures.extend(release_stale(order, weft, node, before).err());
         }
-        (Ipam::Weft(_), Err(failure)) => failures.push(failure),
+        (Ipam::Weft(_), Err(failure), _) => failures.push(failure),
+        (Ipam::Weft(_), Ok(_), Err(_)) => {}
     }
     Failure::all(failures).map_or(Ok(()), Err)
 }
@@ -81,27 +84,31 @@ fn known(order: &Order) -> Result<(Client, Name, Vec<Name>), Failure> {
     }
 }
 
-/// Handles that got an address after the list was made.
-fn young(weft: &Weft, node: &Name, before: Time) -> Result<BTreeSet<String>, Failure> {
+/// The server's mark, and the handles that are young under it: the list, which
+/// was made before this process, need not have them.
+fn young(weft: &Weft, node: &Name) -> Result<(u64, BTreeSet<String>), Failure> {
     let of = |error| server::of_ipam(&error);
+    let mut client = IpamClient::connect(&weft.socket).map_err(of)?;
+    let IpamReply::Status(status) = client.request(&IpamRequest::Status).map_err(of)? else {
+        return Err(Failure::new(
+            code::DECODE,
+            "the IPAM server answered no status",
+        ));
+    };
     let request = IpamRequest::Allocations {
         node: Some(node.clone()),
         borrowed: false,
     };
-    let reply = IpamClient::connect(&weft.socket)
-        .map_err(of)?
-        .request(&request)
-        .map_err(of)?;
-    let IpamReply::Allocations(all) = reply else {
+    let IpamReply::Allocations(all) = client.request(&request).map_err(of)? else {
         return Err(Failure::new(
             code::DECODE,
             "the IPAM server answered no allocations",
         ));
     };
-    let young = all.into_iter().filter(|one| one.since >= before);
-    Ok(young
-        .filter_map(|one| Some(one.handle?.as_str().to_owned()))
-        .collect())
+    let young = (all.into_iter())
+        .filter(|one| is_young(one.mark, status.mark))
+        .filter_map(|one| Some(one.handle?.as_str().to_owned()));
+    Ok((status.mark, young.collect()))
 }
 
 fn detach_stale(
@@ -134,7 +141,7 @@ pub(super) fn release_stale(
     order: &Order,
     weft: &Weft,
     node: Name,
-    before: Time,
+    before: Option<u64>,
 ) -> Result<(), Failure> {
     let of = |error| server::of_ipam(&error);
     let request = IpamRequest::Gc(Gc {

@@ -22,8 +22,7 @@ pub(super) fn answer(order: &Order) -> Result<Option<Value>, Failure> {
             .map(|()| None),
         Verb::Check(pod, _) => check::check_leases(order, pod).map(|()| None),
         Verb::Gc => {
-            let before = server::now();
-            gc::release_stale(order, weft, server::host(&order.config)?, before).map(|()| None)
+            gc::release_stale(order, weft, server::host(&order.config)?, None).map(|()| None)
         }
         Verb::Status => status::gives_addresses(weft).map(|()| None),
         Verb::Version => Ok(None),

@@ -1,11 +1,9 @@
 //! The IPAM server's and the forwarder's answers, as CNI has them.
 
-use std::{fs, time::SystemTime};
+use std::fs;
 
 use weft_api::{
-    ipam::{
-        Allocate, Allocated, Attachment, Code, Family, PodRef, Release, Reply, Request, Time, Use,
-    },
+    ipam::{Allocate, Allocated, Attachment, Code, Family, PodRef, Release, Reply, Request, Use},
     names::Name,
 };
 use weft_socket::ipam::{Client, ClientError};
@@ -41,7 +39,7 @@ pub(super) fn allocate(
         purpose: Use::Workload,
         addresses: runtime.ips.clone(),
         pools: weft.pools.iter().cloned().chain(subnets).collect(),
-        identity: None,
+        identity: weft.identity.clone(),
         pod: pod.map(|(namespace, name)| PodRef { namespace, name }),
         namespace_labels: std::collections::BTreeMap::new(),
     }));
@@ -54,13 +52,6 @@ pub(super) fn allocate(
 pub(super) fn release(weft: &Weft, attachment: Attachment) -> Result<(), ClientError> {
     let request = Request::Release(Release::Attachment(attachment));
     Client::connect(&weft.socket)?.request(&request).map(drop)
-}
-
-pub(super) fn now() -> Time {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(Time::MAX)
-    })
 }
 
 /// The configuration's node, or else the machine's name.

@@ -62,6 +62,22 @@ pub struct Weft {
     /// Whether an address is given out with its block's prefix instead of as
     /// a host of its own. For plugins that delegate.
     pub whole_block: bool,
+    /// Who gets the same addresses again, where `sticky` is asked for and the
+    /// runtime names the pod.
+    pub identity: Option<Name>,
+    sticky: bool,
+}
+
+impl Weft {
+    /// A pod's name is its identity only if the pod that comes after it has
+    /// the same one: so it is a StatefulSet's, and not a Deployment's. Namespace
+    /// and name of a StatefulSet's pod, 63 bytes each, fit a name.
+    fn identify(&mut self, args: &Args) {
+        let pod = args.pod_namespace.as_ref().zip(args.pod_name.as_ref());
+        self.identity = pod
+            .filter(|_| self.sticky)
+            .and_then(|(namespace, name)| Name::new(format!("{namespace}/{name}")).ok());
+    }
 }
 
 impl Config {
@@ -103,6 +119,9 @@ impl Config {
     pub fn parse_for(bytes: &[u8], args: &Args) -> Result<Self, Failure> {
         let mut config = Self::parse(bytes)?;
         config.runtime = config.runtime.with_args(&object(bytes)?, args)?;
+        if let Ipam::Weft(weft) = &mut config.ipam {
+            weft.identify(args);
+        }
         Ok(config)
     }
 
@@ -220,6 +239,8 @@ fn ipam(map: &Map<String, Value>) -> Result<Ipam, Failure> {
         pools: field(&ipam, "pools")?.unwrap_or_default(),
         families,
         whole_block: field(&ipam, "wholeBlock")?.unwrap_or_default(),
+        identity: None,
+        sticky: field(&ipam, "sticky")?.unwrap_or_default(),
     }))
 }
 

@@ -105,6 +105,13 @@ impl Attachment {
     pub fn handle(&self) -> Handle {
         Handle::of([&self.network, &self.container, &self.interface])
     }
+
+    pub fn place(&self) -> Place {
+        Place {
+            network: self.network.clone(),
+            interface: self.interface.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,8 +131,8 @@ pub struct Allocate {
     /// their selectors are not asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<String>,
-    /// Who gets the same addresses again after a release, on any node:
-    /// `namespace/pod` of a StatefulSet.
+    /// Who gets the same addresses again after a release, on any node, for
+    /// the same network and interface: `namespace/pod` of a StatefulSet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Name>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,6 +140,15 @@ pub struct Allocate {
     /// Labels of the pod's namespace, for the pools' namespace selectors.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub namespace_labels: BTreeMap<String, String>,
+}
+
+/// Where an identity has an address: a pod may be in several networks, and
+/// have several interfaces.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    pub network: Name,
+    pub interface: Name,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,8 +223,18 @@ pub struct Gc {
     /// Only what this node uses.
     pub node: Name,
     pub valid: Vec<Attachment>,
-    /// When the list was made: younger allocations stay.
-    pub before: Time,
+    /// The server's mark from before the list was made; without it, the mark
+    /// that stands. Of what is young under it nothing is given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+}
+
+/// Whether an allocation that was made under one mark is so young under
+/// another that no list need name it. The servers raise the mark in an
+/// interval that nobody's clock shortens: between two marks that differ by two
+/// lies one of them at least.
+pub fn is_young(made: u64, mark: u64) -> bool {
+    made.saturating_add(2) > mark
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

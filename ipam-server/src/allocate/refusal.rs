@@ -41,7 +41,7 @@ pub fn identity_in_use(identity: &Name, address: IpAddr, held: &Allocation) -> E
     Error::new(
         Code::Taken,
         format!("{address} of {identity} is {}", holder(held)),
-        "release that attachment, or give each interface an identity of its own",
+        "release that attachment first",
     )
 }
 
@@ -69,6 +69,15 @@ pub fn outside(address: IpAddr) -> Error {
         Code::NotFound,
         format!("{address} lies in no pool"),
         "ask for an address of a pool, or create one around it",
+    )
+}
+
+/// The address may be held in another block, or in one that is set aside.
+pub fn contested(address: IpAddr) -> Error {
+    Error::new(
+        Code::Taken,
+        format!("{address} lies in blocks that contradict each other"),
+        "look at `weft ipam check`, and ask for another address until that is mended",
     )
 }
 

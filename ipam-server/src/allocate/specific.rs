@@ -1,7 +1,7 @@
 //! Addresses that are decided before anything is looked for: an identity's,
 //! and those asked for by number.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use weft_api::{
@@ -10,30 +10,36 @@ use weft_api::{
 };
 
 use super::{choose, refusal};
-use crate::{claim, draft::Draft, model::Allocation, range};
+use crate::{
+    claim,
+    draft::Draft,
+    model::Allocation,
+    range::{self, Span},
+};
 
-/// The identity's address of a family, if it has one that the attachment may
-/// have: it is kept, or held by a former attachment on the same node.
+/// The identity's address of a family in the attachment's place, if it has one
+/// that the attachment may have: it is kept, or held by a former attachment on
+/// the same node. What has no place serves whoever asks first.
 pub fn identified(
     draft: &Draft<'_>,
     ask: &Allocate,
     identity: &Name,
     family: Family,
 ) -> Result<Option<IpAddr>, Error> {
+    let wanted = ask.attachment.place();
     let of_family = |address: &&IpAddr| Family::of(**address) == family;
-    let mut addresses: Vec<_> = draft
-        .book
-        .identified(identity)
-        .iter()
-        .filter(of_family)
-        .collect();
-    addresses.sort_unstable();
+    let addresses = draft.book.identified(identity).iter().filter(of_family);
+    let here = addresses.filter_map(|address| {
+        let held = draft.book.allocation(*address)?;
+        let place = held.place();
+        let fits = place.as_ref().is_none_or(|place| *place == wanted);
+        fits.then_some((place.is_none(), *address, held))
+    });
+    let mut here: Vec<_> = here.collect();
+    here.sort_unstable_by_key(|(anywhere, address, _)| (*anywhere, *address));
     let mut refused = None;
     let mut held_here = None;
-    for &address in addresses {
-        let Some(held) = draft.book.allocation(address) else {
-            continue;
-        };
+    for (_, address, held) in here {
         if held.is_kept() {
             let pools = choose::named(draft.book, ask)?;
             if !pools.is_empty() && !pools.iter().any(|p| p.pool.cidr.contains(&address)) {
@@ -41,7 +47,7 @@ pub fn identified(
             }
             return Ok(Some(address));
         }
-        if held.node == ask.node && !same_container(ask, held) {
+        if held.node == ask.node {
             held_here = held_here.or(Some(address));
         } else {
             refused = refused.or_else(|| Some(refusal::identity_in_use(identity, address, held)));
@@ -51,6 +57,24 @@ pub fn identified(
         (Some(address), _) => Ok(Some(address)),
         (None, Some(refused)) => Err(refused),
         (None, None) => Ok(None),
+    }
+}
+
+/// What is asked for again is as young as what is given out now.
+pub fn renew(draft: &mut Draft<'_>, address: IpAddr) {
+    let mark = draft.mark();
+    let held = draft.book.allocation(address);
+    if held.is_none_or(|held| held.mark == mark) {
+        return;
+    }
+    let cidr = draft.block_with(address).map(|block| block.cidr);
+    let Some(mut block) = cidr.and_then(|cidr| draft.open(&cidr)) else {
+        return;
+    };
+    let held = block.ordinal(address);
+    if let Some(held) = held.and_then(|ordinal| block.allocations.get_mut(&ordinal)) {
+        Arc::make_mut(held).mark = mark;
+        draft.put_block(block);
     }
 }
 
@@ -64,6 +88,9 @@ pub fn hand_over(
     let Some(mut block) = cidr.and_then(|cidr| draft.open(&cidr)) else {
         return Err(refusal::outside(address));
     };
+    if draft.book.is_contested(&block.cidr) {
+        return Err(refusal::contested(address));
+    }
     let ordinal = block
         .ordinal(address)
         .ok_or_else(|| refusal::outside(address))?;
@@ -109,6 +136,10 @@ pub fn take(
     }
     let cidr = pool.block_at(address);
     let strict = book.config().strict_affinity;
+    let unknown = draft.block(&cidr).is_none() && book.cut().overlap(Span::of(&cidr)).is_some();
+    if unknown || book.is_contested(&cidr) {
+        return Err(refusal::contested(address));
+    }
     match draft.block(&cidr) {
         Some(block) if strict && block.owner.as_ref() != Some(&ask.node) => {
             return Err(refusal::foreign(address, block.owner.as_ref()));
@@ -128,10 +159,4 @@ pub fn take(
     draft
         .take(&cidr, ordinal, allocation)
         .ok_or_else(|| refusal::outside(address))
-}
-
-/// Held by another interface of the container that asks.
-fn same_container(ask: &Allocate, held: &Allocation) -> bool {
-    let container = format!("/{}/", ask.attachment.container);
-    (held.handle.as_ref()).is_some_and(|handle| handle.as_str().contains(&container))
 }

@@ -13,9 +13,9 @@ use weft_api::{
     names::Name,
 };
 
-use super::{Book, Share, Standing};
+use super::{Book, Share, Standing, within};
 use crate::{
-    model::{Allocation, Block, Key, Value},
+    model::{Allocation, Block, HOST_BITS_MAX, Key, Value},
     pool::Range,
     range::{Ranges, Span},
 };
@@ -30,12 +30,32 @@ impl Book {
                     _ => Default::default(),
                 };
             }
+            Key::Mark => {
+                self.mark = match new {
+                    Some(Value::Mark(mark)) => Some(mark.number),
+                    _ => None,
+                };
+            }
             Key::Pool(name) => self.index_pool(name, new),
             Key::Reservation(name) => self.index_reservation(name, new.is_some()),
             Key::Node(name) => self.index_node(name, old, new),
             Key::Block(cidr) => {
+                let (was, is) = (old.is_some(), new.is_some());
+                if is && !was {
+                    self.index_cut(*cidr);
+                }
+                let others = self.contesting(cidr);
+                for other in &others {
+                    self.index_allocations(Some(other), None);
+                }
                 let old = old.as_ref().and_then(as_block);
                 self.index_block(*cidr, old, new.and_then(as_block));
+                for other in &others {
+                    self.index_allocations(None, Some(other));
+                }
+                if was && !is {
+                    self.index_uncut(*cidr);
+                }
             }
             Key::Affinity(node, cidr) => {
                 let claimants = self.claimants.entry(*cidr).or_default();
@@ -99,6 +119,56 @@ impl Book {
         }
     }
 
+    fn index_cut(&mut self, cidr: IpNet) {
+        let span = Span::of(&cidr);
+        if self.cut.overlap(span).is_some() {
+            let others = self.overlapping(&cidr);
+            self.contested.insert(cidr);
+            self.contested.extend(&others);
+            others.iter().for_each(|other| self.index_standing(*other));
+        }
+        self.cuts.insert(cidr);
+        self.cut.insert(span);
+    }
+
+    fn index_uncut(&mut self, cidr: IpNet) {
+        self.cuts.remove(&cidr);
+        self.cut.remove(Span::of(&cidr));
+        if !self.contested.remove(&cidr) {
+            return;
+        }
+        for other in self.overlapping(&cidr) {
+            self.cut.insert(Span::of(&other));
+            if self.overlapping(&other).is_empty() {
+                self.contested.remove(&other);
+                self.index_standing(other);
+            }
+        }
+    }
+
+    /// Blocks that may say of the same addresses who has them: what one says
+    /// no longer, another may.
+    fn contesting(&self, cidr: &IpNet) -> Vec<Arc<Block>> {
+        if !self.contested.contains(cidr) {
+            return Vec::new();
+        }
+        let others = self.overlapping(cidr).into_iter();
+        let blocks = others.filter_map(|other| match self.value(&Key::Block(other))? {
+            Value::Block(block) => Some(Arc::clone(block)),
+            _ => None,
+        });
+        blocks.collect()
+    }
+
+    /// Other blocks within this one, and around it.
+    fn overlapping(&self, cidr: &IpNet) -> Vec<IpNet> {
+        let within = self.cuts.range(within(cidr)).copied();
+        let around = std::iter::successors(cidr.supernet(), IpNet::supernet)
+            .take(HOST_BITS_MAX.into())
+            .filter(|net| self.cuts.contains(net));
+        within.chain(around).filter(|net| net != cidr).collect()
+    }
+
     fn index_block(&mut self, cidr: IpNet, old: Option<&Block>, new: Option<&Block>) {
         self.index_allocations(old, new);
         if let Some(block) = new {
@@ -107,12 +177,6 @@ impl Book {
         let existence = old.is_some() != new.is_some();
         let former = old.and_then(|block| block.owner.clone());
         let owner = new.and_then(|block| block.owner.clone());
-        if existence {
-            match new {
-                Some(_) => self.cut.insert(Span::of(&cidr)),
-                None => self.cut.remove(Span::of(&cidr)),
-            }
-        }
         self.index_standing(cidr);
         if existence || former != owner {
             let mut claimants = self.claimants.remove(&cidr).unwrap_or_default();
@@ -128,7 +192,7 @@ impl Book {
     fn index_standing(&mut self, cidr: IpNet) {
         let standing = |block: &Block| Standing {
             owner: block.owner.clone(),
-            room: block.has_room(&self.reserved),
+            room: !self.contested.contains(&cidr) && block.has_room(&self.reserved),
             idle: !block.is_live(),
             first_released: block.first_released(),
         };
@@ -229,6 +293,7 @@ impl Book {
 
     fn note_allocation(&mut self, address: IpAddr, held: &Arc<Allocation>) {
         self.allocations += 1;
+        self.newest = self.newest.max(held.mark);
         self.with_share(&held.node, |share| {
             share.addresses.insert(address);
         });

@@ -23,7 +23,7 @@ pub(super) fn check(rows: &Rows, now: Time, found: &mut Found) {
     for block in rows.blocks.values() {
         placed(rows, block, found);
         owned(rows, block, now, found);
-        if host_bits(block.cidr) <= HOST_BITS_MAX {
+        if host_bits(&block.cidr) <= HOST_BITS_MAX {
             ordinals(block, found);
         }
         for (ordinal, allocation) in &block.allocations {
@@ -58,7 +58,7 @@ fn placed(rows: &Rows, block: &Block, found: &mut Found) {
         );
         found.structure(&object, message, HINT);
     }
-    let bits = host_bits(block.cidr);
+    let bits = host_bits(&block.cidr);
     let size_of_pool = rows
         .pool_of(block.cidr)
         .map(|pool| (pool, block_size(pool)));
@@ -107,7 +107,7 @@ fn ahead(object: &str, what: &str, by: Time, found: &mut Found) {
 fn ordinals(block: &Block, found: &mut Found) {
     const HINT: &str = "rewrite the block's list of free ordinals from its allocations";
     let object = named(block.cidr);
-    let size = 1u32 << host_bits(block.cidr);
+    let size = 1u32 << host_bits(&block.cidr);
     let mut free = BTreeSet::new();
     for ordinal in &block.free {
         if !free.insert(*ordinal) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use weft_api::{
-    ipam::{Family, InUse, ProblemKind, Use},
+    ipam::{Family, InUse, Place, ProblemKind, Use},
     names::Handle,
 };
 
@@ -47,9 +47,9 @@ fn doubles(held: &Held, found: &mut Found) {
     }
 }
 
-/// A handle, and an identity, has one address of a family.
+/// A handle has one address of a family, and so has an identity in one place.
 fn one_of_a_family(held: &Held, found: &mut Found) {
-    let mut seen: BTreeMap<(&str, &str, Family), IpAddr> = BTreeMap::new();
+    let mut seen: BTreeMap<(String, Family), IpAddr> = BTreeMap::new();
     for (address, allocation) in held
         .iter()
         .flat_map(|(a, all)| all.iter().map(move |one| (*a, *one)))
@@ -57,24 +57,21 @@ fn one_of_a_family(held: &Held, found: &mut Found) {
         let handle = allocation
             .handle
             .as_ref()
-            .map(|handle| ("handle", handle.as_str()));
-        let identity = allocation
-            .identity
-            .as_ref()
-            .map(|name| ("identity", name.as_str()));
-        for (what, name) in handle.into_iter().chain(identity) {
+            .map(|handle| format!("handle {handle}"));
+        let identity = (allocation.identity.as_ref()).map(|name| match allocation.place() {
+            Some(Place { network, interface }) => {
+                format!("identity {name} at {interface} of {network}")
+            }
+            None => format!("identity {name}"),
+        });
+        for who in handle.into_iter().chain(identity) {
             let other = *seen
-                .entry((what, name, Family::of(address)))
+                .entry((who.clone(), Family::of(address)))
                 .or_insert(address);
             if other != address {
                 let message = format!("it has two addresses of one family, {other} and {address}");
                 let hint = "release the address that its container does not use";
-                found.add(
-                    ProblemKind::DoubleOwner,
-                    format!("{what} {name}"),
-                    message,
-                    hint,
-                );
+                found.add(ProblemKind::DoubleOwner, who, message, hint);
             }
         }
     }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use weft_api::{
-    ipam::{AffinityState, Encapsulation, Use},
+    ipam::{AffinityState, Encapsulation, Place, Use},
     names::{Handle, Mac, Vni},
 };
 
@@ -106,6 +106,11 @@ impl World {
                 pod: None,
                 identity: (*state == 3).then(|| name(format!("{owner}/web-{ordinal}"))),
                 since: 100,
+                mark: 0,
+                place: (*state == 3).then(|| Place {
+                    network: name("net"),
+                    interface: name("eth0"),
+                }),
                 released: (!held).then_some(200),
             };
             allocations.insert(*ordinal, Arc::new(allocation));

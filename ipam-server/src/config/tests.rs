@@ -9,6 +9,7 @@ fn the_documented_file_is_good_and_tells_the_defaults() {
     assert_eq!(documented.access.mode, usual.access.mode);
     assert_eq!(documented.store, usual.store);
     assert_eq!(documented.limits, usual.limits);
+    assert_eq!(documented.gc_grace, usual.gc_grace);
     assert_eq!(documented.pools.len(), 2);
 }
 
@@ -50,7 +51,7 @@ fn every_key_has_a_default() {
 
 #[test]
 fn all_keys_are_taken() {
-    let text = "store = 'x.redb'\n\
+    let text = "store = 'x.redb'\ngc_grace_seconds = 6\n\
         [socket]\npath = '/x'\nmode = '0660'\nowner = 'root'\ngroup = '7'\nuids = [1]\ngids = [2]\n\
         [etcd]\nuser = 'u'\npassword_file = '/p'\nauthority = '/a'\ncertificate = '/c'\nkey = '/k'\n\
         [limits]\nclients = 1\nrequests = 2\nbatch = 3\ndeadline_seconds = 4\nwatch_backlog_bytes = 5\n\
@@ -71,6 +72,7 @@ fn all_keys_are_taken() {
         backlog: 5,
     };
     assert_eq!((config.access, config.limits), (access, limits));
+    assert_eq!(config.gc_grace, Duration::from_secs(6));
     assert_eq!((config.store.as_str(), config.pools.len()), ("x.redb", 1));
     assert_eq!(config.etcd.user.as_deref(), Some("u"));
 }
@@ -91,6 +93,7 @@ fn what_cannot_be_is_refused_with_its_place() {
         ("[socket]\nmode = '1777'", "socket.mode"),
         ("[socket]\nowner = 'no such user'", "socket.owner"),
         ("[socket]\ngroup = 'no such group'", "socket.group"),
+        ("gc_grace_seconds = 0", "gc_grace_seconds"),
         ("[limits]\nclients = 0", "limits.clients"),
         ("[limits]\nrequests = 65537", "limits.requests"),
         ("[limits]\nbatch = 0", "limits.batch"),

@@ -128,6 +128,8 @@ fn blocks(held: BTreeMap<IpAddr, Handle>) -> BTreeMap<IpNet, Block> {
             pod: None,
             identity: None,
             since: 0,
+            mark: 0,
+            place: None,
             released: None,
         };
         block

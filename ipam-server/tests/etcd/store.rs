@@ -15,7 +15,7 @@ use crate::support::{
     removal,
 };
 use weft_ipam::{
-    model::Value,
+    model::{Key, Value},
     store::{CommitError, News, Store, StoreError, etcd::Etcd},
 };
 
@@ -142,6 +142,59 @@ fn news_come_whole_and_in_order_and_end_with_the_store() {
     eventually("the watch ends", || {
         matches!(news.try_recv(), Err(mpsc::TryRecvError::Disconnected))
     });
+}
+
+#[test]
+fn what_a_foreign_hand_writes_is_set_aside_and_stops_nothing() {
+    let etcd = Member::start(&[]);
+    let (mut ours, mut other) = (store(&[etcd.client]), store(&[etcd.client]));
+    let start = ours.load().expect("etcd runs").revision;
+    let (sender, news) = mpsc::channel();
+    ours.watch(start, Box::new(move |told| drop(sender.send(told))));
+    for (name, bytes) in [
+        ("lease/x", "{}"),
+        ("block/10.0.0.0-8", "{}"),
+        ("block/10.0.0.64-26", "rubbish"),
+        (
+            "pool/p",
+            r#"{"name": "p", "cidr": "10.0.0.0/24", "block_size": 99}"#,
+        ),
+    ] {
+        etcd.must(&["put", &format!("/weft/ipam/v1/{name}"), bytes]);
+    }
+    let last = other.commit(&[change(2, 1, None)], &[]).expect("a new row");
+    let mut told = Vec::new();
+    loop {
+        match news.recv_timeout(Duration::from_secs(15)).expect("news") {
+            News::Updates { revision, updates } => {
+                told.extend(updates);
+                if revision == last {
+                    break;
+                }
+            }
+            News::Missed => panic!("nothing was missed"),
+        }
+    }
+    let loaded = ours.load().expect("it loads").rows;
+    let told = told
+        .into_iter()
+        .map(|update| (update.key, update.row.expect("written")));
+    let told: HashMap<_, _> = told.collect();
+    assert_eq!(told, loaded.into_iter().collect());
+    assert_eq!(told.len(), 3);
+    let reason = |text: &str| {
+        let key = Key::parse(text).expect("a key");
+        match &told[&key].value {
+            Value::Aside(row) => row.reason.clone(),
+            other => panic!("{text}: {other:?}"),
+        }
+    };
+    assert!(reason("block/10.0.0.64-26").contains("expected value"));
+    assert!(reason("pool/p").contains("block size 99"));
+    // It is written over, and conflicts, as any row.
+    let row = &told[&key(1)];
+    ours.commit(&[change(1, 1, Some(row.revision))], &[])
+        .expect("as expected");
 }
 
 #[test]

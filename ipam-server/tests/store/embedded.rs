@@ -13,7 +13,10 @@ use std::{
 
 use crate::contract::{delete, find, put, reservation};
 use tempfile::TempDir;
-use weft_ipam::store::{CommitError, Store, redb::Redb};
+use weft_ipam::{
+    model::{Aside, Key, Value},
+    store::{CommitError, Store, redb::Redb},
+};
 
 fn place() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -113,6 +116,27 @@ fn a_newer_format_is_not_guessed_at() {
     drop(newer);
     let told = refusal(&path);
     assert!(told.contains("version 2"), "{told}");
+}
+
+#[test]
+fn a_row_that_cannot_be_ends_the_start_with_its_name() {
+    let (_directory, path) = filled();
+    let mut store = Redb::open(&path).expect("it opens");
+    let row = Value::Aside(Aside {
+        bytes: br#"{"name": "p", "cidr": "10.0.0.0/24", "block_size": 0}"#.to_vec(),
+        reason: String::new(),
+    });
+    let name = weft_api::names::Name::new("p").expect("a name");
+    store
+        .commit(&[put(&(Key::Pool(name), row), None)], &[])
+        .expect("it commits");
+    drop(store);
+    let mut store = Redb::open(&path).expect("it opens again");
+    let told = store.load().expect_err("it is not believed").to_string();
+    let file = path.display().to_string();
+    for part in [&file, "pool/p", "block size 0", "put a copy"] {
+        assert!(told.contains(part), "{told}");
+    }
 }
 
 #[test]

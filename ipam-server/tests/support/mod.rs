@@ -3,7 +3,10 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use weft_api::{
     ipam::{
@@ -18,6 +21,8 @@ use weft_ipam::{
     model::{Key, Revision, Value},
     plan::{Plan, plan},
     store::{Row, Update},
+    sweep::Pace,
+    writer::GRACE,
 };
 
 /// 2026 in milliseconds.
@@ -53,7 +58,7 @@ impl Rows {
     fn write(&mut self, key: &Key, value: &Option<Value>) {
         let row = value.clone().map(|value| Row {
             // What is read back is what was stored.
-            value: Value::decode(key, &value.encode()).expect("it reads back"),
+            value: Value::read(key, &value.encode()),
             revision: self.revision,
         });
         match &row {
@@ -64,6 +69,21 @@ impl Rows {
             key: key.clone(),
             row,
         });
+    }
+
+    /// By a foreign hand.
+    pub fn edit(&mut self, edit: impl Fn(&Key, &mut serde_json::Value)) {
+        for (key, row) in self.rows.clone() {
+            let mut json = serde_json::from_slice(&row.value.encode()).expect("JSON");
+            edit(&key, &mut json);
+            let bytes = serde_json::to_vec(&json).expect("JSON");
+            self.put(&key, Value::read(&key, &bytes));
+        }
+    }
+
+    pub fn put(&mut self, key: &Key, value: Value) {
+        self.revision += 1;
+        self.write(key, &Some(value));
     }
 
     pub fn problems(&self, now: Time) -> Vec<Problem> {
@@ -196,9 +216,32 @@ impl Cluster {
         }
     }
 
+    /// What was allocated so far is old.
+    pub fn age(&mut self) {
+        for _ in 0..2 {
+            self.server.sync(&self.rows);
+            assert!(raise(&mut self.server, &mut self.rows));
+        }
+    }
+
     pub fn clean(&self, now: Time) {
         assert_eq!(self.rows.problems(now), vec![]);
     }
+}
+
+/// As a server does it when the mark has stood for long. False where another
+/// was faster.
+pub fn raise(server: &mut Server, rows: &mut Rows) -> bool {
+    let start = Instant::now();
+    let mut pace = Pace::new(&server.book, GRACE, start);
+    let plan = Plan {
+        changes: pace.raise(&server.book, start + GRACE),
+        ..Plan::answer(Reply::Done)
+    };
+    assert!(!plan.changes.is_empty(), "nothing is young");
+    let raised = rows.commit(&server.book, &plan);
+    server.sync(rows);
+    raised
 }
 
 pub fn first(allocated: &Allocated) -> String {
@@ -284,7 +327,11 @@ pub fn reserve(text: &str, cidrs: &[&str]) -> Request {
     })
 }
 
-pub fn gc(node: &str, valid: &[&str], before: Time) -> Request {
+pub fn gc(node: &str, valid: &[&str]) -> Request {
+    gc_before(node, valid, None)
+}
+
+pub fn gc_before(node: &str, valid: &[&str], before: Option<u64>) -> Request {
     Request::Gc(Gc {
         network: name("net"),
         node: name(node),

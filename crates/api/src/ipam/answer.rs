@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Encapsulation, Node, PodRef, Pool, Reservation, Time, Use, When};
+use super::{Config, Encapsulation, Node, Place, PodRef, Pool, Reservation, Time, Use, When};
 use crate::names::{Handle, Name};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -163,10 +163,16 @@ pub struct Allocation {
     pub purpose: Use,
     pub pod: Option<PodRef>,
     pub identity: Option<Name>,
+    /// Where the identity has it.
+    #[serde(default)]
+    pub place: Option<Place>,
     pub since: Time,
     pub released: Option<Time>,
     /// Differs each time the address is given out.
     pub sequence: u64,
+    /// The servers' mark when it was given out: see [`is_young`](super::is_young).
+    #[serde(default)]
+    pub mark: u64,
     pub borrowed: bool,
 }
 
@@ -177,6 +183,9 @@ pub struct Status {
     /// `redb` or `etcd`.
     pub store: String,
     pub revision: u64,
+    /// Raised now and then: what tells young allocations from old ones.
+    #[serde(default)]
+    pub mark: u64,
     pub pools: usize,
     pub blocks: usize,
     pub allocations: usize,

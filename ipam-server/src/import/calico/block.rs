@@ -183,6 +183,8 @@ impl Calico {
                 .map(|(namespace, name)| PodRef { namespace, name }),
             identity: None,
             since: 0,
+            mark: 0,
+            place: None,
             released,
         }
     }

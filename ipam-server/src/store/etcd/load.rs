@@ -82,6 +82,7 @@ fn read_all(cluster: &Cluster) -> Result<(Loaded, Vec<KeyValue>), Failure> {
         for found in page.kvs {
             match name_of(prefix, &found.key).map_err(|error| Failure::Row(error.into()))? {
                 Named::Marker => markers.push(found),
+                Named::Foreign => {}
                 Named::Row(key) => {
                     let row = row_of(&key, &found).map_err(|error| Failure::Row(error.into()))?;
                     loaded.rows.push((key, row));

@@ -100,6 +100,8 @@ enum Named {
     Row(Key),
     /// Of a store.
     Marker,
+    /// Another program's, or a newer weft-ipam's.
+    Foreign,
 }
 
 fn name_of(prefix: &str, key: &Bytes) -> Result<Named, RowError> {
@@ -110,12 +112,22 @@ fn name_of(prefix: &str, key: &Bytes) -> Result<Named, RowError> {
     if text.starts_with(commit::MARKERS) {
         return Ok(Named::Marker);
     }
-    Key::parse(text).map(Named::Row)
+    Ok(Key::parse(text).map_or_else(
+        |error| {
+            tracing::error!(%error, "the row is passed over");
+            Named::Foreign
+        },
+        Named::Row,
+    ))
 }
 
 fn row_of(key: &Key, found: &KeyValue) -> Result<Row, RowError> {
+    let value = Value::read(key, &found.value.0);
+    if let Value::Aside(row) = &value {
+        tracing::error!(%key, reason = row.reason, "a row is set aside: correct it or delete it");
+    }
     Ok(Row {
-        value: Value::decode(key, &found.value.0)?,
+        value,
         revision: found.mod_revision,
     })
 }

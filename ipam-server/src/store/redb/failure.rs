@@ -28,7 +28,10 @@ impl Failure {
 
     pub(super) fn explain(self, path: &Path) -> StoreError {
         let (reason, hint) = match self {
-            Self::Row(error) => return StoreError::Row(error),
+            Self::Row(error) => (
+                error.to_string(),
+                "put a copy of the file in its place".to_owned(),
+            ),
             Self::Conflict(updates) => (
                 format!("{} rows changed under the only server", updates.len()),
                 "this is a fault of weft-ipam; report it".to_owned(),
