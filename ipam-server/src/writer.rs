@@ -8,23 +8,25 @@
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, select};
-use tracing::warn;
-use weft_api::ipam::{Code, Error, Event, Reply, Request, Status, Time};
+use weft_api::ipam::{Error, Event, Reply, Request, Status, Time};
 
 use crate::{
     book::Book,
     check,
     model::Revision,
     plan::{Plan, plan},
-    store::{CommitError, News, Store, StoreError},
+    store::{News, Store, StoreError},
     sweep,
 };
 use answers::{contended, is_doubtful, needs_all, unavailable};
 use batch::Batch;
+use commit::Ended;
 
 mod answers;
 mod batch;
+mod commit;
 mod news;
+mod parts;
 
 /// How often a batch is planned while other servers change the same rows.
 const TRIES: usize = 100;
@@ -94,16 +96,6 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-/// How a commit ended.
-enum Ended {
-    Durable,
-    /// Nothing was tried: one commit does not hold it.
-    TooLarge,
-    /// Plan again.
-    Again,
-    Refused(Error),
-}
-
 impl Writer {
     /// Loads the store. A batch holds at most `batch_max` requests.
     pub fn start(
@@ -161,9 +153,7 @@ impl Writer {
                 recv(news) -> told => if let Ok(told) = told { self.learn(told) },
                 recv(jobs) -> job => {
                     let Ok(job) = job else { return };
-                    while let Ok(told) = news.try_recv() {
-                        self.learn(told);
-                    }
+                    self.hear();
                     let rest = jobs.try_iter().take(self.batch_max - 1);
                     let batch = std::iter::once(job).chain(rest).collect();
                     self.serve(batch);
@@ -245,6 +235,7 @@ impl Writer {
                 Ended::Again if tries < TRIES => tries += 1,
                 Ended::Again => return self.refuse(&jobs, &contended()),
                 Ended::Refused(error) => return self.settle_without_store(&jobs, &error),
+                Ended::Untold(error) => return self.settle_untold(&jobs, &error),
             }
             // The last notes are the caller's.
             if !jobs.is_empty() {
@@ -265,43 +256,6 @@ impl Writer {
         });
         let answers = answers.collect();
         (batch, answers)
-    }
-
-    /// A request for which one commit is too small: each beginning of its
-    /// changes leaves rows to go on from.
-    fn in_parts(&mut self, request: &Request) -> Result<Reply, Error> {
-        for _ in 0..TRIES {
-            let Plan {
-                mut changes,
-                guards,
-                reply,
-            } = self.plan(request, (self.clock)())?;
-            let mut most = changes.len();
-            let again = loop {
-                if changes.is_empty() {
-                    return Ok(reply);
-                }
-                most = most.min(changes.len());
-                let mut part = Plan {
-                    changes: changes[..most].to_vec(),
-                    guards: guards.clone(),
-                    reply: Reply::Done,
-                };
-                let mut batch = Batch::new(self.known + 1);
-                batch.take(&mut self.book, &mut part);
-                match self.commit(batch) {
-                    Ended::Durable => drop(changes.drain(..most)),
-                    Ended::TooLarge if most > 1 => most = most.div_ceil(2),
-                    Ended::TooLarge => {
-                        break Err(unavailable("one row is too large for the store".into()));
-                    }
-                    Ended::Again => break Ok(()),
-                    Ended::Refused(error) => break Err(error),
-                }
-            };
-            again?;
-        }
-        Err(contended())
     }
 
     fn plan(&self, request: &Request, now: Time) -> Result<Plan, Error> {
@@ -328,61 +282,6 @@ impl Writer {
             allocations: counts.allocations,
             nodes: counts.nodes,
             clients: 0,
-        }
-    }
-
-    fn commit(&mut self, batch: Batch) -> Ended {
-        if batch.is_empty() {
-            return Ended::Durable;
-        }
-        let (changes, guards) = (batch.changes(&self.book), batch.guards());
-        if self.store.fitting(&changes, &guards) < changes.len() {
-            batch.roll_back(&mut self.book);
-            return Ended::TooLarge;
-        }
-        match self.store.commit(&changes, &guards) {
-            Ok(revision) => {
-                for change in changes.into_iter().filter(|change| change.value.is_none()) {
-                    self.forget(change.key, revision);
-                }
-                self.durable(batch, revision);
-                Ended::Durable
-            }
-            Err(CommitError::Conflict(rows)) => {
-                batch.roll_back(&mut self.book);
-                let known = self.known;
-                let newest = rows
-                    .iter()
-                    .filter_map(|u| u.row.as_ref())
-                    .map(|row| row.revision);
-                let revision = newest.max().unwrap_or(known).max(known);
-                for gone in rows.iter().filter(|row| row.row.is_none()) {
-                    self.forget(gone.key.clone(), revision);
-                }
-                self.publish(&rows, revision);
-                Ended::Again
-            }
-            Err(CommitError::Failed(fault)) => {
-                batch.roll_back(&mut self.book);
-                if matches!(fault, StoreError::TooLarge { .. }) {
-                    return Ended::TooLarge;
-                }
-                warn!("a commit failed: {fault}");
-                Ended::Refused(unavailable(fault.to_string()))
-            }
-            Err(CommitError::Unknown(fault)) => {
-                warn!("a commit may have failed: {fault}");
-                batch.roll_back(&mut self.book);
-                self.stale = true;
-                match self.reload() {
-                    Ok(()) => Ended::Again,
-                    Err(_) => Ended::Refused(Error::new(
-                        Code::Deadline,
-                        format!("{fault}; whether it was done is not known"),
-                        "ask again to learn",
-                    )),
-                }
-            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -12,11 +12,11 @@ use std::{
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use serde_json::{Value, json};
-use weft_api::ipam::{Code, Error, Event, Reply, Request, Time};
+use weft_api::ipam::{Code, Error, Event, Released, Reply, Request, Time};
 use weft_ipam::{
     check::check,
     model::Revision,
-    store::{Change, CommitError, Guard, Loaded, News, Store, StoreError, memory::Memory},
+    store::{Change, CommitError, Guard, Loaded, News, Outcome, Store, StoreError, memory::Memory},
     writer::{Job, Note, Writer},
 };
 
@@ -30,6 +30,10 @@ enum Step {
     Failed,
     UnknownDone,
     UnknownUndone,
+    /// It is done, and the store will not be able to tell.
+    UntoldDone,
+    /// As any other.
+    Pass,
     /// Somebody else commits this first.
     After(Request),
 }
@@ -41,8 +45,12 @@ type Tell = Box<dyn FnMut(News) + Send>;
 struct Scripted {
     rows: Memory,
     steps: Arc<Mutex<VecDeque<Step>>>,
-    /// Loads that fail before one succeeds.
+    /// What became of the commit that was not answered.
+    outcome: Arc<Mutex<Option<Outcome>>>,
+    /// Loads and questions that fail before one succeeds.
     deaf: Arc<AtomicU64>,
+    /// Changes that one commit holds; none: any number.
+    room: Option<usize>,
     watches: Arc<Mutex<Vec<Tell>>>,
     /// The rows' own news are told, besides what the test tells.
     news: bool,
@@ -62,23 +70,35 @@ impl Store for Scripted {
     }
 
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        let fails = self
-            .deaf
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if fails.is_ok() {
-            return Err(trouble());
-        }
+        self.listen()?;
         self.rows.load()
+    }
+
+    fn fitting(&self, changes: &[Change], _: &[Guard]) -> usize {
+        changes.len().min(self.room.unwrap_or(usize::MAX))
+    }
+
+    fn settle(&mut self) -> Result<Outcome, StoreError> {
+        self.listen()?;
+        Ok(self.outcome().take().unwrap_or(Outcome::Unknown))
     }
 
     fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
         let step = self.steps.lock().expect("whole").pop_front();
         match step {
-            None => self.rows.commit(changes, guards),
+            None | Some(Step::Pass) => self.rows.commit(changes, guards),
             Some(Step::Conflict) => Err(CommitError::Conflict(Vec::new())),
             Some(Step::Failed) => Err(CommitError::Failed(trouble())),
-            Some(Step::UnknownUndone) => Err(CommitError::Unknown(trouble())),
+            Some(Step::UnknownUndone) => {
+                *self.outcome() = Some(Outcome::NotMade);
+                Err(CommitError::Unknown(trouble()))
+            }
             Some(Step::UnknownDone) => {
+                let revision = self.rows.commit(changes, guards)?;
+                *self.outcome() = Some(Outcome::Made(revision));
+                Err(CommitError::Unknown(trouble()))
+            }
+            Some(Step::UntoldDone) => {
                 self.rows.commit(changes, guards)?;
                 Err(CommitError::Unknown(trouble()))
             }
@@ -94,6 +114,22 @@ impl Store for Scripted {
             return self.rows.watch(revision, tell);
         }
         self.watches.lock().expect("whole").push(tell);
+    }
+}
+
+impl Scripted {
+    fn listen(&self) -> Result<(), StoreError> {
+        let fails = self
+            .deaf
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        match fails {
+            Ok(_) => Err(trouble()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn outcome(&self) -> MutexGuard<'_, Option<Outcome>> {
+        self.outcome.lock().expect("whole")
     }
 }
 
@@ -248,6 +284,17 @@ fn address(reply: &Reply) -> String {
     }
 }
 
+fn address_of(text: &str) -> std::net::IpAddr {
+    text.parse().expect("an address")
+}
+
+fn released(reply: Reply) -> Released {
+    match reply {
+        Reply::Released(released) => released,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_conflict_is_planned_again() {
     let script = Scripted::default();
@@ -310,8 +357,96 @@ fn what_may_have_been_done_is_looked_up() {
         let first = address(&rig.granted(allocate("c1")));
         assert_eq!(rig.live(), 1);
         assert_eq!(address(&rig.granted(allocate("c1"))), first);
-        assert_eq!(rig.resyncs(), 1, "watchers are told all anew");
+        assert_eq!(rig.resyncs(), 0, "nothing was missed");
     }
+}
+
+#[test]
+fn what_was_done_unheard_is_answered_as_done() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(request(
+        json!({"op": "reserve", "name": "r", "cidrs": ["10.1.0.0/30"]}),
+    ));
+    rig.granted(node("n1", 1));
+    let given = address(&rig.granted(allocate("c1")));
+    rig.steps([Step::UnknownDone]);
+    assert_eq!(
+        released(rig.granted(release("c1"))).released,
+        [address_of(&given)]
+    );
+    rig.granted(request(
+        json!({"op": "pool-disable", "name": "default", "disabled": true}),
+    ));
+    for gone in [
+        json!({"op": "unreserve", "name": "r"}),
+        json!({"op": "node-delete", "name": "n1"}),
+        json!({"op": "pool-delete", "name": "default"}),
+    ] {
+        rig.steps([Step::UnknownDone]);
+        assert_eq!(rig.granted(request(gone.clone())), Reply::Done, "{gone}");
+        assert_eq!(rig.refused(request(gone)), Code::NotFound, "it is gone");
+        assert_eq!(rig.script.steps.lock().expect("whole").len(), 0);
+    }
+    assert_eq!(rig.live(), 0);
+}
+
+#[test]
+fn what_nobody_can_tell_is_not_planned_again() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(allocate("c1"));
+    rig.steps([Step::UntoldDone]);
+    assert_eq!(rig.refused(release("c1")), Code::Deadline);
+    assert_eq!(rig.resyncs(), 1, "watchers are told all anew");
+    assert_eq!(rig.live(), 0, "the book has what was done");
+}
+
+#[test]
+fn the_parts_of_a_request_are_answered_as_one() {
+    let script = Scripted {
+        room: Some(2),
+        ..Scripted::default()
+    };
+    let mut rig = Rig::start(&script);
+    rig.granted(request(json!({"op": "pool-create", "name": "default",
+        "cidr": "10.1.0.0/24", "block_size": 32})));
+    let give = |rig: &mut Rig, n: u8| {
+        let given = rig.granted(allocate(&format!("c{n}")));
+        address_of(&address(&given))
+    };
+    let given: Vec<_> = (0..8).map(|n| give(&mut rig, n)).collect();
+    // Two parts go through, then one is another server's.
+    rig.steps([Step::Pass, Step::Pass, Step::After(release("c7"))]);
+    let gc = json!({"op": "gc", "network": "pods", "node": "n1", "valid": [],
+        "before": NOW + 1});
+    let mut told = released(rig.granted(request(gc))).released;
+    told.sort_unstable();
+    let mut expected = given[..7].to_vec();
+    expected.sort_unstable();
+    assert_eq!(told, expected);
+    assert_eq!(rig.live(), 0);
+
+    let given: Vec<_> = (0..8).map(|n| give(&mut rig, n)).collect();
+    let all = given.iter().map(|one| json!({"address": one}));
+    let all = json!({"op": "release", "by": "addresses", "addresses": all.collect::<Vec<_>>()});
+    rig.steps([Step::Pass, Step::After(release("c7"))]);
+    let told = released(rig.granted(request(all)));
+    assert_eq!((told.released.len(), told.unallocated), (7, vec![given[7]]));
+
+    for n in 0..8 {
+        give(&mut rig, n);
+    }
+    rig.steps([Step::Pass, Step::Failed]);
+    let gc = json!({"op": "gc", "network": "pods", "node": "n1", "valid": [],
+        "before": NOW + 1});
+    let error = rig.ask(request(gc)).expect_err("the store failed");
+    assert_eq!(error.code, Code::Deadline, "something was changed: {error}");
+    assert!(
+        error.message.contains("2 addresses were released"),
+        "{error}"
+    );
+    assert_eq!(rig.live(), 6);
 }
 
 #[test]
@@ -320,7 +455,8 @@ fn what_cannot_be_looked_up_is_a_deadline() {
         let script = Scripted::default();
         let mut rig = Rig::pooled(&script);
         rig.steps([step]);
-        script.deaf.store(2, Ordering::SeqCst);
+        // Neither what became of it, nor the rows; nor the rows again.
+        script.deaf.store(3, Ordering::SeqCst);
         assert_eq!(rig.refused(allocate("c1")), Code::Deadline);
         // A book that may be wrong answers nothing.
         let status = request(json!({"op": "status"}));

@@ -65,6 +65,12 @@ pub trait Store: Send {
         changes.len()
     }
 
+    /// What became of the last commit, whose outcome was not known. Once this
+    /// returned, it cannot be made any more.
+    fn settle(&mut self) -> Result<Outcome, StoreError> {
+        Ok(Outcome::Unknown)
+    }
+
     /// A revision that the watch tells after all that was committed before
     /// this call; none where there are no other writers.
     fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
@@ -110,9 +116,18 @@ pub enum CommitError {
     /// Nothing was changed.
     #[error(transparent)]
     Failed(StoreError),
-    /// It may have been done or not: load to learn.
+    /// It may have been done or not: settle to learn.
     #[error("{0}; whether it was done is not known")]
     Unknown(StoreError),
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Made(Revision),
+    NotMade,
+    /// Nobody can tell: load to see the rows as they are.
+    Unknown,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,18 @@ impl Writer {
         }
     }
 
+    /// As without a store; but what the book, loaded anew, calls done or in
+    /// vain may have been these jobs' own doing.
+    pub(super) fn settle_untold(&mut self, jobs: &[Job], error: &Error) {
+        for job in jobs {
+            if only_asks(&job.request) {
+                self.settle_without_store(std::slice::from_ref(job), error);
+            } else {
+                self.refuse(std::slice::from_ref(job), error);
+            }
+        }
+    }
+
     pub(super) fn answer(&mut self, job: &Job, answer: Result<Reply, Error>) {
         let note = match (&job.request, answer) {
             (Request::Watch { .. }, Ok(_)) => Note::Snapshot(job.ticket, self.snapshot()),
@@ -41,6 +53,17 @@ pub(super) fn contended() -> Error {
 
 pub(super) fn unavailable(reason: String) -> Error {
     Error::new(Code::Unavailable, reason, "see to the store, and ask again")
+}
+
+fn only_asks(request: &Request) -> bool {
+    use Request::{
+        Address, Allocations, Blocks, Check, Config, Nodes, Pools, Reservations, Status, Watch,
+    };
+    match request {
+        Address { .. } | Allocations { .. } | Check { .. } | Watch { .. } => true,
+        Blocks | Config | Nodes | Pools | Reservations | Status => true,
+        _ => false,
+    }
 }
 
 /// Whether what others wrote and this server has not heard of would be lost

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 use weft_api::ipam::Event;
 
-use super::{CATCH_UP, DELETIONS_MAX, Note, Writer, batch::Batch};
+use super::{CATCH_UP, DELETIONS_MAX, NEWS_MAX, Note, Writer, batch::Batch};
 use crate::{
     book::Book,
     model::{Key, Revision},
@@ -39,6 +39,14 @@ impl Writer {
         self.book.reached(revision);
         if !events.is_empty() {
             self.notes.push(Note::Events(events));
+        }
+    }
+
+    /// Takes in the news that are there.
+    pub(super) fn hear(&mut self) {
+        let news = self.news.1.clone();
+        for told in news.try_iter().take(NEWS_MAX) {
+            self.learn(told);
         }
     }
 

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use super::{
     Named, below,
     cluster::Cluster,
-    commit::{Marker, Writer},
     end_of,
     fault::Fault,
+    marker::{Marker, Writer},
     message::{
         Bytes, Compare, KeyValue, Operation, RANGE, RangeRequest, RangeResponse, TXN, TxnRequest,
         TxnResponse,

@@ -62,22 +62,37 @@ pub(super) struct TxnRequest {
     pub failure: Vec<Operation>,
 }
 
-/// That the row was written last at this revision; 0: that there is none.
+/// Of one row.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "target")]
 pub(super) enum Compare {
+    /// That it was written last at this revision.
     #[serde(rename = "MOD")]
     Modified {
         key: Bytes,
         #[serde(serialize_with = "write_number")]
         mod_revision: u64,
     },
+    /// 0: that there is none.
     #[serde(rename = "CREATE")]
     Created {
         key: Bytes,
         #[serde(serialize_with = "write_number")]
         create_revision: u64,
     },
+    /// With [`Relation::NotEqual`], that there is one with another value.
+    #[serde(rename = "VALUE")]
+    Value {
+        key: Bytes,
+        result: Relation,
+        value: Bytes,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(super) enum Relation {
+    NotEqual,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -88,6 +103,8 @@ pub(super) enum Operation {
     Delete { key: Bytes },
     #[serde(rename = "request_range")]
     Range { key: Bytes },
+    #[serde(rename = "request_txn")]
+    Txn(TxnRequest),
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -98,11 +115,18 @@ pub(super) struct TxnResponse {
     pub responses: Vec<OperationResponse>,
 }
 
-/// Of puts and deletes nothing is of interest.
+/// Of all but reads nothing is of interest.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct OperationResponse {
     pub response_range: Option<RangeResponse>,
+}
+
+impl OperationResponse {
+    /// Of a read of one row.
+    pub fn row(&self) -> Option<&KeyValue> {
+        self.response_range.as_ref()?.kvs.first()
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]

@@ -15,6 +15,7 @@ mod commit;
 mod config;
 mod fault;
 mod load;
+mod marker;
 mod message;
 mod watch;
 
@@ -23,11 +24,11 @@ use std::sync::Arc;
 pub use self::config::{ClientFiles, Config, ConfigError, Endpoint, Limits, Login, Times, Tls};
 use self::{
     cluster::Cluster,
-    commit::Writer,
+    marker::Writer,
     message::{Bytes, KeyValue},
     watch::Watch,
 };
-use super::{Change, CommitError, Guard, Loaded, News, Row, Store, StoreError};
+use super::{Change, CommitError, Guard, Loaded, News, Outcome, Row, Store, StoreError};
 use crate::model::{Key, Revision, RowError, Value};
 
 /// Dropping it ends its watch and interrupts what is asked.
@@ -66,6 +67,10 @@ impl Store for Etcd {
 
     fn fitting(&self, changes: &[Change], guards: &[Guard]) -> usize {
         commit::fitting(&self.cluster.config, changes, guards)
+    }
+
+    fn settle(&mut self) -> Result<Outcome, StoreError> {
+        self.writer.settle(&self.cluster)
     }
 
     fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
@@ -107,7 +112,7 @@ fn name_of(prefix: &str, key: &Bytes) -> Result<Named, RowError> {
         .ok()
         .and_then(|text| text.strip_prefix(prefix)?.strip_prefix('/'))
         .ok_or_else(|| RowError::Key(String::from_utf8_lossy(&key.0).into_owned()))?;
-    if text.starts_with(commit::MARKERS) {
+    if text.starts_with(marker::MARKERS) {
         return Ok(Named::Marker);
     }
     Key::parse(text).map(Named::Row)
