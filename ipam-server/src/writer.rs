@@ -16,7 +16,6 @@ use crate::{
     model::Revision,
     plan::{Plan, plan},
     store::{News, Store, StoreError},
-    sweep,
 };
 use answers::{contended, is_doubtful, needs_all, unavailable};
 use batch::Batch;
@@ -27,6 +26,7 @@ mod batch;
 mod commit;
 mod news;
 mod parts;
+mod sweep;
 
 /// How often a batch is planned while other servers change the same rows.
 const TRIES: usize = 100;
@@ -35,13 +35,8 @@ const NEWS_MAX: usize = 1024;
 /// Deletions that are remembered, so that old news do not bring rows back.
 const DELETIONS_MAX: usize = 4096;
 
-/// How often what has rested is swept, in how many blocks at once.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
-const SWEPT_MAX: usize = 32;
 /// How long a refusal waits for news that may make it void.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// Where nothing rests.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// Whom an answer is for.
 pub type Ticket = u64;
@@ -78,6 +73,7 @@ pub struct Writer {
     stale: bool,
     /// The store's watch has ended.
     unwatched: bool,
+    turn: sweep::Turn,
     /// All before it is in the book.
     loaded: Revision,
     /// News up to here were heard.
@@ -106,6 +102,7 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         let loaded = store.load()?;
         let revision = loaded.revision;
+        let turn = sweep::Turn::new(store.is_shared());
         let mut writer = Self {
             store,
             book: Book::load(loaded),
@@ -115,6 +112,7 @@ impl Writer {
             batch_max: batch_max.max(1),
             stale: false,
             unwatched: false,
+            turn,
             loaded: revision,
             heard: revision,
             known: revision,
@@ -153,40 +151,15 @@ impl Writer {
                 recv(news) -> told => if let Ok(told) = told { self.learn(told) },
                 recv(jobs) -> job => {
                     let Ok(job) = job else { return };
-                    self.hear();
                     let rest = jobs.try_iter().take(self.batch_max - 1);
                     let batch = std::iter::once(job).chain(rest).collect();
                     self.serve(batch);
+                    self.flush();
                 }
-                default(self.until_rested()) => self.sweep(),
+                default(self.until_swept()) => {}
             }
+            self.sweep();
             self.flush();
-        }
-    }
-
-    /// How long no resting address will be free.
-    fn until_rested(&self) -> Duration {
-        let next = self.book.next_rested().map(|next| {
-            let left = next.saturating_sub((self.clock)());
-            Duration::from_millis(left).max(SWEEP_EVERY)
-        });
-        next.unwrap_or(IDLE)
-    }
-
-    /// Frees what has rested in blocks that no request touches.
-    fn sweep(&mut self) {
-        if self.stale {
-            return;
-        }
-        for most in [SWEPT_MAX, 1] {
-            let mut plan = Plan::answer(Reply::Done);
-            plan.changes = sweep::rested(&self.book, (self.clock)(), most);
-            let mut batch = Batch::new(self.known + 1);
-            batch.take(&mut self.book, &mut plan);
-            // What is not swept now is swept the next time, or by who needs it.
-            if !matches!(self.commit(batch), Ended::TooLarge) {
-                return;
-            }
         }
     }
 
@@ -207,6 +180,8 @@ impl Writer {
             caught_up = true;
         }
         while !jobs.is_empty() {
+            // A conflict tells of its rows only.
+            self.hear();
             if self.stale
                 && let Err(fault) = self.reload()
             {

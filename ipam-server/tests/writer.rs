@@ -36,6 +36,8 @@ enum Step {
     Pass,
     /// Somebody else commits this first.
     After(Request),
+    /// Likewise, and no row is told.
+    AfterAndConflict(Request),
 }
 
 type Tell = Box<dyn FnMut(News) + Send>;
@@ -51,6 +53,8 @@ struct Scripted {
     deaf: Arc<AtomicU64>,
     /// Changes that one commit holds; none: any number.
     room: Option<usize>,
+    /// Commits that met another server's.
+    conflicts: Arc<AtomicU64>,
     watches: Arc<Mutex<Vec<Tell>>>,
     /// The rows' own news are told, besides what the test tells.
     news: bool,
@@ -67,6 +71,10 @@ fn trouble() -> StoreError {
 impl Store for Scripted {
     fn name(&self) -> &'static str {
         "memory"
+    }
+
+    fn is_shared(&self) -> bool {
+        self.news
     }
 
     fn load(&mut self) -> Result<Loaded, StoreError> {
@@ -86,7 +94,13 @@ impl Store for Scripted {
     fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
         let step = self.steps.lock().expect("whole").pop_front();
         match step {
-            None | Some(Step::Pass) => self.rows.commit(changes, guards),
+            None | Some(Step::Pass) => {
+                let ended = self.rows.commit(changes, guards);
+                if matches!(ended, Err(CommitError::Conflict(_))) {
+                    self.conflicts.fetch_add(1, Ordering::SeqCst);
+                }
+                ended
+            }
             Some(Step::Conflict) => Err(CommitError::Conflict(Vec::new())),
             Some(Step::Failed) => Err(CommitError::Failed(trouble())),
             Some(Step::UnknownUndone) => {
@@ -101,6 +115,10 @@ impl Store for Scripted {
             Some(Step::UntoldDone) => {
                 self.rows.commit(changes, guards)?;
                 Err(CommitError::Unknown(trouble()))
+            }
+            Some(Step::AfterAndConflict(request)) => {
+                other(&self.rows, request);
+                Err(CommitError::Conflict(Vec::new()))
             }
             Some(Step::After(request)) => {
                 other(&self.rows, request);
@@ -573,4 +591,121 @@ fn a_clock_that_jumps_doubles_nothing() {
             rig.granted(release(&format!("c{n}-{place}")));
         }
     }
+}
+
+fn cooldown() -> Request {
+    request(json!({"op": "configure", "cooldown_seconds": 30}))
+}
+
+fn status() -> Request {
+    request(json!({"op": "status"}))
+}
+
+/// Held, kept and resting.
+fn counted(rig: &mut Rig) -> usize {
+    match rig.granted(status()) {
+        Reply::Status(status) => status.allocations,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_has_rested_is_swept_however_busy_the_server_is() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(cooldown());
+    rig.granted(allocate("c1"));
+    rig.granted(release("c1"));
+    assert_eq!(counted(&mut rig), 1, "it rests");
+    rig.clock.store(NOW + 31_000, Ordering::SeqCst);
+    // A request always waits: there is no idle moment.
+    let held = Instant::now();
+    for _ in 0..50 {
+        rig.send(status());
+    }
+    while rig.script.rows.load().expect("memory loads").revision < 5 {
+        rig.granted(status());
+        rig.send(status());
+        assert!(held.elapsed() < PATIENCE, "nothing was swept");
+    }
+    let waited = rig.jobs.len();
+    for _ in 0..waited {
+        rig.answer().expect("a status");
+    }
+    rig.granted(node("n2", 2));
+    assert_eq!(counted(&mut rig), 0);
+}
+
+#[test]
+fn of_many_servers_one_sweeps() {
+    let script = Scripted {
+        news: true,
+        ..Scripted::default()
+    };
+    let mut rigs: Vec<_> = (0..8).map(|_| Rig::start(&script)).collect();
+    rigs[0].granted(pool("10.1.0.0/24"));
+    rigs[0].granted(cooldown());
+    rigs[0].granted(allocate("c1"));
+    rigs[0].granted(release("c1"));
+    let before = rigs[0].script.rows.load().expect("memory loads").revision;
+    for step in 0..500 {
+        for rig in &mut rigs {
+            rig.clock.store(NOW + 29_000 + step * 100, Ordering::SeqCst);
+            // Its sweep comes after the first answer.
+            rig.granted(status());
+            rig.granted(status());
+        }
+    }
+    assert_eq!(counted(&mut rigs[7]), 0);
+    let after = script.rows.clone().load().expect("memory loads").revision;
+    assert_eq!(after, before + 1, "one sweep");
+    assert_eq!(script.conflicts.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_sweep_that_lost_waits_for_its_next_turn() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(cooldown());
+    rig.granted(allocate("c1"));
+    rig.granted(release("c1"));
+    rig.clock.store(NOW + 31_000, Ordering::SeqCst);
+    rig.steps([Step::Conflict, Step::Failed]);
+    let steps = |rig: &Rig| rig.script.steps.lock().expect("whole").len();
+    rig.granted(status());
+    rig.granted(status());
+    assert_eq!(
+        (counted(&mut rig), steps(&rig)),
+        (1, 1),
+        "it lost, and waits"
+    );
+    rig.clock.store(NOW + 32_000, Ordering::SeqCst);
+    rig.granted(status());
+    rig.granted(status());
+    assert_eq!(
+        (counted(&mut rig), steps(&rig)),
+        (1, 0),
+        "it failed, and waits"
+    );
+    rig.clock.store(NOW + 63_000, Ordering::SeqCst);
+    rig.granted(status());
+    rig.granted(status());
+    assert_eq!(counted(&mut rig), 0);
+}
+
+#[test]
+fn news_are_heard_while_a_batch_is_planned_again() {
+    let script = Scripted {
+        news: true,
+        ..Scripted::default()
+    };
+    let mut rig = Rig::pooled(&script);
+    // The conflict tells of no row; only news can tell that n1 has a block.
+    rig.steps([Step::AfterAndConflict(allocate("c1"))]);
+    let answer = rig.granted(allocate("c1"));
+    let Reply::Allocated(given) = answer else {
+        panic!("{answer:?}");
+    };
+    assert!(given.existing, "the other server's answer");
+    assert_eq!(script.conflicts.load(Ordering::SeqCst), 0, "heard at once");
 }

@@ -50,6 +50,11 @@ pub trait Store: Send {
     /// `redb`, `etcd` or `memory`.
     fn name(&self) -> &'static str;
 
+    /// Whether other servers may write the same rows.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
     /// Makes all changes or none, while all guards hold. They are durable when

@@ -56,6 +56,10 @@ impl Store for Etcd {
         "etcd"
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn load(&mut self) -> Result<Loaded, StoreError> {
         self.writer.settle(&self.cluster)?;
         load::load(&self.cluster, &self.writer)
