@@ -80,13 +80,12 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let socket = Socket::bind(&config.socket, &config.access)?;
     let store = open(&config)?;
     let (server, ends) = Server::new(socket, signals, config.limits.clone())?;
-    let tell = ends.tell();
+    let (jobs, tell) = ends.split();
     let mut writer = Writer::start(store, Box::new(wall_clock), config.limits.batch, tell)?;
     for pool in &config.pools {
         make_pool(&mut writer, pool).with_context(|| format!("pool {}", pool.name))?;
     }
     let revision = writer.revision();
-    let jobs = ends.jobs.clone();
     thread::Builder::new()
         .name("writer".into())
         .spawn(move || writer.run(&jobs))
