@@ -175,10 +175,6 @@ impl Writer {
         jobs.retain(|job| job.until > now);
         let (mut tries, mut most) = (0, jobs.len());
         let mut caught_up = false;
-        if jobs.iter().any(|job| needs_all(&job.request)) {
-            self.catch_up();
-            caught_up = true;
-        }
         while !jobs.is_empty() {
             // A conflict tells of its rows only.
             self.hear();
@@ -186,6 +182,13 @@ impl Writer {
                 && let Err(fault) = self.reload()
             {
                 return self.refuse(&jobs, &unavailable(fault.to_string()));
+            }
+            if !caught_up && jobs.iter().any(|job| needs_all(&job.request)) {
+                if !self.catch_up() {
+                    self.refuse_deaf(&mut jobs);
+                }
+                caught_up = true;
+                continue;
             }
             let (batch, answers) = self.draft(&jobs[..most.min(jobs.len())]);
             if answers.iter().any(is_doubtful) && !caught_up {
@@ -207,7 +210,10 @@ impl Writer {
                     let answer = self.in_parts(&job.request);
                     self.answer(&job, answer);
                 }
-                Ended::Again if tries < TRIES => tries += 1,
+                Ended::Again if tries < TRIES => {
+                    // Whoever was faster may have written more than it tells.
+                    (tries, caught_up) = (tries + 1, false);
+                }
                 Ended::Again => return self.refuse(&jobs, &contended()),
                 Ended::Refused(error) => return self.settle_without_store(&jobs, &error),
                 Ended::Untold(error) => return self.settle_untold(&jobs, &error),

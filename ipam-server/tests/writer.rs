@@ -58,6 +58,8 @@ struct Scripted {
     watches: Arc<Mutex<Vec<Tell>>>,
     /// The rows' own news are told, besides what the test tells.
     news: bool,
+    /// They come no earlier than the writer asks how far they are.
+    late: Option<Arc<Mutex<Vec<News>>>>,
 }
 
 fn trouble() -> StoreError {
@@ -83,7 +85,9 @@ impl Store for Scripted {
     }
 
     fn fitting(&self, changes: &[Change], _: &[Guard]) -> usize {
-        changes.len().min(self.room.unwrap_or(usize::MAX))
+        let fits = |change: &&Change| change.key.to_string() != "reservation/huge";
+        let fitting = changes.iter().take_while(fits).count();
+        fitting.min(self.room.unwrap_or(usize::MAX))
     }
 
     fn settle(&mut self) -> Result<Outcome, StoreError> {
@@ -127,7 +131,22 @@ impl Store for Scripted {
         }
     }
 
+    fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
+        let Some(late) = &self.late else {
+            return Ok(None);
+        };
+        let late = std::mem::take(&mut *late.lock().expect("whole"));
+        for tell in self.watches.lock().expect("whole").iter_mut() {
+            late.iter().for_each(|news| tell(again(news)));
+        }
+        self.rows.frontier()
+    }
+
     fn watch(&mut self, revision: Revision, tell: Tell) {
+        if let Some(late) = self.late.clone() {
+            let keep = move |news| late.lock().expect("whole").push(news);
+            self.rows.watch(revision, Box::new(keep));
+        }
         if self.news {
             return self.rows.watch(revision, tell);
         }
@@ -148,6 +167,16 @@ impl Scripted {
 
     fn outcome(&self) -> MutexGuard<'_, Option<Outcome>> {
         self.outcome.lock().expect("whole")
+    }
+}
+
+fn again(news: &News) -> News {
+    match news {
+        News::Missed => News::Missed,
+        News::Updates { revision, updates } => News::Updates {
+            revision: *revision,
+            updates: updates.clone(),
+        },
     }
 }
 
@@ -708,4 +737,58 @@ fn news_are_heard_while_a_batch_is_planned_again() {
     };
     assert!(given.existing, "the other server's answer");
     assert_eq!(script.conflicts.load(Ordering::SeqCst), 0, "heard at once");
+}
+
+#[test]
+fn what_is_too_large_is_refused_alone() {
+    let script = Scripted::default();
+    other(&script.rows, pool("10.1.0.0/24"));
+    let huge = json!({"op": "reserve", "name": "huge", "cidrs": ["10.1.0.0/30"]});
+    let batch = vec![
+        allocate("c1"),
+        allocate("c2"),
+        request(huge),
+        allocate("c3"),
+        status(),
+    ];
+    let mut rig = Rig::with(&script, batch);
+    let answers: Vec<_> = (0..5).map(|_| rig.answer()).collect();
+    let refused = |answer: &Result<Reply, Error>| answer.as_ref().err().map(|error| error.code);
+    let codes: Vec<_> = answers.iter().map(refused).collect();
+    let too_large = Some(Code::Unavailable);
+    assert_eq!(codes, [None, None, too_large, None, None], "{answers:?}");
+    assert_eq!(rig.live(), 3);
+}
+
+#[test]
+fn an_answer_that_writes_nothing_holds_only_while_its_guards_do() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(allocate("c1"));
+    // No news come: the book still says that c1 has an address.
+    other(&script.rows, release("c1"));
+    let Reply::Allocated(given) = rig.granted(allocate("c1")) else {
+        panic!("an address");
+    };
+    assert!(!given.existing, "it was given back by another server");
+    assert_eq!(rig.live(), 1);
+}
+
+#[test]
+fn of_two_servers_pools_that_overlap_the_second_is_refused() {
+    // The conflict tells of the settings, not of the other's pool.
+    let script = Scripted {
+        late: Some(Arc::default()),
+        ..Scripted::default()
+    };
+    let mut rig = Rig::start(&script);
+    rig.steps([Step::After(pool("10.1.0.0/24"))]);
+    let mine = json!({"op": "pool-create", "name": "mine", "cidr": "10.1.0.128/25"});
+    assert_eq!(rig.refused(request(mine)), Code::Taken);
+    let mine = json!({"op": "pool-create", "name": "mine", "cidr": "10.1.1.0/24"});
+    rig.granted(request(mine));
+    // News that never come are not done without.
+    script.watches.lock().expect("whole").clear();
+    other(&script.rows, node("n1", 1));
+    assert_eq!(rig.refused(pool("10.2.0.0/24")), Code::Unavailable);
 }

@@ -30,6 +30,17 @@ impl Writer {
         }
     }
 
+    /// The news of other servers did not come: two of them might make pools
+    /// that overlap.
+    pub(super) fn refuse_deaf(&mut self, jobs: &mut Vec<Job>) {
+        let is_unsafe = |job: &mut Job| matches!(job.request, Request::PoolCreate(_));
+        let refused: Vec<Job> = jobs.extract_if(.., is_unsafe).collect();
+        self.refuse(
+            &refused,
+            &unavailable("news of other servers are late".into()),
+        );
+    }
+
     pub(super) fn answer(&mut self, job: &Job, answer: Result<Reply, Error>) {
         let note = match (&job.request, answer) {
             (Request::Watch { .. }, Ok(_)) => Note::Snapshot(job.ticket, self.snapshot()),

@@ -79,20 +79,25 @@ impl Writer {
         self.publish(&updates, revision);
     }
 
-    /// Hears all that others had written by now, within a time.
-    pub(super) fn catch_up(&mut self) {
+    /// Hears all that others had written by now; false where that takes too
+    /// long.
+    pub(super) fn catch_up(&mut self) -> bool {
         let frontier = match self.store.frontier() {
-            Ok(Some(frontier)) => frontier,
-            Ok(None) => return,
-            Err(fault) => return warn!("others were not heard: {fault}"),
+            Ok(frontier) => frontier.unwrap_or(0),
+            Err(fault) => {
+                warn!("others were not heard: {fault}");
+                return false;
+            }
         };
         let until = Instant::now() + CATCH_UP;
         while self.heard < frontier {
-            match self.news.1.recv_deadline(until) {
-                Ok(news) => self.learn(news),
-                Err(_) => return warn!("news of other servers are late"),
-            }
+            let Ok(news) = self.news.1.recv_deadline(until) else {
+                warn!("news of other servers are late");
+                return false;
+            };
+            self.learn(news);
         }
+        true
     }
 
     pub(super) fn forget(&mut self, key: Key, revision: Revision) {

@@ -7,7 +7,7 @@ use weft_api::ipam::{Code, Error, Released, Reply, Request};
 
 use super::{
     TRIES, Writer,
-    answers::{contended, unavailable},
+    answers::{contended, needs_all, unavailable},
     batch::Batch,
     commit::Ended,
 };
@@ -32,7 +32,7 @@ impl Writer {
             match answer {
                 Some(Err(error)) => return done.despite(error, request),
                 Some(Ok(reply)) => return Ok(done.with(reply)),
-                None => {}
+                None => drop(needs_all(request) && self.catch_up()),
             }
         }
         done.despite(contended(), request)

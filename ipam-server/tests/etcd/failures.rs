@@ -8,10 +8,7 @@ use crate::support::{
     proxy::{Proxy, Way},
 };
 use nix::sys::signal::Signal;
-use weft_ipam::store::{
-    CommitError, Outcome, Store,
-    etcd::{Etcd, Login},
-};
+use weft_ipam::store::{CommitError, Outcome, Store, etcd::Etcd};
 
 #[test]
 fn a_lost_answer_is_asked_for_again_and_counts_once() {
@@ -168,57 +165,4 @@ fn one_of_three_members_may_die() {
             .expect("two members are a majority");
     }
     assert_eq!(store.load().expect("two run").rows[0].1.revision, revision);
-}
-
-#[test]
-fn a_user_logs_in_and_does_so_again_when_etcd_forgot_it() {
-    let mut etcd = Member::start(&[]);
-    for arguments in [
-        &["user", "add", "root:r"][..],
-        &["user", "grant-role", "root", "root"],
-        &["role", "add", "weft"],
-        &[
-            "role",
-            "grant-permission",
-            "weft",
-            "--prefix=true",
-            "readwrite",
-            "/weft/ipam/v1/",
-        ],
-        &["user", "add", "weft:secret"],
-        &["user", "grant-role", "weft", "weft"],
-        &["user", "add", "other:o"],
-        &["auth", "enable"],
-    ] {
-        etcd.must(arguments);
-    }
-    let mut user = as_user(etcd.client, "weft", "secret");
-    user.load().expect("it may");
-    let revision = user.commit(&[change(1, 1, None)], &[]).expect("it may");
-    // Simple tokens do not outlive the process.
-    etcd.kill();
-    etcd.restart();
-    user.commit(&[change(1, 2, Some(revision))], &[])
-        .expect("it logs in again");
-
-    for (mut store, words) in [
-        (
-            as_user(etcd.client, "weft", "wrong"),
-            "check user and password",
-        ),
-        (as_user(etcd.client, "other", "o"), "grant the etcd user"),
-        (store(&[etcd.client]), "set user and password"),
-    ] {
-        let text = store.load().expect_err("it may not").to_string();
-        assert!(text.contains(words), "{text}");
-    }
-}
-
-fn as_user(port: u16, user: &str, password: &str) -> Etcd {
-    let mut config = config(&[port]);
-    config.login = Some(Login {
-        user: user.to_owned(),
-        password: password.to_owned(),
-    });
-    Etcd::new(config).expect("a valid configuration")
 }

@@ -5,7 +5,7 @@
 //! comes late, out of a paused member or a slow network, finds the marker
 //! changed and is not made at all.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     below,
@@ -65,7 +65,7 @@ enum Judged {
 }
 
 pub(super) fn commit(
-    cluster: &Cluster,
+    cluster: &Arc<Cluster>,
     writer: &mut Writer,
     changes: &[Change],
     guards: &[Guard],
@@ -98,6 +98,9 @@ pub(super) fn commit(
             Err(fault) => fault,
         };
         commit.doubt |= fault.may_be_done();
+        if fault.is_without_lease() {
+            writer.forget_lease();
+        }
         if !(fault.is_passing() && attempts.next(endpoint)) {
             return Err(commit.fail(writer, fault.tell(cluster.object(endpoint))));
         }
@@ -197,6 +200,7 @@ impl Encoded {
             Some(value) => Operation::Put {
                 key: key.clone(),
                 value: Bytes(value.encode()),
+                lease: 0,
             },
             None => Operation::Delete { key: key.clone() },
         };

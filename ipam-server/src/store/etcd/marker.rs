@@ -1,6 +1,8 @@
 //! The marker: a row of each store's own that every commit compares and
 //! writes.
 //!
+//! It stands under a lease, so that it goes when its store is gone.
+//!
 //! Invariant: a commit compares the marker's revision, never its absence. So
 //! once the marker was written again or is gone, nothing that was sent before
 //! can be made any more; and while it has the value that a commit gave it,
@@ -10,14 +12,13 @@ use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
     process,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::Arc,
 };
-
-use serde::{Deserialize, Serialize};
 
 use super::{
     below,
     cluster::Cluster,
+    lease::Lease,
     message::{Bytes, Compare, KeyValue, Operation, Relation, TXN, TxnRequest, TxnResponse},
 };
 use crate::{
@@ -36,18 +37,10 @@ pub(super) struct Writer {
     commits: u64,
     /// Of the marker as it was last seen; none: it is to be written first.
     revision: Option<Revision>,
+    lease: Option<Lease>,
     /// What the marker says if the last commit, of which there was no answer,
     /// was made.
     in_doubt: Option<Bytes>,
-}
-
-/// The marker's value.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Marker {
-    /// Of the commit that wrote it.
-    commit: String,
-    /// Seconds since 1970.
-    time: u64,
 }
 
 /// What the marker tells of a commit that asked for it.
@@ -68,12 +61,13 @@ impl Writer {
             id,
             commits: 0,
             revision: None,
+            lease: None,
             in_doubt: None,
         }
     }
 
     /// What a commit compares the marker with; it is made if it is missing.
-    pub fn revision(&mut self, cluster: &Cluster) -> Result<Revision, StoreError> {
+    pub fn revision(&mut self, cluster: &Arc<Cluster>) -> Result<Revision, StoreError> {
         self.settle(cluster)?;
         match self.revision {
             Some(revision) => Ok(revision),
@@ -103,32 +97,49 @@ impl Writer {
 
     /// Writes the marker alone: what was committed before is older, and the
     /// watch tells it before this.
-    pub fn fence(&mut self, cluster: &Cluster) -> Result<Revision, StoreError> {
-        let marker = self.next_marker();
-        let fence = TxnRequest {
-            success: vec![self.put(marker)],
-            ..TxnRequest::default()
-        };
-        // To make it twice does no harm.
-        let answer: TxnResponse = cluster.read(TXN, &fence)?;
-        self.wrote(answer.header.revision);
-        Ok(answer.header.revision)
+    pub fn fence(&mut self, cluster: &Arc<Cluster>) -> Result<Revision, StoreError> {
+        let mut again = true;
+        loop {
+            if self.lease.as_ref().is_none_or(|lease| lease.id().is_none()) {
+                self.lease = Some(Lease::grant(cluster, cluster.config.times.lease)?);
+            }
+            let marker = self.next_marker();
+            let fence = TxnRequest {
+                success: vec![self.put(marker)],
+                ..TxnRequest::default()
+            };
+            // To make it twice does no harm.
+            let answer: Result<TxnResponse, _> = cluster.read_fault(TXN, &fence);
+            match answer {
+                Ok(answer) => {
+                    self.wrote(answer.header.revision);
+                    return Ok(answer.header.revision);
+                }
+                Err((_, fault)) if fault.is_without_lease() && again => {
+                    again = false;
+                    self.forget_lease();
+                }
+                Err((endpoint, fault)) => return Err(fault.tell(cluster.object(endpoint))),
+            }
+        }
+    }
+
+    /// etcd does not know it any more, and so the marker is gone too.
+    pub fn forget_lease(&mut self) {
+        (self.lease, self.revision) = (None, None);
     }
 
     /// The value that the next commit gives the marker.
     pub fn next_marker(&mut self) -> Bytes {
         self.commits += 1;
-        let marker = Marker {
-            commit: format!("{}-{}", self.id, self.commits),
-            time: seconds(SystemTime::now()),
-        };
-        Bytes(serde_json::to_vec(&marker).expect("plain data"))
+        Bytes(format!("{}-{}", self.id, self.commits).into_bytes())
     }
 
     pub fn put(&self, value: Bytes) -> Operation {
         Operation::Put {
             key: self.key.clone(),
             value,
+            lease: self.lease.as_ref().and_then(Lease::id).unwrap_or(0),
         }
     }
 
@@ -184,18 +195,6 @@ impl Writer {
     }
 }
 
-impl Marker {
-    /// Whether it was written before then; false where it is no marker.
-    pub fn is_before(value: &[u8], then: SystemTime) -> bool {
-        serde_json::from_slice::<Self>(value).is_ok_and(|marker| marker.time < seconds(then))
-    }
-}
-
 fn low(number: u64) -> u32 {
     u32::try_from(number & u64::from(u32::MAX)).expect("masked")
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

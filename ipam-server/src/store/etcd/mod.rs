@@ -14,19 +14,23 @@ mod cluster;
 mod commit;
 mod config;
 mod fault;
+mod lease;
 mod load;
 mod marker;
 mod message;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-pub use self::config::{ClientFiles, Config, ConfigError, Endpoint, Limits, Login, Times, Tls};
 use self::{
     cluster::Cluster,
     marker::Writer,
     message::{Bytes, KeyValue},
     watch::Watch,
+};
+pub use self::{
+    config::{ClientFiles, Config, ConfigError, Endpoint, Limits, Login, Times, Tls},
+    lease::Lease,
 };
 use super::{Change, CommitError, Guard, Loaded, News, Outcome, Row, Store, StoreError};
 use crate::model::{Key, Revision, RowError, Value};
@@ -49,6 +53,11 @@ impl Etcd {
             watch: None,
         })
     }
+
+    /// A lease that lives as long as it is kept and etcd hears of it.
+    pub fn lease(&self, time: Duration) -> Result<Lease, StoreError> {
+        Lease::grant(&self.cluster, time)
+    }
 }
 
 impl Store for Etcd {
@@ -62,7 +71,7 @@ impl Store for Etcd {
 
     fn load(&mut self) -> Result<Loaded, StoreError> {
         self.writer.settle(&self.cluster)?;
-        load::load(&self.cluster, &self.writer)
+        load::load(&self.cluster)
     }
 
     fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
@@ -89,6 +98,7 @@ impl Store for Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.watch = None;
+        self.writer.forget_lease();
         self.cluster.shut_down();
     }
 }

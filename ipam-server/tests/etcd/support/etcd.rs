@@ -162,6 +162,7 @@ pub fn config(ports: &[u16]) -> Config {
         request: Duration::from_millis(1500),
         deadline: Duration::from_secs(4),
         pulse: Duration::from_millis(500),
+        ..Times::default()
     };
     config
 }
