@@ -70,11 +70,13 @@ fn only_asks(request: &Request) -> bool {
     use Request::{
         Address, Allocations, Blocks, Check, Config, Nodes, Pools, Reservations, Status, Watch,
     };
-    match request {
-        Address { .. } | Allocations { .. } | Check { .. } | Watch { .. } => true,
-        Blocks | Config | Nodes | Pools | Reservations | Status => true,
-        _ => false,
-    }
+    matches!(
+        request,
+        Address { .. } | Allocations { .. } | Check { .. } | Watch { .. }
+    ) || matches!(
+        request,
+        Blocks | Config | Nodes | Pools | Reservations | Status
+    )
 }
 
 /// Whether what others wrote and this server has not heard of would be lost
