@@ -10,7 +10,7 @@ use weft_api::{
 use super::{
     Session,
     age::{ago, now},
-    words::{amount, holder, maybe, name, word},
+    words::{amount, holder, maybe, name, size, word},
 };
 use crate::output::{grouped, lines, table};
 
@@ -92,7 +92,10 @@ fn pools_page(pools: &[PoolUsage]) -> String {
             pool.cidr.to_string(),
             grouped(*blocks),
         ];
-        rows.add_row(front.into_iter().chain(counts(usage)));
+        let mut counts = counts(usage);
+        // A count stops at 2^64, a range does not.
+        counts[0] = size(&pool.cidr);
+        rows.add_row(front.into_iter().chain(counts));
     }
     lines(&rows)
 }
@@ -232,7 +235,7 @@ mod tests {
         }]))
         .expect("pools");
         let page = pools_page(&pools);
-        for part in ["fd00:10:244::/48", "over 2^64", "1 234"] {
+        for part in ["fd00:10:244::/48", " 2^80 ", "2^64 or more", "1 234"] {
             assert!(page.contains(part), "{part:?} is not in:\n{page}");
         }
         let blocks: Vec<BlockUsage> = from_value(json!([{

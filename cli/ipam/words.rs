@@ -2,6 +2,7 @@
 //! thing everywhere.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ipnet::IpNet;
 use serde::{Serialize, de::DeserializeOwned};
 use weft_api::{
     ipam::Allocation,
@@ -49,12 +50,38 @@ pub fn joined(list: &[impl ToString]) -> String {
     words.join(", ")
 }
 
+/// Exact below 2^40, and near a power of two; of what is larger, the size.
 /// Counts of IPv6 pools stop at the largest number there is.
 pub fn amount(count: u64) -> String {
+    const EXACT: u64 = 1 << 40;
+    const NEAR: u64 = 1_000_000;
     if count == u64::MAX {
-        "over 2^64".to_owned()
+        return "2^64 or more".to_owned();
+    }
+    let power = count.checked_ilog2().unwrap_or(0);
+    let above = count - count.checked_ilog2().map_or(0, |power| 1 << power);
+    // 2^64 itself is one more than there is a number for.
+    let below = (1 << power) - above;
+    match (above, below) {
+        _ if count < EXACT => grouped(count),
+        (0, _) => format!("2^{power}"),
+        (1..NEAR, _) => format!("2^{power} + {}", grouped(above)),
+        (_, 1..NEAR) => format!("2^{} - {}", power + 1, grouped(below)),
+        _ => {
+            let hundredths = count >> (power - 20);
+            let hundredths = (hundredths * 100) >> 20;
+            format!("{}.{:02} x 2^{power}", hundredths / 100, hundredths % 100)
+        }
+    }
+}
+
+/// The size of a range.
+pub fn size(net: &IpNet) -> String {
+    let bits = net.max_prefix_len() - net.prefix_len();
+    if bits < 64 {
+        amount(1 << bits)
     } else {
-        grouped(count)
+        format!("2^{bits}")
     }
 }
 
@@ -65,5 +92,44 @@ pub fn holder(allocation: &Allocation) -> String {
         (_, None, None) => "nobody, it rests".to_owned(),
         (Some(pod), Some(_), _) => format!("pod {}/{}", pod.namespace, pod.name),
         (None, Some(handle), _) => handle.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_exact_as_long_as_people_can_read_them() {
+        for (count, text) in [
+            (0, "0"),
+            (1, "1"),
+            (65_536, "65 536"),
+            ((1 << 40) - 1, "1 099 511 627 775"),
+            (1 << 40, "2^40"),
+            ((1 << 48) - 3, "2^48 - 3"),
+            ((1 << 48) + 1234, "2^48 + 1 234"),
+            (3 << 47, "1.50 x 2^48"),
+            ((1 << 49) - 2_000_000, "1.99 x 2^48"),
+            (1 << 63, "2^63"),
+            (u64::MAX - 1, "2^64 - 2"),
+            (u64::MAX, "2^64 or more"),
+        ] {
+            assert_eq!(amount(count), text, "{count}");
+        }
+    }
+
+    #[test]
+    fn a_range_has_its_exact_size() {
+        for (net, text) in [
+            ("10.0.0.0/16", "65 536"),
+            ("10.0.0.1/32", "1"),
+            ("fd00::/64", "2^64"),
+            ("fd00::/48", "2^80"),
+            ("fd00::/65", "2^63"),
+            ("::/0", "2^128"),
+        ] {
+            assert_eq!(size(&net.parse().expect("a range")), text);
+        }
     }
 }

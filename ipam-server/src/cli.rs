@@ -5,11 +5,12 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use crossbeam::channel::bounded;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 use weft_api::ipam::{Pool, Reply, Request, Time};
@@ -21,6 +22,9 @@ use crate::{
     store::{Store, etcd::Etcd, redb::Redb},
     writer::Writer,
 };
+
+/// How long the end waits for the store.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// Hand out pods' addresses.
 #[derive(Debug, Parser)]
@@ -80,20 +84,25 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let socket = Socket::bind(&config.socket, &config.access)?;
     let store = open(&config)?;
     let (server, ends) = Server::new(socket, signals, config.limits.clone())?;
-    let tell = ends.tell();
+    let (jobs, tell) = ends.split();
     let mut writer = Writer::start(store, Box::new(wall_clock), config.limits.batch, tell)?
         .with_grace(config.gc_grace);
     for pool in &config.pools {
         make_pool(&mut writer, pool).with_context(|| format!("pool {}", pool.name))?;
     }
     let revision = writer.revision();
-    let jobs = ends.jobs.clone();
+    let (running, ended) = bounded::<()>(0);
     thread::Builder::new()
         .name("writer".into())
-        .spawn(move || writer.run(&jobs))
+        .spawn(move || {
+            writer.run(&jobs);
+            drop(running);
+        })
         .context("start the writer's thread")?;
     info!(socket = %config.socket.display(), store = %config.store, "weft-ipam is ready");
     let signal = server.run(revision)?;
+    // The store takes its leave, unless it hangs: it is safe without.
+    let _ = ended.recv_timeout(PARTING);
     info!(%signal, "weft-ipam ends");
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use mio::{Events, Interest, Poll, Token, Waker, net::UnixListener, unix::SourceFd};
 use nix::sys::signal::Signal;
 use tracing::{debug, warn};
@@ -23,6 +23,7 @@ use ring::Ring;
 
 mod client;
 mod door;
+mod outgoing;
 mod request;
 mod ring;
 
@@ -36,6 +37,9 @@ const ALIVE: Duration = Duration::from_secs(10);
 /// How long a client is idle before another may have its place.
 const IDLE: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Batches of notes that the writer may be ahead. A writer that is further
+/// waits for this thread, which never waits for the writer.
+const NOTES_MAX: usize = 16;
 /// How long the end waits for what is owed.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -92,16 +96,18 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// For [`crate::writer::Writer::start`].
-    pub fn tell(&self) -> crate::writer::Tell {
-        let (notes, waker) = (self.notes.clone(), Arc::clone(&self.waker));
-        Box::new(move |told| {
+    /// For [`crate::writer::Writer`]: what it runs on and what it starts with.
+    /// Nothing else keeps them, so that the server sees when it has ended.
+    pub fn split(self) -> (Receiver<Job>, crate::writer::Tell) {
+        let Self { jobs, notes, waker } = self;
+        let tell = Box::new(move |told| {
             if notes.send(told).is_ok()
                 && let Err(fault) = waker.wake()
             {
                 warn!("the socket's thread cannot be woken: {fault}");
             }
-        })
+        });
+        (jobs, tell)
     }
 }
 
@@ -115,7 +121,7 @@ impl Server {
         registry.register(&mut SourceFd(&signal), SIGNALS, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(registry, WRITER)?);
         let (jobs, taken) = bounded(limits.requests);
-        let (told, notes) = unbounded();
+        let (told, notes) = bounded(NOTES_MAX);
         let server = Self {
             poll,
             socket,
@@ -225,13 +231,9 @@ impl Server {
         if let Request::Watch { from: Some(from) } = request
             && let Some(events) = self.ring.since(from)
         {
-            client.watches = true;
             let revision = self.ring.revision;
-            return client.push(&if events.is_empty() {
-                alive(revision)
-            } else {
-                events
-            });
+            let events = Some(events).filter(|events| !events.is_empty());
+            return client.begin(&Arc::new(events.unwrap_or_else(|| alive(revision))));
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -282,8 +284,7 @@ impl Server {
                         if let Some(token) = self.waiting.remove(&ticket)
                             && let Some(client) = self.clients.get_mut(&token)
                         {
-                            client.answer(&Answer::Event(Box::new(event)));
-                            client.watches = true;
+                            client.begin(&Arc::new(line_of(&Answer::Event(Box::new(event)))));
                             self.turn(token, now);
                         }
                     }
@@ -292,12 +293,17 @@ impl Server {
                             .into_iter()
                             .flat_map(|event| self.ring.push(event))
                             .collect();
-                        self.broadcast(&lines, now);
+                        self.broadcast(&Arc::new(lines), now);
                     }
                     Note::Resync(event) => {
                         self.ring.restart(ring::revision_of(&event));
-                        let line = line_of(&Answer::Event(Box::new(event)));
-                        self.broadcast(&line, now);
+                        let line = Arc::new(line_of(&Answer::Event(Box::new(event))));
+                        for token in self.watchers() {
+                            if let Some(client) = self.clients.get_mut(&token) {
+                                client.begin(&line);
+                            }
+                            self.turn(token, now);
+                        }
                     }
                 }
             }
@@ -323,13 +329,14 @@ impl Server {
         self.turn(token, now);
     }
 
-    fn broadcast(&mut self, lines: &[u8], now: Instant) {
+    fn watchers(&self) -> Vec<Token> {
+        let watchers = self.clients.iter().filter(|(_, client)| client.watches);
+        watchers.map(|(token, _)| *token).collect()
+    }
+
+    fn broadcast(&mut self, lines: &outgoing::Lines, now: Instant) {
         let backlog = self.limits.backlog;
-        let watchers: Vec<Token> = (self.clients.iter())
-            .filter(|(_, client)| client.watches)
-            .map(|(token, _)| *token)
-            .collect();
-        for token in watchers {
+        for token in self.watchers() {
             if let Some(client) = self.clients.get_mut(&token) {
                 client.push(lines);
                 if client.backlog() > backlog {
@@ -343,7 +350,7 @@ impl Server {
     fn keep_time(&mut self, now: Instant) {
         if self.alive_at <= now {
             self.alive_at = now + ALIVE;
-            let line = alive(self.ring.revision);
+            let line = Arc::new(alive(self.ring.revision));
             self.broadcast(&line, now);
         }
         let late = |client: &Client| client.deadline().is_some_and(|deadline| deadline <= now);

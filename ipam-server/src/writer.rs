@@ -8,25 +8,28 @@
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, select};
-use tracing::warn;
-use weft_api::ipam::{Code, Error, Event, Reply, Request, Status, Time};
+use weft_api::ipam::{Error, Event, Reply, Request, Status, Time};
 
 use crate::{
     book::Book,
     check,
     model::Revision,
     plan::{Plan, plan},
-    store::{CommitError, News, Store, StoreError},
-    sweep,
+    store::{News, Store, StoreError},
+    sweep::Pace,
 };
 use answers::{contended, is_doubtful, needs_all, unavailable};
 use batch::Batch;
+use commit::Ended;
 pub use mark::GRACE;
 
 mod answers;
 mod batch;
+mod commit;
 mod mark;
 mod news;
+mod parts;
+mod sweep;
 
 /// How often a batch is planned while other servers change the same rows.
 const TRIES: usize = 100;
@@ -35,13 +38,8 @@ const NEWS_MAX: usize = 1024;
 /// Deletions that are remembered, so that old news do not bring rows back.
 const DELETIONS_MAX: usize = 4096;
 
-/// How often what has rested is swept, in how many blocks at once.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
-const SWEPT_MAX: usize = 32;
 /// How long a refusal waits for news that may make it void.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// Where nothing rests.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// Whom an answer is for.
 pub type Ticket = u64;
@@ -78,6 +76,7 @@ pub struct Writer {
     stale: bool,
     /// The store's watch has ended.
     unwatched: bool,
+    turn: sweep::Turn,
     /// All before it is in the book.
     loaded: Revision,
     /// News up to here were heard.
@@ -86,7 +85,7 @@ pub struct Writer {
     known: Revision,
     deleted: std::collections::VecDeque<(crate::model::Key, Revision)>,
     news: (Sender<News>, Receiver<News>),
-    pace: sweep::Pace,
+    pace: Pace,
 }
 
 impl std::fmt::Debug for Writer {
@@ -95,16 +94,6 @@ impl std::fmt::Debug for Writer {
             .field("store", &self.store.name())
             .finish_non_exhaustive()
     }
-}
-
-/// How a commit ended.
-enum Ended {
-    Durable,
-    /// Nothing was tried: one commit does not hold it.
-    TooLarge,
-    /// Plan again.
-    Again,
-    Refused(Error),
 }
 
 impl Writer {
@@ -118,9 +107,10 @@ impl Writer {
         let loaded = store.load()?;
         let revision = loaded.revision;
         let book = Book::load(loaded);
+        let turn = sweep::Turn::new(store.is_shared());
         let mut writer = Self {
             store,
-            pace: sweep::Pace::new(&book, GRACE, Instant::now()),
+            pace: Pace::new(&book, GRACE, Instant::now()),
             book,
             clock,
             tell,
@@ -128,6 +118,7 @@ impl Writer {
             batch_max: batch_max.max(1),
             stale: false,
             unwatched: false,
+            turn,
             loaded: revision,
             heard: revision,
             known: revision,
@@ -166,43 +157,16 @@ impl Writer {
                 recv(news) -> told => if let Ok(told) = told { self.learn(told) },
                 recv(jobs) -> job => {
                     let Ok(job) = job else { return };
-                    while let Ok(told) = news.try_recv() {
-                        self.learn(told);
-                    }
                     let rest = jobs.try_iter().take(self.batch_max - 1);
                     let batch = std::iter::once(job).chain(rest).collect();
                     self.serve(batch);
+                    self.flush();
                 }
-                default(self.until_rested()) => self.sweep(),
+                default(self.until_swept()) => {}
             }
             self.raise_mark();
+            self.sweep();
             self.flush();
-        }
-    }
-
-    /// How long no resting address will be free.
-    fn until_rested(&self) -> Duration {
-        let next = self.book.next_rested().map(|next| {
-            let left = next.saturating_sub((self.clock)());
-            Duration::from_millis(left).max(SWEEP_EVERY)
-        });
-        next.unwrap_or(IDLE).min(self.pace.every())
-    }
-
-    /// Frees what has rested in blocks that no request touches.
-    fn sweep(&mut self) {
-        if self.stale {
-            return;
-        }
-        for most in [SWEPT_MAX, 1] {
-            let mut plan = Plan::answer(Reply::Done);
-            plan.changes = sweep::rested(&self.book, (self.clock)(), most);
-            let mut batch = Batch::new(self.known + 1);
-            batch.take(&mut self.book, &mut plan);
-            // What is not swept now is swept the next time, or by who needs it.
-            if !matches!(self.commit(batch), Ended::TooLarge) {
-                return;
-            }
         }
     }
 
@@ -218,15 +182,20 @@ impl Writer {
         jobs.retain(|job| job.until > now);
         let (mut tries, mut most) = (0, jobs.len());
         let mut caught_up = false;
-        if jobs.iter().any(|job| needs_all(&job.request)) {
-            self.catch_up();
-            caught_up = true;
-        }
         while !jobs.is_empty() {
+            // A conflict tells of its rows only.
+            self.hear();
             if self.stale
                 && let Err(fault) = self.reload()
             {
                 return self.refuse(&jobs, &unavailable(fault.to_string()));
+            }
+            if !caught_up && jobs.iter().any(|job| needs_all(&job.request)) {
+                if !self.catch_up() {
+                    self.refuse_deaf(&mut jobs);
+                }
+                caught_up = true;
+                continue;
             }
             let (batch, answers) = self.draft(&jobs[..most.min(jobs.len())]);
             if answers.iter().any(is_doubtful) && !caught_up {
@@ -248,9 +217,13 @@ impl Writer {
                     let answer = self.in_parts(&job.request);
                     self.answer(&job, answer);
                 }
-                Ended::Again if tries < TRIES => tries += 1,
+                Ended::Again if tries < TRIES => {
+                    // Whoever was faster may have written more than it tells.
+                    (tries, caught_up) = (tries + 1, false);
+                }
                 Ended::Again => return self.refuse(&jobs, &contended()),
                 Ended::Refused(error) => return self.settle_without_store(&jobs, &error),
+                Ended::Untold(error) => return self.settle_untold(&jobs, &error),
             }
             // The last notes are the caller's.
             if !jobs.is_empty() {
@@ -271,43 +244,6 @@ impl Writer {
         });
         let answers = answers.collect();
         (batch, answers)
-    }
-
-    /// A request for which one commit is too small: each beginning of its
-    /// changes leaves rows to go on from.
-    fn in_parts(&mut self, request: &Request) -> Result<Reply, Error> {
-        for _ in 0..TRIES {
-            let Plan {
-                mut changes,
-                guards,
-                reply,
-            } = self.plan(request, (self.clock)())?;
-            let mut most = changes.len();
-            let again = loop {
-                if changes.is_empty() {
-                    return Ok(reply);
-                }
-                most = most.min(changes.len());
-                let mut part = Plan {
-                    changes: changes[..most].to_vec(),
-                    guards: guards.clone(),
-                    reply: Reply::Done,
-                };
-                let mut batch = Batch::new(self.known + 1);
-                batch.take(&mut self.book, &mut part);
-                match self.commit(batch) {
-                    Ended::Durable => drop(changes.drain(..most)),
-                    Ended::TooLarge if most > 1 => most = most.div_ceil(2),
-                    Ended::TooLarge => {
-                        break Err(unavailable("one row is too large for the store".into()));
-                    }
-                    Ended::Again => break Ok(()),
-                    Ended::Refused(error) => break Err(error),
-                }
-            };
-            again?;
-        }
-        Err(contended())
     }
 
     fn plan(&self, request: &Request, now: Time) -> Result<Plan, Error> {
@@ -335,61 +271,6 @@ impl Writer {
             allocations: counts.allocations,
             nodes: counts.nodes,
             clients: 0,
-        }
-    }
-
-    fn commit(&mut self, batch: Batch) -> Ended {
-        if batch.is_empty() {
-            return Ended::Durable;
-        }
-        let (changes, guards) = (batch.changes(&self.book), batch.guards());
-        if self.store.fitting(&changes, &guards) < changes.len() {
-            batch.roll_back(&mut self.book);
-            return Ended::TooLarge;
-        }
-        match self.store.commit(&changes, &guards) {
-            Ok(revision) => {
-                for change in changes.into_iter().filter(|change| change.value.is_none()) {
-                    self.forget(change.key, revision);
-                }
-                self.durable(batch, revision);
-                Ended::Durable
-            }
-            Err(CommitError::Conflict(rows)) => {
-                batch.roll_back(&mut self.book);
-                let known = self.known;
-                let newest = rows
-                    .iter()
-                    .filter_map(|u| u.row.as_ref())
-                    .map(|row| row.revision);
-                let revision = newest.max().unwrap_or(known).max(known);
-                for gone in rows.iter().filter(|row| row.row.is_none()) {
-                    self.forget(gone.key.clone(), revision);
-                }
-                self.publish(&rows, revision);
-                Ended::Again
-            }
-            Err(CommitError::Failed(fault)) => {
-                batch.roll_back(&mut self.book);
-                if matches!(fault, StoreError::TooLarge { .. }) {
-                    return Ended::TooLarge;
-                }
-                warn!("a commit failed: {fault}");
-                Ended::Refused(unavailable(fault.to_string()))
-            }
-            Err(CommitError::Unknown(fault)) => {
-                warn!("a commit may have failed: {fault}");
-                batch.roll_back(&mut self.book);
-                self.stale = true;
-                match self.reload() {
-                    Ok(()) => Ended::Again,
-                    Err(_) => Ended::Refused(Error::new(
-                        Code::Deadline,
-                        format!("{fault}; whether it was done is not known"),
-                        "ask again to learn",
-                    )),
-                }
-            }
         }
     }
 }

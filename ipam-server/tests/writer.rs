@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -12,11 +12,11 @@ use std::{
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use serde_json::{Value, json};
-use weft_api::ipam::{Code, Error, Event, Reply, Request, Time};
+use weft_api::ipam::{Code, Error, Event, Released, Reply, Request, Time};
 use weft_ipam::{
     check::check,
     model::Revision,
-    store::{Change, CommitError, Guard, Loaded, News, Store, StoreError, memory::Memory},
+    store::{Change, CommitError, Guard, Loaded, News, Outcome, Store, StoreError, memory::Memory},
     writer::{Job, Note, Writer},
 };
 
@@ -30,8 +30,14 @@ enum Step {
     Failed,
     UnknownDone,
     UnknownUndone,
+    /// It is done, and the store will not be able to tell.
+    UntoldDone,
+    /// As any other.
+    Pass,
     /// Somebody else commits this first.
     After(Request),
+    /// Likewise, and no row is told.
+    AfterAndConflict(Request),
 }
 
 type Tell = Box<dyn FnMut(News) + Send>;
@@ -41,11 +47,19 @@ type Tell = Box<dyn FnMut(News) + Send>;
 struct Scripted {
     rows: Memory,
     steps: Arc<Mutex<VecDeque<Step>>>,
-    /// Loads that fail before one succeeds.
+    /// What became of the commit that was not answered.
+    outcome: Arc<Mutex<Option<Outcome>>>,
+    /// Loads and questions that fail before one succeeds.
     deaf: Arc<AtomicU64>,
+    /// Changes that one commit holds; none: any number.
+    room: Option<usize>,
+    /// Commits that met another server's.
+    conflicts: Arc<AtomicU64>,
     watches: Arc<Mutex<Vec<Tell>>>,
     /// The rows' own news are told, besides what the test tells.
     news: bool,
+    /// They come no earlier than the writer asks how far they are.
+    late: Option<Arc<Mutex<Vec<News>>>>,
 }
 
 fn trouble() -> StoreError {
@@ -61,26 +75,54 @@ impl Store for Scripted {
         "memory"
     }
 
+    fn is_shared(&self) -> bool {
+        self.news
+    }
+
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        let fails = self
-            .deaf
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if fails.is_ok() {
-            return Err(trouble());
-        }
+        self.listen()?;
         self.rows.load()
+    }
+
+    fn fitting(&self, changes: &[Change], _: &[Guard]) -> usize {
+        let fits = |change: &&Change| change.key.to_string() != "reservation/huge";
+        let fitting = changes.iter().take_while(fits).count();
+        fitting.min(self.room.unwrap_or(usize::MAX))
+    }
+
+    fn settle(&mut self) -> Result<Outcome, StoreError> {
+        self.listen()?;
+        Ok(self.outcome().take().unwrap_or(Outcome::Unknown))
     }
 
     fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
         let step = self.steps.lock().expect("whole").pop_front();
         match step {
-            None => self.rows.commit(changes, guards),
+            None | Some(Step::Pass) => {
+                let ended = self.rows.commit(changes, guards);
+                if matches!(ended, Err(CommitError::Conflict(_))) {
+                    self.conflicts.fetch_add(1, Ordering::SeqCst);
+                }
+                ended
+            }
             Some(Step::Conflict) => Err(CommitError::Conflict(Vec::new())),
             Some(Step::Failed) => Err(CommitError::Failed(trouble())),
-            Some(Step::UnknownUndone) => Err(CommitError::Unknown(trouble())),
+            Some(Step::UnknownUndone) => {
+                *self.outcome() = Some(Outcome::NotMade);
+                Err(CommitError::Unknown(trouble()))
+            }
             Some(Step::UnknownDone) => {
+                let revision = self.rows.commit(changes, guards)?;
+                *self.outcome() = Some(Outcome::Made(revision));
+                Err(CommitError::Unknown(trouble()))
+            }
+            Some(Step::UntoldDone) => {
                 self.rows.commit(changes, guards)?;
                 Err(CommitError::Unknown(trouble()))
+            }
+            Some(Step::AfterAndConflict(request)) => {
+                other(&self.rows, request);
+                Err(CommitError::Conflict(Vec::new()))
             }
             Some(Step::After(request)) => {
                 other(&self.rows, request);
@@ -89,11 +131,52 @@ impl Store for Scripted {
         }
     }
 
+    fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
+        let Some(late) = &self.late else {
+            return Ok(None);
+        };
+        let late = std::mem::take(&mut *late.lock().expect("whole"));
+        for tell in self.watches.lock().expect("whole").iter_mut() {
+            late.iter().for_each(|news| tell(again(news)));
+        }
+        self.rows.frontier()
+    }
+
     fn watch(&mut self, revision: Revision, tell: Tell) {
+        if let Some(late) = self.late.clone() {
+            let keep = move |news| late.lock().expect("whole").push(news);
+            self.rows.watch(revision, Box::new(keep));
+        }
         if self.news {
             return self.rows.watch(revision, tell);
         }
         self.watches.lock().expect("whole").push(tell);
+    }
+}
+
+impl Scripted {
+    fn listen(&self) -> Result<(), StoreError> {
+        let fails = self
+            .deaf
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        match fails {
+            Ok(_) => Err(trouble()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn outcome(&self) -> MutexGuard<'_, Option<Outcome>> {
+        self.outcome.lock().expect("whole")
+    }
+}
+
+fn again(news: &News) -> News {
+    match news {
+        News::Missed => News::Missed,
+        News::Updates { revision, updates } => News::Updates {
+            revision: *revision,
+            updates: updates.clone(),
+        },
     }
 }
 
@@ -248,6 +331,17 @@ fn address(reply: &Reply) -> String {
     }
 }
 
+fn address_of(text: &str) -> std::net::IpAddr {
+    text.parse().expect("an address")
+}
+
+fn released(reply: Reply) -> Released {
+    match reply {
+        Reply::Released(released) => released,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_conflict_is_planned_again() {
     let script = Scripted::default();
@@ -310,8 +404,96 @@ fn what_may_have_been_done_is_looked_up() {
         let first = address(&rig.granted(allocate("c1")));
         assert_eq!(rig.live(), 1);
         assert_eq!(address(&rig.granted(allocate("c1"))), first);
-        assert_eq!(rig.resyncs(), 1, "watchers are told all anew");
+        assert_eq!(rig.resyncs(), 0, "nothing was missed");
     }
+}
+
+#[test]
+fn what_was_done_unheard_is_answered_as_done() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(request(
+        json!({"op": "reserve", "name": "r", "cidrs": ["10.1.0.0/30"]}),
+    ));
+    rig.granted(node("n1", 1));
+    let given = address(&rig.granted(allocate("c1")));
+    rig.steps([Step::UnknownDone]);
+    assert_eq!(
+        released(rig.granted(release("c1"))).released,
+        [address_of(&given)]
+    );
+    rig.granted(request(
+        json!({"op": "pool-disable", "name": "default", "disabled": true}),
+    ));
+    for gone in [
+        json!({"op": "unreserve", "name": "r"}),
+        json!({"op": "node-delete", "name": "n1"}),
+        json!({"op": "pool-delete", "name": "default"}),
+    ] {
+        rig.steps([Step::UnknownDone]);
+        assert_eq!(rig.granted(request(gone.clone())), Reply::Done, "{gone}");
+        assert_eq!(rig.refused(request(gone)), Code::NotFound, "it is gone");
+        assert_eq!(rig.script.steps.lock().expect("whole").len(), 0);
+    }
+    assert_eq!(rig.live(), 0);
+}
+
+#[test]
+fn what_nobody_can_tell_is_not_planned_again() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(allocate("c1"));
+    rig.steps([Step::UntoldDone]);
+    assert_eq!(rig.refused(release("c1")), Code::Deadline);
+    assert_eq!(rig.resyncs(), 1, "watchers are told all anew");
+    assert_eq!(rig.live(), 0, "the book has what was done");
+}
+
+#[test]
+fn the_parts_of_a_request_are_answered_as_one() {
+    let script = Scripted {
+        room: Some(2),
+        ..Scripted::default()
+    };
+    let mut rig = Rig::start(&script);
+    rig.granted(request(json!({"op": "pool-create", "name": "default",
+        "cidr": "10.1.0.0/24", "block_size": 32})));
+    let give = |rig: &mut Rig, n: u8| {
+        let given = rig.granted(allocate(&format!("c{n}")));
+        address_of(&address(&given))
+    };
+    let given: Vec<_> = (0..8).map(|n| give(&mut rig, n)).collect();
+    // Two parts go through, then one is another server's.
+    rig.steps([Step::Pass, Step::Pass, Step::After(release("c7"))]);
+    let gc = json!({"op": "gc", "network": "pods", "node": "n1", "valid": [],
+        "before": NOW + 1});
+    let mut told = released(rig.granted(request(gc))).released;
+    told.sort_unstable();
+    let mut expected = given[..7].to_vec();
+    expected.sort_unstable();
+    assert_eq!(told, expected);
+    assert_eq!(rig.live(), 0);
+
+    let given: Vec<_> = (0..8).map(|n| give(&mut rig, n)).collect();
+    let all = given.iter().map(|one| json!({"address": one}));
+    let all = json!({"op": "release", "by": "addresses", "addresses": all.collect::<Vec<_>>()});
+    rig.steps([Step::Pass, Step::After(release("c7"))]);
+    let told = released(rig.granted(request(all)));
+    assert_eq!((told.released.len(), told.unallocated), (7, vec![given[7]]));
+
+    for n in 0..8 {
+        give(&mut rig, n);
+    }
+    rig.steps([Step::Pass, Step::Failed]);
+    let gc = json!({"op": "gc", "network": "pods", "node": "n1", "valid": [],
+        "before": NOW + 1});
+    let error = rig.ask(request(gc)).expect_err("the store failed");
+    assert_eq!(error.code, Code::Deadline, "something was changed: {error}");
+    assert!(
+        error.message.contains("2 addresses were released"),
+        "{error}"
+    );
+    assert_eq!(rig.live(), 6);
 }
 
 #[test]
@@ -320,7 +502,8 @@ fn what_cannot_be_looked_up_is_a_deadline() {
         let script = Scripted::default();
         let mut rig = Rig::pooled(&script);
         rig.steps([step]);
-        script.deaf.store(2, Ordering::SeqCst);
+        // Neither what became of it, nor the rows; nor the rows again.
+        script.deaf.store(3, Ordering::SeqCst);
         assert_eq!(rig.refused(allocate("c1")), Code::Deadline);
         // A book that may be wrong answers nothing.
         let status = request(json!({"op": "status"}));
@@ -437,4 +620,175 @@ fn a_clock_that_jumps_doubles_nothing() {
             rig.granted(release(&format!("c{n}-{place}")));
         }
     }
+}
+
+fn cooldown() -> Request {
+    request(json!({"op": "configure", "cooldown_seconds": 30}))
+}
+
+fn status() -> Request {
+    request(json!({"op": "status"}))
+}
+
+/// Held, kept and resting.
+fn counted(rig: &mut Rig) -> usize {
+    match rig.granted(status()) {
+        Reply::Status(status) => status.allocations,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_has_rested_is_swept_however_busy_the_server_is() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(cooldown());
+    rig.granted(allocate("c1"));
+    rig.granted(release("c1"));
+    assert_eq!(counted(&mut rig), 1, "it rests");
+    rig.clock.store(NOW + 31_000, Ordering::SeqCst);
+    // A request always waits: there is no idle moment.
+    let held = Instant::now();
+    for _ in 0..50 {
+        rig.send(status());
+    }
+    while rig.script.rows.load().expect("memory loads").revision < 5 {
+        rig.granted(status());
+        rig.send(status());
+        assert!(held.elapsed() < PATIENCE, "nothing was swept");
+    }
+    let waited = rig.jobs.len();
+    for _ in 0..waited {
+        rig.answer().expect("a status");
+    }
+    rig.granted(node("n2", 2));
+    assert_eq!(counted(&mut rig), 0);
+}
+
+#[test]
+fn of_many_servers_one_sweeps() {
+    let script = Scripted {
+        news: true,
+        ..Scripted::default()
+    };
+    let mut rigs: Vec<_> = (0..8).map(|_| Rig::start(&script)).collect();
+    rigs[0].granted(pool("10.1.0.0/24"));
+    rigs[0].granted(cooldown());
+    rigs[0].granted(allocate("c1"));
+    rigs[0].granted(release("c1"));
+    let before = rigs[0].script.rows.load().expect("memory loads").revision;
+    for step in 0..500 {
+        for rig in &mut rigs {
+            rig.clock.store(NOW + 29_000 + step * 100, Ordering::SeqCst);
+            // Its sweep comes after the first answer.
+            rig.granted(status());
+            rig.granted(status());
+        }
+    }
+    assert_eq!(counted(&mut rigs[7]), 0);
+    let after = script.rows.clone().load().expect("memory loads").revision;
+    assert_eq!(after, before + 1, "one sweep");
+    assert_eq!(script.conflicts.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_sweep_that_lost_waits_for_its_next_turn() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(cooldown());
+    rig.granted(allocate("c1"));
+    rig.granted(release("c1"));
+    rig.clock.store(NOW + 31_000, Ordering::SeqCst);
+    rig.steps([Step::Conflict, Step::Failed]);
+    let steps = |rig: &Rig| rig.script.steps.lock().expect("whole").len();
+    rig.granted(status());
+    rig.granted(status());
+    assert_eq!(
+        (counted(&mut rig), steps(&rig)),
+        (1, 1),
+        "it lost, and waits"
+    );
+    rig.clock.store(NOW + 32_000, Ordering::SeqCst);
+    rig.granted(status());
+    rig.granted(status());
+    assert_eq!(
+        (counted(&mut rig), steps(&rig)),
+        (1, 0),
+        "it failed, and waits"
+    );
+    rig.clock.store(NOW + 63_000, Ordering::SeqCst);
+    rig.granted(status());
+    rig.granted(status());
+    assert_eq!(counted(&mut rig), 0);
+}
+
+#[test]
+fn news_are_heard_while_a_batch_is_planned_again() {
+    let script = Scripted {
+        news: true,
+        ..Scripted::default()
+    };
+    let mut rig = Rig::pooled(&script);
+    // The conflict tells of no row; only news can tell that n1 has a block.
+    rig.steps([Step::AfterAndConflict(allocate("c1"))]);
+    let answer = rig.granted(allocate("c1"));
+    let Reply::Allocated(given) = answer else {
+        panic!("{answer:?}");
+    };
+    assert!(given.existing, "the other server's answer");
+    assert_eq!(script.conflicts.load(Ordering::SeqCst), 0, "heard at once");
+}
+
+#[test]
+fn what_is_too_large_is_refused_alone() {
+    let script = Scripted::default();
+    other(&script.rows, pool("10.1.0.0/24"));
+    let huge = json!({"op": "reserve", "name": "huge", "cidrs": ["10.1.0.0/30"]});
+    let batch = vec![
+        allocate("c1"),
+        allocate("c2"),
+        request(huge),
+        allocate("c3"),
+        status(),
+    ];
+    let mut rig = Rig::with(&script, batch);
+    let answers: Vec<_> = (0..5).map(|_| rig.answer()).collect();
+    let refused = |answer: &Result<Reply, Error>| answer.as_ref().err().map(|error| error.code);
+    let codes: Vec<_> = answers.iter().map(refused).collect();
+    let too_large = Some(Code::Unavailable);
+    assert_eq!(codes, [None, None, too_large, None, None], "{answers:?}");
+    assert_eq!(rig.live(), 3);
+}
+
+#[test]
+fn an_answer_that_writes_nothing_holds_only_while_its_guards_do() {
+    let script = Scripted::default();
+    let mut rig = Rig::pooled(&script);
+    rig.granted(allocate("c1"));
+    // No news come: the book still says that c1 has an address.
+    other(&script.rows, release("c1"));
+    let Reply::Allocated(given) = rig.granted(allocate("c1")) else {
+        panic!("an address");
+    };
+    assert!(!given.existing, "it was given back by another server");
+    assert_eq!(rig.live(), 1);
+}
+
+#[test]
+fn of_two_servers_pools_that_overlap_the_second_is_refused() {
+    // The conflict tells of the settings, not of the other's pool.
+    let script = Scripted {
+        late: Some(Arc::default()),
+        ..Scripted::default()
+    };
+    let mut rig = Rig::start(&script);
+    rig.steps([Step::After(pool("10.1.0.0/24"))]);
+    let mine = json!({"op": "pool-create", "name": "mine", "cidr": "10.1.0.128/25"});
+    assert_eq!(rig.refused(request(mine)), Code::Taken);
+    let mine = json!({"op": "pool-create", "name": "mine", "cidr": "10.1.1.0/24"});
+    rig.granted(request(mine));
+    // News that never come are not done without.
+    script.watches.lock().expect("whole").clear();
+    other(&script.rows, node("n1", 1));
+    assert_eq!(rig.refused(pool("10.2.0.0/24")), Code::Unavailable);
 }

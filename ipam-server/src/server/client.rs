@@ -1,9 +1,12 @@
 //! One client: lines in, answers out, in order. A request is taken up only
 //! when the answer before it has left, so that a client that does not read
-//! holds at most one answer; a watcher that does not is cut off.
+//! holds at most one answer. A watcher that does not is cut off once too much
+//! lies behind what it was first given; a snapshot itself it gets however
+//! large.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +16,10 @@ use weft_api::{
     ipam::{Answer, Code, Error, REQUEST_MAX, Request},
 };
 
-use super::request;
+use super::{
+    outgoing::{self, Flow, Outgoing},
+    request,
+};
 
 /// How long what is owed may wait for its client to read on, and how long a
 /// line that was begun may wait for its end.
@@ -35,8 +41,7 @@ pub enum Turn {
 pub struct Client {
     pub stream: UnixStream,
     lines: Lines,
-    outgoing: Vec<u8>,
-    sent: usize,
+    outgoing: Outgoing,
     stuck_since: Option<Instant>,
     begun_since: Option<Instant>,
     served_at: Instant,
@@ -53,8 +58,7 @@ impl Client {
         Self {
             stream,
             lines: Lines::new(REQUEST_MAX),
-            outgoing: Vec::new(),
-            sent: 0,
+            outgoing: Outgoing::default(),
             stuck_since: None,
             begun_since: None,
             served_at: now,
@@ -93,38 +97,45 @@ impl Client {
             .is_some_and(|since| since + PATIENCE <= now)
     }
 
-    /// Bytes that are owed.
+    /// Bytes that are owed, but for what it is to get in any case.
     pub fn backlog(&self) -> usize {
-        self.outgoing.len() - self.sent
+        self.outgoing.backlog()
     }
 
     pub fn answer(&mut self, answer: &Answer) {
         self.waits_until = None;
-        self.push(&line_of(answer));
+        self.push(&Arc::new(line_of(answer)));
     }
 
-    pub fn push(&mut self, line: &[u8]) {
+    pub fn push(&mut self, lines: &outgoing::Lines) {
         if !self.leaving {
-            self.outgoing.extend_from_slice(line);
+            self.outgoing.push(Arc::clone(lines), true);
+        }
+    }
+
+    /// Begins a watch, or begins it anew: what was owed before is void.
+    pub fn begin(&mut self, lines: &outgoing::Lines) {
+        if !self.leaving {
+            self.outgoing.cut();
+            self.outgoing.push(Arc::clone(lines), false);
+            (self.watches, self.waits_until) = (true, None);
         }
     }
 
     /// Says why, in place of all that is owed, and ends.
     pub fn leave(&mut self, error: Error) {
-        let whole = self.sent == 0 || self.outgoing[self.sent - 1] == b'\n';
-        let rest = &self.outgoing[self.sent..];
-        let end = rest.iter().position(|&b| b == b'\n').map_or(0, |at| at + 1);
-        self.outgoing
-            .truncate(self.sent + if whole { 0 } else { end });
-        self.push(&line_of(&Answer::Error(error)));
+        self.outgoing.cut();
+        self.push(&Arc::new(line_of(&Answer::Error(error))));
         (self.leaving, self.begun_since, self.waits_until) = (true, None, None);
     }
 
     /// Does what can be done without waiting. An error ends the client.
     pub fn turn(&mut self, now: Instant) -> io::Result<Turn> {
         for _ in 0..STEPS {
-            if !self.flush(now)? {
-                return Ok(Turn::Waits);
+            match self.flush(now)? {
+                Flow::All => {}
+                Flow::Blocked => return Ok(Turn::Waits),
+                Flow::Share => return Ok(Turn::Again),
             }
             if self.leaving {
                 return Ok(Turn::Over);
@@ -164,38 +175,16 @@ impl Client {
         Ok(Turn::Again)
     }
 
-    /// Whether all has left.
-    fn flush(&mut self, now: Instant) -> io::Result<bool> {
-        while self.sent < self.outgoing.len() {
-            match self.stream.write(&self.outgoing[self.sent..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(bytes) => {
-                    self.sent += bytes;
-                    self.stuck_since = None;
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.stuck_since.get_or_insert(now);
-                    self.let_go();
-                    return Ok(false);
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
+    fn flush(&mut self, now: Instant) -> io::Result<Flow> {
+        let mut moved = false;
+        let flow = self.outgoing.write(&mut self.stream, &mut moved)?;
+        if moved {
+            (self.stuck_since, self.served_at) = (None, now);
         }
-        if !self.outgoing.is_empty() {
-            (self.outgoing, self.sent) = (Vec::new(), 0);
-            self.served_at = now;
+        if flow == Flow::Blocked {
+            self.stuck_since.get_or_insert(now);
         }
-        Ok(true)
-    }
-
-    /// Drops the whole lines that have left.
-    fn let_go(&mut self) {
-        let gone = self.outgoing[..self.sent].iter().rposition(|&b| b == b'\n');
-        if let Some(end) = gone {
-            self.outgoing.drain(..=end);
-            self.sent -= end + 1;
-        }
+        Ok(flow)
     }
 
     /// Whether anything came, the stream's end included.

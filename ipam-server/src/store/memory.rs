@@ -34,6 +34,10 @@ impl Store for Memory {
         "memory"
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn load(&mut self) -> Result<Loaded, StoreError> {
         let rows = self.rows();
         Ok(Loaded {

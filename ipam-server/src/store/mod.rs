@@ -50,6 +50,11 @@ pub trait Store: Send {
     /// `redb`, `etcd` or `memory`.
     fn name(&self) -> &'static str;
 
+    /// Whether other servers may write the same rows.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
     /// Makes all changes or none, while all guards hold. They are durable when
@@ -63,6 +68,12 @@ pub trait Store: Send {
     fn fitting(&self, changes: &[Change], guards: &[Guard]) -> usize {
         let _ = guards;
         changes.len()
+    }
+
+    /// What became of the last commit, whose outcome was not known. Once this
+    /// returned, it cannot be made any more.
+    fn settle(&mut self) -> Result<Outcome, StoreError> {
+        Ok(Outcome::Unknown)
     }
 
     /// A revision that the watch tells after all that was committed before
@@ -110,9 +121,18 @@ pub enum CommitError {
     /// Nothing was changed.
     #[error(transparent)]
     Failed(StoreError),
-    /// It may have been done or not: load to learn.
+    /// It may have been done or not: settle to learn.
     #[error("{0}; whether it was done is not known")]
     Unknown(StoreError),
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Made(Revision),
+    NotMade,
+    /// Nobody can tell: load to see the rows as they are.
+    Unknown,
 }
 
 #[derive(Debug, thiserror::Error)]

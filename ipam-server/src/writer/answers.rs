@@ -18,6 +18,29 @@ impl Writer {
         }
     }
 
+    /// As without a store; but what the book, loaded anew, calls done or in
+    /// vain may have been these jobs' own doing.
+    pub(super) fn settle_untold(&mut self, jobs: &[Job], error: &Error) {
+        for job in jobs {
+            if only_asks(&job.request) {
+                self.settle_without_store(std::slice::from_ref(job), error);
+            } else {
+                self.refuse(std::slice::from_ref(job), error);
+            }
+        }
+    }
+
+    /// The news of other servers did not come: two of them might make pools
+    /// that overlap.
+    pub(super) fn refuse_deaf(&mut self, jobs: &mut Vec<Job>) {
+        let is_unsafe = |job: &mut Job| matches!(job.request, Request::PoolCreate(_));
+        let refused: Vec<Job> = jobs.extract_if(.., is_unsafe).collect();
+        self.refuse(
+            &refused,
+            &unavailable("news of other servers are late".into()),
+        );
+    }
+
     pub(super) fn answer(&mut self, job: &Job, answer: Result<Reply, Error>) {
         let note = match (&job.request, answer) {
             (Request::Watch { .. }, Ok(_)) => Note::Snapshot(job.ticket, self.snapshot()),
@@ -41,6 +64,19 @@ pub(super) fn contended() -> Error {
 
 pub(super) fn unavailable(reason: String) -> Error {
     Error::new(Code::Unavailable, reason, "see to the store, and ask again")
+}
+
+fn only_asks(request: &Request) -> bool {
+    use Request::{
+        Address, Allocations, Blocks, Check, Config, Nodes, Pools, Reservations, Status, Watch,
+    };
+    matches!(
+        request,
+        Address { .. } | Allocations { .. } | Check { .. } | Watch { .. }
+    ) || matches!(
+        request,
+        Blocks | Config | Nodes | Pools | Reservations | Status
+    )
 }
 
 /// Whether what others wrote and this server has not heard of would be lost

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 use weft_api::ipam::Event;
 
-use super::{CATCH_UP, DELETIONS_MAX, Note, Writer, batch::Batch};
+use super::{CATCH_UP, DELETIONS_MAX, NEWS_MAX, Note, Writer, batch::Batch};
 use crate::{
     book::Book,
     model::{Key, Revision},
@@ -42,6 +42,14 @@ impl Writer {
         }
     }
 
+    /// Takes in the news that are there.
+    pub(super) fn hear(&mut self) {
+        let news = self.news.1.clone();
+        for told in news.try_iter().take(NEWS_MAX) {
+            self.learn(told);
+        }
+    }
+
     pub(super) fn learn(&mut self, news: News) {
         let (revision, mut updates) = match news {
             News::Updates { revision, updates } => (revision, updates),
@@ -71,20 +79,25 @@ impl Writer {
         self.publish(&updates, revision);
     }
 
-    /// Hears all that others had written by now, within a time.
-    pub(super) fn catch_up(&mut self) {
+    /// Hears all that others had written by now; false where that takes too
+    /// long.
+    pub(super) fn catch_up(&mut self) -> bool {
         let frontier = match self.store.frontier() {
-            Ok(Some(frontier)) => frontier,
-            Ok(None) => return,
-            Err(fault) => return warn!("others were not heard: {fault}"),
+            Ok(frontier) => frontier.unwrap_or(0),
+            Err(fault) => {
+                warn!("others were not heard: {fault}");
+                return false;
+            }
         };
         let until = Instant::now() + CATCH_UP;
         while self.heard < frontier {
-            match self.news.1.recv_deadline(until) {
-                Ok(news) => self.learn(news),
-                Err(_) => return warn!("news of other servers are late"),
-            }
+            let Ok(news) = self.news.1.recv_deadline(until) else {
+                warn!("news of other servers are late");
+                return false;
+            };
+            self.learn(news);
         }
+        true
     }
 
     pub(super) fn forget(&mut self, key: Key, revision: Revision) {

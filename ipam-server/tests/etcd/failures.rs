@@ -3,15 +3,12 @@
 use std::{thread, time::Duration};
 
 use crate::support::{
-    change,
-    etcd::{Member, cluster, config, store},
+    self, change,
+    etcd::{Member, cluster, config, ready, store},
     proxy::{Proxy, Way},
 };
 use nix::sys::signal::Signal;
-use weft_ipam::store::{
-    CommitError, Store,
-    etcd::{Etcd, Login},
-};
+use weft_ipam::store::{CommitError, Outcome, Store, etcd::Etcd};
 
 #[test]
 fn a_lost_answer_is_asked_for_again_and_counts_once() {
@@ -29,12 +26,12 @@ fn a_lost_answer_is_asked_for_again_and_counts_once() {
 }
 
 #[test]
-fn without_any_answer_it_is_unknown_and_a_load_tells() {
+fn without_any_answer_it_is_unknown_and_the_store_tells() {
     let etcd = Member::start(&[]);
     let proxy = Proxy::before(etcd.client);
-    let mut store = store(&[proxy.port]);
-    store.load().expect("etcd runs");
-    for (number, lost, made) in [(1, true, false), (2, false, true)] {
+    let mut store = ready(&[proxy.port]);
+    for (number, lost) in [(1, true), (2, false), (3, true)] {
+        // Long enough for several attempts.
         if lost {
             proxy.requests(Way::Lose);
         } else {
@@ -45,14 +42,43 @@ fn without_any_answer_it_is_unknown_and_a_load_tells() {
         proxy.requests(Way::Pass);
         proxy.answers(Way::Pass);
         proxy.cut();
+        let outcome = store.settle().expect("the network is back");
         let rows = store.load().expect("the network is back").rows;
-        let found = rows
-            .iter()
-            .any(|(key, _)| *key == crate::support::key(number));
-        assert_eq!(found, made, "{rows:?}");
+        let found = rows.iter().find(|(key, _)| *key == support::key(number));
+        let expected = found.map_or(Outcome::NotMade, |(_, row)| Outcome::Made(row.revision));
+        assert_eq!(outcome, expected);
+        assert_eq!(found.is_none(), lost);
     }
     store
-        .commit(&[change(3, 1, None)], &[])
+        .commit(&[change(4, 1, None)], &[])
+        .expect("all is well");
+}
+
+#[test]
+fn a_marker_that_goes_tells_nothing_and_lets_nothing_be_made() {
+    let etcd = Member::start(&[]);
+    let (slow, other) = (Proxy::before(etcd.client), Proxy::before(etcd.client));
+    let remove = || etcd.must(&["del", "--prefix", "/weft/ipam/v1/.writer/"]);
+    let mut store = ready(&[slow.port, other.port]);
+    let first = store.commit(&[change(1, 1, None)], &[]).expect("a new row");
+    remove();
+    let second = store.commit(&[change(1, 2, Some(first))], &[]);
+    let second = second.expect("nothing was in doubt");
+
+    slow.requests(Way::Hold);
+    other.requests(Way::Lose);
+    let result = store.commit(&[change(1, 3, Some(second))], &[]);
+    assert!(matches!(result, Err(CommitError::Unknown(_))), "{result:?}");
+    remove();
+    other.requests(Way::Pass);
+    other.cut();
+    assert_eq!(store.settle().expect("by the other way"), Outcome::Unknown);
+    slow.requests(Way::Pass);
+    thread::sleep(Duration::from_secs(1));
+    let rows = store.load().expect("etcd runs").rows;
+    assert_eq!(rows[0].1.revision, second, "it came late and was made");
+    store
+        .commit(&[change(1, 4, Some(second))], &[])
         .expect("all is well");
 }
 
@@ -60,8 +86,7 @@ fn without_any_answer_it_is_unknown_and_a_load_tells() {
 fn a_commit_that_comes_late_is_not_made() {
     let etcd = Member::start(&[]);
     let (slow, other) = (Proxy::before(etcd.client), Proxy::before(etcd.client));
-    let mut store = store(&[slow.port, other.port]);
-    store.load().expect("etcd runs");
+    let mut store = ready(&[slow.port, other.port]);
     slow.requests(Way::Hold);
     other.requests(Way::Lose);
     let result = store.commit(&[change(1, 1, None)], &[]);
@@ -98,9 +123,7 @@ fn a_killed_etcd_is_waited_for_and_nothing_is_lost() {
     let rows = store.load().expect("etcd runs").rows;
     assert_eq!(known.len(), 57);
     for (number, revision) in known {
-        let found = rows
-            .iter()
-            .find(|(key, _)| *key == crate::support::key(number));
+        let found = rows.iter().find(|(key, _)| *key == support::key(number));
         assert_eq!(found.map(|(_, row)| row.revision), Some(revision));
     }
 }
@@ -142,57 +165,4 @@ fn one_of_three_members_may_die() {
             .expect("two members are a majority");
     }
     assert_eq!(store.load().expect("two run").rows[0].1.revision, revision);
-}
-
-#[test]
-fn a_user_logs_in_and_does_so_again_when_etcd_forgot_it() {
-    let mut etcd = Member::start(&[]);
-    for arguments in [
-        &["user", "add", "root:r"][..],
-        &["user", "grant-role", "root", "root"],
-        &["role", "add", "weft"],
-        &[
-            "role",
-            "grant-permission",
-            "weft",
-            "--prefix=true",
-            "readwrite",
-            "/weft/ipam/v1/",
-        ],
-        &["user", "add", "weft:secret"],
-        &["user", "grant-role", "weft", "weft"],
-        &["user", "add", "other:o"],
-        &["auth", "enable"],
-    ] {
-        etcd.must(arguments);
-    }
-    let mut user = as_user(etcd.client, "weft", "secret");
-    user.load().expect("it may");
-    let revision = user.commit(&[change(1, 1, None)], &[]).expect("it may");
-    // Simple tokens do not outlive the process.
-    etcd.kill();
-    etcd.restart();
-    user.commit(&[change(1, 2, Some(revision))], &[])
-        .expect("it logs in again");
-
-    for (mut store, words) in [
-        (
-            as_user(etcd.client, "weft", "wrong"),
-            "check user and password",
-        ),
-        (as_user(etcd.client, "other", "o"), "grant the etcd user"),
-        (store(&[etcd.client]), "set user and password"),
-    ] {
-        let text = store.load().expect_err("it may not").to_string();
-        assert!(text.contains(words), "{text}");
-    }
-}
-
-fn as_user(port: u16, user: &str, password: &str) -> Etcd {
-    let mut config = config(&[port]);
-    config.login = Some(Login {
-        user: user.to_owned(),
-        password: password.to_owned(),
-    });
-    Etcd::new(config).expect("a valid configuration")
 }

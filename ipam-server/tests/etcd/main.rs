@@ -5,10 +5,13 @@ use weft_ipam::store::Store;
 #[path = "../store/contract.rs"]
 mod contract;
 mod failures;
+mod lease;
 mod processes;
 mod store;
 mod support;
 mod tls;
+mod trouble;
+mod users;
 
 #[test]
 fn etcd_holds_the_contract() {

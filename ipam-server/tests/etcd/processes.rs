@@ -18,7 +18,7 @@ use weft_api::{
 };
 use weft_socket::ipam::{Client, ClientError};
 
-use crate::support::etcd::Member;
+use crate::support::{etcd::Member, eventually};
 
 const SERVERS: usize = 4;
 const CLIENTS: usize = 4;
@@ -200,4 +200,68 @@ fn what_was_answered_outlives_the_server_and_etcd() {
         other => panic!("{other:?}"),
     }
     assert_clean(&second);
+}
+
+#[test]
+fn of_two_pools_that_overlap_one_is_made() {
+    let (directory, _member, store) = world();
+    let servers: Vec<_> = (0..2)
+        .map(|number| Server::start(directory.path(), number, &store))
+        .collect();
+    for round in 0..20 {
+        let pool = |server: usize, cidr: String| -> Request {
+            let pool =
+                format!(r#"{{"op":"pool-create","name":"p{round}-{server}","cidr":"{cidr}"}}"#);
+            serde_json::from_str(&pool).expect("a request")
+        };
+        let requests = [
+            pool(0, format!("10.{round}.0.0/16")),
+            pool(1, format!("10.{round}.128.0/17")),
+        ];
+        let answers: Vec<_> = thread::scope(|scope| {
+            let asked: Vec<_> = servers
+                .iter()
+                .zip(&requests)
+                .map(|(server, request)| scope.spawn(|| server.ask(request)))
+                .collect();
+            asked
+                .into_iter()
+                .map(|asked| asked.join().expect("no panic"))
+                .collect()
+        });
+        let made = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert_eq!(made, 1, "{answers:?}");
+        for refused in answers.into_iter().filter_map(Result::err) {
+            let ClientError::Refused(refusal) = refused else {
+                panic!("{refused}");
+            };
+            assert_eq!(refusal.code, Code::Taken, "{refusal}");
+        }
+    }
+    for server in &servers {
+        assert_clean(server);
+    }
+}
+
+#[test]
+fn a_foreign_row_stops_the_server_until_it_is_removed() {
+    let (directory, member, store) = world();
+    let server = Server::start(directory.path(), 1, &store);
+    make_pool(&server, "10.7.0.0/22");
+    let given = server.ask(&allocate(&attachment("c1".into()), 1));
+    given.expect("an address");
+    member.must(&["put", "/weft/many/zebra/1", "{}"]);
+    let ask = || server.ask(&allocate(&attachment("c2".into()), 1));
+    eventually("it is noticed", || match ask() {
+        Ok(_) => false,
+        Err(ClientError::Refused(refusal)) => {
+            assert_eq!(refusal.code, Code::Unavailable, "{refusal}");
+            assert!(refusal.message.contains("zebra/1"), "{refusal}");
+            true
+        }
+        Err(error) => panic!("{error}"),
+    });
+    member.must(&["del", "/weft/many/zebra/1"]);
+    ask().expect("all is well again");
+    assert_clean(&server);
 }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::support::{
     change,
-    etcd::{Member, store},
+    etcd::{Member, ready, store},
     eventually, key,
     proxy::Proxy,
     removal,
@@ -62,8 +62,7 @@ fn what_is_committed_is_loaded_and_stale_commits_change_nothing() {
 fn a_commit_is_one_request_and_a_conflict_too() {
     let etcd = Member::start(&[]);
     let proxy = Proxy::before(etcd.client);
-    let mut store = store(&[proxy.port]);
-    store.load().expect("etcd runs");
+    let mut store = ready(&[proxy.port]);
     proxy.take_paths();
     let revision = store.commit(&[change(1, 1, None)], &[]).expect("a new row");
     assert_eq!(proxy.take_paths(), ["/v3/kv/txn"]);
@@ -119,7 +118,7 @@ fn count_up(store: &mut Etcd) {
 #[test]
 fn news_come_whole_and_in_order_and_end_with_the_store() {
     let etcd = Member::start(&[]);
-    let (mut writer, mut watcher) = (store(&[etcd.client]), store(&[etcd.client]));
+    let (mut writer, mut watcher) = (ready(&[etcd.client]), store(&[etcd.client]));
     let start = watcher.load().expect("etcd runs").revision;
     let (sender, news) = mpsc::channel();
     watcher.watch(start, Box::new(move |told| drop(sender.send(told))));
@@ -201,7 +200,7 @@ fn what_a_foreign_hand_writes_is_set_aside_and_stops_nothing() {
 fn a_cut_watch_goes_on_and_tells_when_it_missed_something() {
     let etcd = Member::start(&[]);
     let proxy = Proxy::before(etcd.client);
-    let (mut writer, mut watcher) = (store(&[etcd.client]), store(&[proxy.port]));
+    let (mut writer, mut watcher) = (ready(&[etcd.client]), store(&[proxy.port]));
     let start = watcher.load().expect("etcd runs").revision;
     let (sender, news) = mpsc::channel();
     watcher.watch(start, Box::new(move |told| drop(sender.send(told))));
@@ -245,7 +244,7 @@ fn many_rows_are_loaded_in_pages_and_too_many_changes_are_refused() {
     let mut left = &rows[..];
     while !left.is_empty() {
         let (now, later) = left.split_at(store.fitting(left, &[]));
-        assert_eq!(now.len(), left.len().min(126));
+        assert_eq!(now.len(), left.len().min(125));
         store.commit(now, &[]).expect("it fits");
         left = later;
     }
@@ -253,12 +252,12 @@ fn many_rows_are_loaded_in_pages_and_too_many_changes_are_refused() {
     let found: HashMap<_, _> = loaded.rows.into_iter().collect();
     assert_eq!(found.len(), rows.len());
 
-    let refused = store.commit(&rows[..127], &[]);
+    let refused = store.commit(&rows[..126], &[]);
     assert!(
         matches!(
             refused,
             Err(CommitError::Failed(StoreError::TooLarge {
-                fitting: 126,
+                fitting: 125,
                 ..
             }))
         ),

@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use ureq::{Agent, BodyReader, tls::TlsConfig};
 
 use super::{
     config::{Config, ConfigError},
     fault::Fault,
     message::{
-        AUTHENTICATE, AuthenticateRequest, AuthenticateResponse, Header, RANGE, RangeRequest,
-        RangeResponse, Refusal, TxnResponse,
+        AUTHENTICATE, Answer, AuthenticateRequest, AuthenticateResponse, Header, RANGE,
+        RangeRequest, RangeResponse, Refusal,
     },
 };
 use crate::store::StoreError;
@@ -47,11 +47,6 @@ struct State {
     cluster: Option<u64>,
     /// By endpoint: whether it was seen to be of that cluster.
     known: Vec<bool>,
-}
-
-/// What an answer says about who gives it.
-pub(super) trait Answer: DeserializeOwned {
-    fn header(&self) -> Option<&Header>;
 }
 
 /// The attempts of one operation: which endpoint comes next, and until when.
@@ -371,17 +366,5 @@ fn misread(error: serde_json::Error) -> Fault {
         Category::Syntax | Category::Data => {
             Fault::Foreign(format!("its answer is not understood: {error}"))
         }
-    }
-}
-
-impl Answer for RangeResponse {
-    fn header(&self) -> Option<&Header> {
-        Some(&self.header)
-    }
-}
-
-impl Answer for TxnResponse {
-    fn header(&self) -> Option<&Header> {
-        Some(&self.header)
     }
 }

@@ -5,20 +5,14 @@
 //! comes late, out of a paused member or a slow network, finds the marker
 //! changed and is not made at all.
 
-use std::{
-    collections::hash_map::RandomState,
-    hash::{BuildHasher, Hasher},
-    process,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
-
-use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     below,
     cluster::Cluster,
     config::Config,
     fault::Fault,
+    marker::{Seen, Writer},
     message::{Bytes, Compare, KeyValue, Operation, TXN, TxnRequest, TxnResponse},
     row_of,
 };
@@ -27,11 +21,9 @@ use crate::{
     store::{Change, CommitError, Guard, StoreError, Update, expectations},
 };
 
-/// Before all rows, whose names start with a letter.
-pub(super) const MARKERS: &str = ".writer/";
-
-/// Of a transaction, for the marker: its read, and its write.
-const MARKER_OPERATIONS: usize = 2;
+/// Of a transaction, for the marker: its read, and the comparison or the
+/// write of a fence.
+const MARKER_OPERATIONS: usize = 3;
 
 /// More than protobuf's framing takes, for a change and for the rest with the
 /// marker.
@@ -39,29 +31,8 @@ const CHANGE_BYTES: usize = 64;
 const MARKER_BYTES: usize = 2048;
 
 /// How often a marker that was changed from elsewhere is taken over in one
-/// commit. Only a load's sweep and one's own late attempts change it.
+/// commit. Only one's own late attempts change it.
 const ADOPTIONS: usize = 4;
-
-/// Who commits: one store, from its start to its end.
-#[derive(Debug)]
-pub(super) struct Writer {
-    pub key: Bytes,
-    id: String,
-    commits: u64,
-    /// Of the marker; 0: there is none.
-    revision: Revision,
-    /// A commit may still be made.
-    in_doubt: bool,
-}
-
-/// The marker's value.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Marker {
-    /// Of the commit that wrote it.
-    commit: String,
-    /// Seconds since 1970.
-    time: u64,
-}
 
 /// A change or a guard in etcd's terms.
 struct Encoded {
@@ -72,6 +43,16 @@ struct Encoded {
     write: Option<Operation>,
 }
 
+/// A commit under way.
+struct Commit<'a> {
+    keys: Vec<&'a Key>,
+    rows: Vec<Encoded>,
+    /// What the marker says once it is made.
+    marker: Bytes,
+    /// An attempt was not answered, and may have been made or still be.
+    doubt: bool,
+}
+
 /// What a transaction that was answered with no means.
 enum Judged {
     /// An earlier attempt was made.
@@ -79,49 +60,49 @@ enum Judged {
     Conflict(Vec<Update>),
     /// The rows are as expected, the marker was not: it is known now.
     Again,
+    /// Nobody can tell whether an earlier attempt was made.
+    Untold,
 }
 
 pub(super) fn commit(
-    cluster: &Cluster,
+    cluster: &Arc<Cluster>,
     writer: &mut Writer,
     changes: &[Change],
     guards: &[Guard],
 ) -> Result<Revision, CommitError> {
-    let config = &cluster.config;
-    check_size(config, changes, guards).map_err(CommitError::Failed)?;
-    let keys: Vec<_> = expectations(changes, guards).map(|(key, _)| key).collect();
-    let written = changes.iter().map(|c| Encoded::of(&config.prefix, c));
-    let compared = guards.iter().map(|g| Encoded::guard(&config.prefix, g));
-    let rows: Vec<_> = written.chain(compared).collect();
-    let marker = writer.next_marker();
+    check_size(&cluster.config, changes, guards).map_err(CommitError::Failed)?;
+    let mut revision = writer.revision(cluster).map_err(CommitError::Failed)?;
+    let mut commit = Commit::new(&cluster.config.prefix, writer, changes, guards);
     let mut attempts = cluster.attempts();
-    let (mut doubt, mut adoptions) = (false, 0);
+    let mut adoptions = 0;
     loop {
         let endpoint = cluster.current();
-        let fence = doubt || writer.in_doubt;
-        let txn = transaction(writer, &marker, &rows, fence);
-        let answer = ask(cluster, endpoint, &txn, attempts.left());
-        let fault = match answer {
+        let txn = commit.transaction(writer, revision);
+        let fault = match ask(cluster, endpoint, &txn, attempts.left()) {
             Ok(answer) if answer.succeeded => {
-                writer.known(answer.header.revision);
+                writer.wrote(answer.header.revision);
                 return Ok(answer.header.revision);
             }
-            Ok(answer) => match judge(writer, &marker, &keys, &rows, &answer, fence) {
+            Ok(answer) => match commit.judge(writer, &answer) {
                 Ok(Judged::Done(revision)) => return Ok(revision),
                 Ok(Judged::Conflict(updates)) => return Err(CommitError::Conflict(updates)),
                 Ok(Judged::Again) if adoptions < ADOPTIONS => {
                     adoptions += 1;
-                    doubt = false;
+                    revision = writer.revision(cluster).map_err(CommitError::Failed)?;
                     continue;
                 }
                 Ok(Judged::Again) => Fault::Foreign("the writer's marker does not stay".into()),
-                Err(error) => return Err(writer.fail(error, doubt)),
+                Ok(Judged::Untold) => return Err(commit.fail(writer, gone())),
+                Err(error) => return Err(commit.fail(writer, error)),
             },
             Err(fault) => fault,
         };
-        doubt |= fault.may_be_done();
+        commit.doubt |= fault.may_be_done();
+        if fault.is_without_lease() {
+            writer.forget_lease();
+        }
         if !(fault.is_passing() && attempts.next(endpoint)) {
-            return Err(writer.fail(fault.tell(cluster.object(endpoint)), doubt));
+            return Err(commit.fail(writer, fault.tell(cluster.object(endpoint))));
         }
         tracing::debug!(endpoint = cluster.object(endpoint), ?fault, "asking again");
     }
@@ -143,76 +124,72 @@ pub(super) fn fitting(config: &Config, changes: &[Change], guards: &[Guard]) -> 
     count.max(1).min(changes.len())
 }
 
-impl Writer {
-    pub fn new(prefix: &str) -> Self {
-        // Two hashers with random keys: no two stores share a number.
-        let random = || RandomState::new().build_hasher().finish();
-        let id = format!("{:016x}{:08x}", random(), process::id() ^ low(random()));
+impl<'a> Commit<'a> {
+    fn new(prefix: &str, writer: &mut Writer, changes: &'a [Change], guards: &'a [Guard]) -> Self {
+        let written = changes.iter().map(|change| Encoded::of(prefix, change));
+        let compared = guards.iter().map(|guard| Encoded::guard(prefix, guard));
         Self {
-            key: below(prefix, &format!("{MARKERS}{id}")),
-            id,
-            commits: 0,
-            revision: 0,
-            in_doubt: false,
+            keys: expectations(changes, guards).map(|(key, _)| key).collect(),
+            rows: written.chain(compared).collect(),
+            marker: writer.next_marker(),
+            doubt: false,
         }
     }
 
-    /// Makes sure that no earlier commit can be made from now on.
-    pub fn settle(&mut self, cluster: &Cluster) -> Result<(), StoreError> {
-        if self.in_doubt {
-            self.fence(cluster)?;
+    /// When an earlier attempt may still come, the failure branch moves the
+    /// marker on too.
+    fn transaction(&self, writer: &mut Writer, revision: Revision) -> TxnRequest {
+        let mut txn = TxnRequest::default();
+        for row in &self.rows {
+            let key = || row.key.clone();
+            txn.compare.push(compare(key(), row.expected));
+            txn.success.extend(row.write.clone());
+            txn.failure.push(Operation::Range { key: key() });
         }
-        Ok(())
-    }
-
-    /// Writes the marker alone: what was committed before is older, and the
-    /// watch tells it before this.
-    pub fn fence(&mut self, cluster: &Cluster) -> Result<Revision, StoreError> {
-        let marker = self.next_marker();
-        let fence = TxnRequest {
-            success: vec![self.put(&marker)],
-            ..TxnRequest::default()
-        };
-        // To make it twice does no harm.
-        let answer: TxnResponse = cluster.read(TXN, &fence)?;
-        self.known(answer.header.revision);
-        Ok(answer.header.revision)
-    }
-
-    fn next_marker(&mut self) -> Marker {
-        self.commits += 1;
-        Marker {
-            commit: format!("{}-{}", self.id, self.commits),
-            time: seconds(SystemTime::now()),
+        txn.compare.push(compare(writer.key.clone(), revision));
+        txn.success.push(writer.put(self.marker.clone()));
+        txn.failure.push(writer.read());
+        if self.doubt {
+            let fence = writer.fence_unless(&self.marker);
+            txn.failure.push(Operation::Txn(fence));
         }
+        txn
     }
 
-    fn put(&self, marker: &Marker) -> Operation {
-        Operation::Put {
-            key: self.key.clone(),
-            value: Bytes(serde_json::to_vec(marker).expect("plain data")),
+    fn judge(&mut self, writer: &mut Writer, answer: &TxnResponse) -> Result<Judged, StoreError> {
+        let reads = answer.responses.iter();
+        let found: Vec<Option<&KeyValue>> = reads
+            .take_while(|response| response.response_range.is_some())
+            .map(|response| response.row())
+            .collect();
+        if found.len() != self.rows.len() + 1 {
+            self.doubt = true;
+            return Err(incomplete());
         }
-    }
-
-    fn known(&mut self, revision: Revision) {
-        self.revision = revision;
-        self.in_doubt = false;
-    }
-
-    fn fail(&mut self, error: StoreError, doubt: bool) -> CommitError {
-        self.in_doubt |= doubt;
-        if doubt {
-            CommitError::Unknown(error)
-        } else {
-            CommitError::Failed(error)
+        let fenced = self.doubt.then_some(answer.header.revision);
+        match writer.see(found[self.rows.len()], fenced, &self.marker) {
+            Seen::Made(revision) => return Ok(Judged::Done(revision)),
+            Seen::Gone if self.doubt => return Ok(Judged::Untold),
+            Seen::Gone | Seen::NotMade => self.doubt = false,
         }
+        let mut updates = Vec::new();
+        for ((key, row), now) in self.keys.iter().zip(&self.rows).zip(found) {
+            if now.map_or(0, |now| now.mod_revision) != row.expected {
+                updates.push(update(key, now)?);
+            }
+        }
+        if updates.is_empty() {
+            return Ok(Judged::Again);
+        }
+        Ok(Judged::Conflict(updates))
     }
-}
 
-impl Marker {
-    /// Whether it was written before then; false where it is no marker.
-    pub fn is_before(value: &[u8], then: SystemTime) -> bool {
-        serde_json::from_slice::<Self>(value).is_ok_and(|marker| marker.time < seconds(then))
+    fn fail(self, writer: &mut Writer, error: StoreError) -> CommitError {
+        if !self.doubt {
+            return CommitError::Failed(error);
+        }
+        writer.doubt(self.marker);
+        CommitError::Unknown(error)
     }
 }
 
@@ -223,6 +200,7 @@ impl Encoded {
             Some(value) => Operation::Put {
                 key: key.clone(),
                 value: Bytes(value.encode()),
+                lease: 0,
             },
             None => Operation::Delete { key: key.clone() },
         };
@@ -285,31 +263,6 @@ fn ask(
     }
 }
 
-/// When an earlier attempt may still come, the failure branch moves the
-/// marker on too.
-fn transaction(writer: &Writer, marker: &Marker, rows: &[Encoded], fence: bool) -> TxnRequest {
-    let mut txn = TxnRequest::default();
-    for row in rows {
-        let key = || row.key.clone();
-        txn.compare.push(compare(key(), row.expected));
-        txn.success.extend(row.write.clone());
-        txn.failure.push(Operation::Range { key: key() });
-    }
-    txn.compare
-        .push(compare(writer.key.clone(), writer.revision));
-    txn.success.push(writer.put(marker));
-    txn.failure.push(Operation::Range {
-        key: writer.key.clone(),
-    });
-    if fence {
-        txn.failure.push(writer.put(&Marker {
-            commit: format!("{}-fence", marker.commit),
-            time: marker.time,
-        }));
-    }
-    txn
-}
-
 fn compare(key: Bytes, revision: Revision) -> Compare {
     match revision {
         0 => Compare::Created {
@@ -320,51 +273,19 @@ fn compare(key: Bytes, revision: Revision) -> Compare {
     }
 }
 
-fn judge(
-    writer: &mut Writer,
-    marker: &Marker,
-    keys: &[&Key],
-    rows: &[Encoded],
-    answer: &TxnResponse,
-    fenced: bool,
-) -> Result<Judged, StoreError> {
-    let found: Vec<Option<&KeyValue>> = answer
-        .responses
-        .iter()
-        .map_while(|response| response.response_range.as_ref())
-        .map(|range| range.kvs.first())
-        .collect();
-    if found.len() != rows.len() + 1 {
-        return Err(incomplete());
-    }
-    let ours = found[rows.len()];
-    let revision = ours.map_or(0, |ours| ours.mod_revision);
-    writer.known(if fenced {
-        answer.header.revision
-    } else {
-        revision
-    });
-    let wrote = ours.and_then(|ours| serde_json::from_slice::<Marker>(&ours.value.0).ok());
-    if wrote.is_some_and(|wrote| wrote.commit == marker.commit) {
-        return Ok(Judged::Done(revision));
-    }
-    let mut updates = Vec::new();
-    for ((key, row), now) in keys.iter().zip(rows).zip(found) {
-        if now.map_or(0, |now| now.mod_revision) != row.expected {
-            updates.push(update(key, now)?);
-        }
-    }
-    if updates.is_empty() {
-        return Ok(Judged::Again);
-    }
-    Ok(Judged::Conflict(updates))
-}
-
 fn incomplete() -> StoreError {
     StoreError::Backend {
         object: "etcd".to_owned(),
         reason: "its answer to a transaction lacks parts".to_owned(),
         hint: "check what stands between weft-ipam and etcd".to_owned(),
+    }
+}
+
+fn gone() -> StoreError {
+    StoreError::Backend {
+        object: "etcd".to_owned(),
+        reason: "the marker of this weft-ipam is gone".to_owned(),
+        hint: "leave the rows below .writer/ alone".to_owned(),
     }
 }
 
@@ -377,13 +298,4 @@ fn update(key: &Key, found: Option<&KeyValue>) -> Result<Update, StoreError> {
         key: key.clone(),
         row,
     })
-}
-
-fn low(number: u64) -> u32 {
-    u32::try_from(number & u64::from(u32::MAX)).expect("masked")
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

@@ -65,6 +65,9 @@ pub struct Times {
     /// A watched endpoint that was silent for so long is asked whether it
     /// still is part of a working cluster.
     pub pulse: Duration,
+    /// What a store that was not heard for so long has left of its own, apart
+    /// from rows, goes. In whole seconds.
+    pub lease: Duration,
 }
 
 /// What the cluster accepts in one transaction; a cluster that was started
@@ -262,6 +265,7 @@ impl Default for Times {
             request: Duration::from_secs(5),
             deadline: Duration::from_secs(12),
             pulse: Duration::from_secs(10),
+            lease: Duration::from_secs(600),
         }
     }
 }

@@ -73,6 +73,10 @@ impl Fault {
         self.says("required revision has been compacted")
     }
 
+    pub fn is_without_lease(&self) -> bool {
+        self.says("requested lease not found")
+    }
+
     pub fn is_auth_disabled(&self) -> bool {
         self.says("authentication is not enabled")
     }

@@ -1,18 +1,11 @@
-//! All rows at one revision, page by page. Removes the markers of stores
-//! that are long gone.
-
-use std::time::{Duration, SystemTime};
+//! All rows at one revision, page by page.
 
 use super::{
     Named, below,
     cluster::Cluster,
-    commit::{Marker, Writer},
     end_of,
     fault::Fault,
-    message::{
-        Bytes, Compare, KeyValue, Operation, RANGE, RangeRequest, RangeResponse, TXN, TxnRequest,
-        TxnResponse,
-    },
+    message::{Bytes, KeyValue, RANGE, RangeRequest, RangeResponse},
     name_of, row_of,
 };
 use crate::store::{Loaded, StoreError};
@@ -26,28 +19,19 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
 const FIRST_PAGE: u64 = 1000;
 const LARGEST_PAGE: u64 = 50_000;
 
-/// A marker that was not written for so long is of a store that is gone;
-/// were it not, its next commit would make it anew.
-const MARKER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Removed by one load.
-const SWEPT: usize = 100;
-
-pub(super) fn load(cluster: &Cluster, writer: &Writer) -> Result<Loaded, StoreError> {
+pub(super) fn load(cluster: &Cluster) -> Result<Loaded, StoreError> {
     let mut tries = 0;
-    let (loaded, markers) = loop {
+    loop {
         tries += 1;
         match read_all(cluster) {
-            Ok(read) => break read,
+            Ok(loaded) => return Ok(loaded),
             Err(Failure::Fault(_, fault)) if fault.is_compacted() && tries < TRIES => {}
             Err(Failure::Fault(endpoint, fault)) => {
                 return Err(fault.tell(cluster.object(endpoint)));
             }
             Err(Failure::Row(error)) => return Err(error),
         }
-    };
-    sweep(cluster, writer, &markers);
-    Ok(loaded)
+    }
 }
 
 enum Failure {
@@ -55,10 +39,9 @@ enum Failure {
     Row(StoreError),
 }
 
-fn read_all(cluster: &Cluster) -> Result<(Loaded, Vec<KeyValue>), Failure> {
+fn read_all(cluster: &Cluster) -> Result<Loaded, Failure> {
     let prefix = &cluster.config.prefix;
     let mut loaded = Loaded::default();
-    let mut markers = Vec::new();
     let mut query = RangeRequest {
         key: below(prefix, ""),
         range_end: Some(end_of(prefix)),
@@ -81,8 +64,7 @@ fn read_all(cluster: &Cluster) -> Result<(Loaded, Vec<KeyValue>), Failure> {
         query.limit = next_limit(&page.kvs);
         for found in page.kvs {
             match name_of(prefix, &found.key).map_err(|error| Failure::Row(error.into()))? {
-                Named::Marker => markers.push(found),
-                Named::Foreign => {}
+                Named::Marker | Named::Foreign => {}
                 Named::Row(key) => {
                     let row = row_of(&key, &found).map_err(|error| Failure::Row(error.into()))?;
                     loaded.rows.push((key, row));
@@ -91,7 +73,7 @@ fn read_all(cluster: &Cluster) -> Result<(Loaded, Vec<KeyValue>), Failure> {
         }
         match next {
             Some(key) => query.key = key,
-            None => return Ok((loaded, markers)),
+            None => return Ok(loaded),
         }
     }
 }
@@ -113,41 +95,6 @@ fn next_limit(page: &[KeyValue]) -> u64 {
     u64::try_from(PAGE_BYTES / each)
         .unwrap_or(LARGEST_PAGE)
         .clamp(1, LARGEST_PAGE)
-}
-
-/// Whether it succeeds is of no weight: the next load tries again.
-fn sweep(cluster: &Cluster, writer: &Writer, markers: &[KeyValue]) {
-    let old = SystemTime::now() - MARKER_AGE;
-    let gone: Vec<_> = markers
-        .iter()
-        .filter(|marker| marker.key != writer.key && Marker::is_before(&marker.value.0, old))
-        .take(SWEPT.min(cluster.config.limits.operations))
-        .collect();
-    if gone.is_empty() {
-        return;
-    }
-    let txn = TxnRequest {
-        compare: gone
-            .iter()
-            .map(|marker| Compare::Modified {
-                key: marker.key.clone(),
-                mod_revision: marker.mod_revision,
-            })
-            .collect(),
-        success: gone
-            .iter()
-            .map(|marker| Operation::Delete {
-                key: marker.key.clone(),
-            })
-            .collect(),
-        failure: Vec::new(),
-    };
-    let attempts = cluster.attempts();
-    let swept: Result<TxnResponse, _> = cluster.post(cluster.current(), TXN, &txn, attempts.left());
-    match swept {
-        Ok(answer) => tracing::debug!(count = gone.len(), done = answer.succeeded, "swept markers"),
-        Err(fault) => tracing::debug!(?fault, "markers were not swept"),
-    }
 }
 
 #[cfg(test)]

@@ -5,11 +5,17 @@
 use std::borrow::Cow;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, Error},
+};
 
 pub(super) const RANGE: &str = "/v3/kv/range";
 pub(super) const TXN: &str = "/v3/kv/txn";
 pub(super) const WATCH: &str = "/v3/watch";
+pub(super) const LEASE_GRANT: &str = "/v3/lease/grant";
+pub(super) const LEASE_KEEP_ALIVE: &str = "/v3/lease/keepalive";
+pub(super) const LEASE_REVOKE: &str = "/v3/lease/revoke";
 pub(super) const AUTHENTICATE: &str = "/v3/auth/authenticate";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,32 +68,55 @@ pub(super) struct TxnRequest {
     pub failure: Vec<Operation>,
 }
 
-/// That the row was written last at this revision; 0: that there is none.
+/// Of one row.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "target")]
 pub(super) enum Compare {
+    /// That it was written last at this revision.
     #[serde(rename = "MOD")]
     Modified {
         key: Bytes,
         #[serde(serialize_with = "write_number")]
         mod_revision: u64,
     },
+    /// 0: that there is none.
     #[serde(rename = "CREATE")]
     Created {
         key: Bytes,
         #[serde(serialize_with = "write_number")]
         create_revision: u64,
     },
+    /// With [`Relation::NotEqual`], that there is one with another value.
+    #[serde(rename = "VALUE")]
+    Value {
+        key: Bytes,
+        result: Relation,
+        value: Bytes,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(super) enum Relation {
+    NotEqual,
 }
 
 #[derive(Debug, Clone, Serialize)]
 pub(super) enum Operation {
     #[serde(rename = "request_put")]
-    Put { key: Bytes, value: Bytes },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        /// 0: none.
+        #[serde(skip_serializing_if = "is_zero", serialize_with = "write_number")]
+        lease: u64,
+    },
     #[serde(rename = "request_delete_range")]
     Delete { key: Bytes },
     #[serde(rename = "request_range")]
     Range { key: Bytes },
+    #[serde(rename = "request_txn")]
+    Txn(TxnRequest),
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -98,11 +127,18 @@ pub(super) struct TxnResponse {
     pub responses: Vec<OperationResponse>,
 }
 
-/// Of puts and deletes nothing is of interest.
+/// Of all but reads nothing is of interest.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct OperationResponse {
     pub response_range: Option<RangeResponse>,
+}
+
+impl OperationResponse {
+    /// Of a read of one row.
+    pub fn row(&self) -> Option<&KeyValue> {
+        self.response_range.as_ref()?.kvs.first()
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -158,6 +194,42 @@ pub(super) enum EventKind {
 }
 
 #[derive(Debug, Clone, Serialize)]
+pub(super) struct LeaseGrantRequest {
+    #[serde(rename = "TTL", serialize_with = "write_number")]
+    pub seconds: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct LeaseRequest {
+    #[serde(rename = "ID", serialize_with = "write_number")]
+    pub id: u64,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LeaseResponse {
+    pub header: Header,
+    #[serde(rename = "ID", deserialize_with = "read_number")]
+    pub id: u64,
+    /// 0: there is no such lease.
+    #[serde(rename = "TTL", deserialize_with = "read_number")]
+    pub seconds: u64,
+}
+
+/// The one line of its stream.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct KeepAliveResponse {
+    pub result: Option<LeaseResponse>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RevokeResponse {
+    pub header: Header,
+}
+
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct AuthenticateRequest<'a> {
     pub name: &'a str,
     pub password: &'a str,
@@ -176,6 +248,29 @@ pub(super) struct Refusal {
     #[serde(alias = "grpc_code")]
     pub code: u32,
     pub message: String,
+}
+
+/// What an answer says about who gives it.
+pub(super) trait Answer: DeserializeOwned {
+    fn header(&self) -> Option<&Header>;
+}
+
+macro_rules! headed {
+    ($($answer:ty),*) => {$(
+        impl Answer for $answer {
+            fn header(&self) -> Option<&Header> {
+                Some(&self.header)
+            }
+        }
+    )*};
+}
+
+headed!(RangeResponse, TxnResponse, LeaseResponse, RevokeResponse);
+
+impl Answer for KeepAliveResponse {
+    fn header(&self) -> Option<&Header> {
+        self.result.as_ref().map(|result| &result.header)
+    }
 }
 
 impl From<&str> for Bytes {
@@ -240,6 +335,7 @@ mod tests {
             success: vec![Operation::Put {
                 key: "a".into(),
                 value: "x".into(),
+                lease: 0,
             }],
             failure: vec![Operation::Range { key: "a".into() }],
         };

@@ -14,20 +14,25 @@ mod cluster;
 mod commit;
 mod config;
 mod fault;
+mod lease;
 mod load;
+mod marker;
 mod message;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-pub use self::config::{ClientFiles, Config, ConfigError, Endpoint, Limits, Login, Times, Tls};
 use self::{
     cluster::Cluster,
-    commit::Writer,
+    marker::Writer,
     message::{Bytes, KeyValue},
     watch::Watch,
 };
-use super::{Change, CommitError, Guard, Loaded, News, Row, Store, StoreError};
+pub use self::{
+    config::{ClientFiles, Config, ConfigError, Endpoint, Limits, Login, Times, Tls},
+    lease::Lease,
+};
+use super::{Change, CommitError, Guard, Loaded, News, Outcome, Row, Store, StoreError};
 use crate::model::{Key, Revision, RowError, Value};
 
 /// Dropping it ends its watch and interrupts what is asked.
@@ -48,6 +53,11 @@ impl Etcd {
             watch: None,
         })
     }
+
+    /// A lease that lives as long as it is kept and etcd hears of it.
+    pub fn lease(&self, time: Duration) -> Result<Lease, StoreError> {
+        Lease::grant(&self.cluster, time)
+    }
 }
 
 impl Store for Etcd {
@@ -55,9 +65,13 @@ impl Store for Etcd {
         "etcd"
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn load(&mut self) -> Result<Loaded, StoreError> {
         self.writer.settle(&self.cluster)?;
-        load::load(&self.cluster, &self.writer)
+        load::load(&self.cluster)
     }
 
     fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
@@ -66,6 +80,10 @@ impl Store for Etcd {
 
     fn fitting(&self, changes: &[Change], guards: &[Guard]) -> usize {
         commit::fitting(&self.cluster.config, changes, guards)
+    }
+
+    fn settle(&mut self) -> Result<Outcome, StoreError> {
+        self.writer.settle(&self.cluster)
     }
 
     fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
@@ -80,6 +98,7 @@ impl Store for Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.watch = None;
+        self.writer.forget_lease();
         self.cluster.shut_down();
     }
 }
@@ -109,7 +128,7 @@ fn name_of(prefix: &str, key: &Bytes) -> Result<Named, RowError> {
         .ok()
         .and_then(|text| text.strip_prefix(prefix)?.strip_prefix('/'))
         .ok_or_else(|| RowError::Key(String::from_utf8_lossy(&key.0).into_owned()))?;
-    if text.starts_with(commit::MARKERS) {
+    if text.starts_with(marker::MARKERS) {
         return Ok(Named::Marker);
     }
     Ok(Key::parse(text).map_or_else(

@@ -12,7 +12,10 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use weft_ipam::store::etcd::{Config, Etcd, Times};
+use weft_ipam::store::{
+    Store,
+    etcd::{Config, Etcd, Times},
+};
 
 use super::eventually;
 
@@ -159,12 +162,21 @@ pub fn config(ports: &[u16]) -> Config {
         request: Duration::from_millis(1500),
         deadline: Duration::from_secs(4),
         pulse: Duration::from_millis(500),
+        ..Times::default()
     };
     config
 }
 
 pub fn store(ports: &[u16]) -> Etcd {
     Etcd::new(config(ports)).expect("a valid configuration")
+}
+
+/// A store whose marker stands, so that a commit is one request.
+pub fn ready(ports: &[u16]) -> Etcd {
+    let mut store = store(ports);
+    store.load().expect("etcd runs");
+    store.frontier().expect("etcd runs");
+    store
 }
 
 pub fn free_ports(count: usize) -> Vec<u16> {
