@@ -1,15 +1,14 @@
 //! What operators and other programs do to an etcd.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use serde_json::Value;
-use weft_ipam::store::{CommitError, News, Store, etcd::Etcd};
+use weft_ipam::store::{CommitError, Store, etcd::Etcd};
 
 use crate::support::{
     change,
-    etcd::{Member, cluster, config, ready, store},
+    etcd::{Member, cluster, config, ready},
     eventually,
-    proxy::Proxy,
 };
 
 #[test]
@@ -92,46 +91,6 @@ fn move_leader(members: &[Member]) {
     let leader = leader.expect("one leads");
     let next = id(&all[(leader + 1) % all.len()]).expect("an id");
     members[leader].must(&["move-leader", &format!("{next:x}")]);
-}
-
-#[test]
-fn foreign_rows_below_the_prefix_are_named() {
-    let etcd = Member::start(&[]);
-    let mut store = ready(&[etcd.client]);
-    store.commit(&[change(1, 1, None)], &[]).expect("a new row");
-    for (key, value, words) in [
-        ("zebra/1", "{}", "another program wrote it"),
-        ("block/10.9.0.0-26", "{\"stripes\":7}", "block/10.9.0.0-26"),
-        ("pool/p", "not JSON", "does not hold what its key says"),
-    ] {
-        let row = format!("/weft/ipam/v1/{key}");
-        etcd.must(&["put", &row, value]);
-        let told = store.load().expect_err("it is not ours").to_string();
-        assert!(told.contains(words) && told.contains(key), "{told}");
-        etcd.must(&["del", &row]);
-        assert_eq!(store.load().expect("all is ours").rows.len(), 1);
-    }
-    // Beside the prefix, others are left alone.
-    etcd.must(&["put", "/weft/ipam/v10/zebra", "x"]);
-    etcd.must(&["put", "/weft/ipam/v1", "x"]);
-    assert_eq!(store.load().expect("all is ours").rows.len(), 1);
-}
-
-#[test]
-fn a_watch_that_meets_a_foreign_row_ends_and_asks_no_more() {
-    let etcd = Member::start(&[]);
-    let proxy = Proxy::before(etcd.client);
-    let mut watcher = store(&[proxy.port]);
-    let start = watcher.load().expect("etcd runs").revision;
-    let (sender, news) = mpsc::channel();
-    watcher.watch(start, Box::new(move |told| drop(sender.send(told))));
-    etcd.must(&["put", "/weft/ipam/v1/zebra/1", "{}"]);
-    let told = news.recv_timeout(Duration::from_secs(15)).expect("news");
-    assert!(matches!(told, News::Missed), "{told:?}");
-    assert!(news.recv().is_err(), "the watch ended");
-    proxy.take_paths();
-    thread::sleep(Duration::from_secs(2));
-    assert_eq!(proxy.take_paths(), Vec::<String>::new());
 }
 
 #[test]

@@ -21,17 +21,32 @@ const STRANGER: u32 = 65534;
 
 /// What a process of another user hears when it asks for the status.
 fn asked_by(server: &Server, uid: u32, gid: u32) -> String {
+    heard_by(server, uid, gid, |socket| {
+        ["-t", "10", "-", socket].map(str::to_owned).to_vec()
+    })
+}
+
+/// What it hears before it asks: who is turned away may be so before that,
+/// and socat would not read what comes once it cannot write.
+fn told_unasked(server: &Server, uid: u32, gid: u32) -> String {
+    heard_by(server, uid, gid, |socket| {
+        ["-u", socket, "-"].map(str::to_owned).to_vec()
+    })
+}
+
+fn heard_by(server: &Server, uid: u32, gid: u32, socat: impl Fn(&str) -> Vec<String>) -> String {
     // The folder is its owner's alone; only the socket is to judge.
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(server.folder(), open).expect("ours");
-    let asked = Command::new("setpriv")
+    let socket = format!("UNIX-CONNECT:{}", server.socket().display());
+    let heard = Command::new("setpriv")
         .args([&format!("--reuid={uid}"), &format!("--regid={gid}")])
-        .args(["--clear-groups", "socat", "-t", "10", "-"])
-        .arg(format!("UNIX-CONNECT:{}", server.socket().display()))
+        .args(["--clear-groups", "socat"])
+        .args(socat(&socket))
         .stdin(fs::File::open(request(server)).expect("a file"))
         .output()
         .expect("setpriv and socat run");
-    String::from_utf8(asked.stdout).expect("UTF-8")
+    String::from_utf8(heard.stdout).expect("UTF-8")
 }
 
 fn request(server: &Server) -> std::path::PathBuf {
@@ -45,7 +60,7 @@ fn strangers_are_turned_away() {
     let server = Server::with_config("[socket]\nmode = '0666'\nuids = [1234]\ngids = [4321]\n");
     let mode = fs::metadata(server.socket()).expect("a socket").mode();
     assert_eq!(mode & 0o777, 0o666);
-    let told = asked_by(&server, STRANGER, STRANGER);
+    let told = told_unasked(&server, STRANGER, STRANGER);
     assert!(told.contains("\"code\":\"forbidden\""), "{told}");
     assert!(told.contains("65534"), "{told}");
     for (uid, gid) in [(1234, STRANGER), (STRANGER, 4321)] {

@@ -1,346 +1,20 @@
 //! The writer over a store that does what the test says.
 
+mod rig;
+
 use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
-use serde_json::{Value, json};
-use weft_api::ipam::{Code, Error, Event, Released, Reply, Request, Time};
+use serde_json::json;
+use weft_api::ipam::{Code, Error, Event, Reply, Request, Time};
 use weft_ipam::{
-    check::check,
-    model::Revision,
-    store::{Change, CommitError, Guard, Loaded, News, Outcome, Store, StoreError, memory::Memory},
-    writer::{Job, Note, Writer},
+    store::{News, Store},
+    writer::Writer,
 };
 
-const NOW: Time = 1_770_000_000_000;
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What the next commit comes to.
-enum Step {
-    /// The rows are said to be others, and are not.
-    Conflict,
-    Failed,
-    UnknownDone,
-    UnknownUndone,
-    /// It is done, and the store will not be able to tell.
-    UntoldDone,
-    /// As any other.
-    Pass,
-    /// Somebody else commits this first.
-    After(Request),
-    /// Likewise, and no row is told.
-    AfterAndConflict(Request),
-}
-
-type Tell = Box<dyn FnMut(News) + Send>;
-
-/// Rows in memory behind a script; clones share both.
-#[derive(Clone, Default)]
-struct Scripted {
-    rows: Memory,
-    steps: Arc<Mutex<VecDeque<Step>>>,
-    /// What became of the commit that was not answered.
-    outcome: Arc<Mutex<Option<Outcome>>>,
-    /// Loads and questions that fail before one succeeds.
-    deaf: Arc<AtomicU64>,
-    /// Changes that one commit holds; none: any number.
-    room: Option<usize>,
-    /// Commits that met another server's.
-    conflicts: Arc<AtomicU64>,
-    watches: Arc<Mutex<Vec<Tell>>>,
-    /// The rows' own news are told, besides what the test tells.
-    news: bool,
-    /// They come no earlier than the writer asks how far they are.
-    late: Option<Arc<Mutex<Vec<News>>>>,
-}
-
-fn trouble() -> StoreError {
-    StoreError::Backend {
-        object: "script".into(),
-        reason: "as written".into(),
-        hint: "read on".into(),
-    }
-}
-
-impl Store for Scripted {
-    fn name(&self) -> &'static str {
-        "memory"
-    }
-
-    fn is_shared(&self) -> bool {
-        self.news
-    }
-
-    fn load(&mut self) -> Result<Loaded, StoreError> {
-        self.listen()?;
-        self.rows.load()
-    }
-
-    fn fitting(&self, changes: &[Change], _: &[Guard]) -> usize {
-        let fits = |change: &&Change| change.key.to_string() != "reservation/huge";
-        let fitting = changes.iter().take_while(fits).count();
-        fitting.min(self.room.unwrap_or(usize::MAX))
-    }
-
-    fn settle(&mut self) -> Result<Outcome, StoreError> {
-        self.listen()?;
-        Ok(self.outcome().take().unwrap_or(Outcome::Unknown))
-    }
-
-    fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
-        let step = self.steps.lock().expect("whole").pop_front();
-        match step {
-            None | Some(Step::Pass) => {
-                let ended = self.rows.commit(changes, guards);
-                if matches!(ended, Err(CommitError::Conflict(_))) {
-                    self.conflicts.fetch_add(1, Ordering::SeqCst);
-                }
-                ended
-            }
-            Some(Step::Conflict) => Err(CommitError::Conflict(Vec::new())),
-            Some(Step::Failed) => Err(CommitError::Failed(trouble())),
-            Some(Step::UnknownUndone) => {
-                *self.outcome() = Some(Outcome::NotMade);
-                Err(CommitError::Unknown(trouble()))
-            }
-            Some(Step::UnknownDone) => {
-                let revision = self.rows.commit(changes, guards)?;
-                *self.outcome() = Some(Outcome::Made(revision));
-                Err(CommitError::Unknown(trouble()))
-            }
-            Some(Step::UntoldDone) => {
-                self.rows.commit(changes, guards)?;
-                Err(CommitError::Unknown(trouble()))
-            }
-            Some(Step::AfterAndConflict(request)) => {
-                other(&self.rows, request);
-                Err(CommitError::Conflict(Vec::new()))
-            }
-            Some(Step::After(request)) => {
-                other(&self.rows, request);
-                self.rows.commit(changes, guards)
-            }
-        }
-    }
-
-    fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
-        let Some(late) = &self.late else {
-            return Ok(None);
-        };
-        let late = std::mem::take(&mut *late.lock().expect("whole"));
-        for tell in self.watches.lock().expect("whole").iter_mut() {
-            late.iter().for_each(|news| tell(again(news)));
-        }
-        self.rows.frontier()
-    }
-
-    fn watch(&mut self, revision: Revision, tell: Tell) {
-        if let Some(late) = self.late.clone() {
-            let keep = move |news| late.lock().expect("whole").push(news);
-            self.rows.watch(revision, Box::new(keep));
-        }
-        if self.news {
-            return self.rows.watch(revision, tell);
-        }
-        self.watches.lock().expect("whole").push(tell);
-    }
-}
-
-impl Scripted {
-    fn listen(&self) -> Result<(), StoreError> {
-        let fails = self
-            .deaf
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        match fails {
-            Ok(_) => Err(trouble()),
-            Err(_) => Ok(()),
-        }
-    }
-
-    fn outcome(&self) -> MutexGuard<'_, Option<Outcome>> {
-        self.outcome.lock().expect("whole")
-    }
-}
-
-fn again(news: &News) -> News {
-    match news {
-        News::Missed => News::Missed,
-        News::Updates { revision, updates } => News::Updates {
-            revision: *revision,
-            updates: updates.clone(),
-        },
-    }
-}
-
-/// Another server's request on the same rows.
-fn other(rows: &Memory, request: Request) {
-    let store = Box::new(rows.clone());
-    let mut writer =
-        Writer::start(store, Box::new(|| NOW), 8, Box::new(drop)).expect("memory loads");
-    writer.decide(request).expect("it is granted");
-}
-
-/// A running writer.
-struct Rig {
-    jobs: Sender<Job>,
-    notes: Receiver<Note>,
-    ticket: u64,
-    /// What was told besides answers.
-    heard: Vec<Event>,
-    clock: Arc<AtomicU64>,
-    script: Scripted,
-}
-
-impl Rig {
-    fn start(script: &Scripted) -> Self {
-        Self::with(script, Vec::new())
-    }
-
-    /// The first requests are one batch.
-    fn with(script: &Scripted, first: Vec<Request>) -> Self {
-        let clock = Arc::new(AtomicU64::new(NOW));
-        let now = Arc::clone(&clock);
-        let (told, notes) = unbounded();
-        let tell = Box::new(move |some: Vec<Note>| {
-            for note in some {
-                // The test may be over.
-                let _ = told.send(note);
-            }
-        });
-        let clock_of = Box::new(move || now.load(Ordering::SeqCst));
-        let writer = Writer::start(Box::new(script.clone()), clock_of, 64, tell).expect("it loads");
-        let (jobs, taken) = unbounded();
-        let mut rig = Self {
-            jobs,
-            notes,
-            ticket: 0,
-            heard: Vec::new(),
-            clock,
-            script: script.clone(),
-        };
-        for request in first {
-            rig.send(request);
-        }
-        thread::spawn(move || writer.run(&taken));
-        rig
-    }
-
-    fn send(&mut self, request: Request) {
-        self.ticket += 1;
-        let job = Job {
-            ticket: self.ticket,
-            request,
-            until: Instant::now() + PATIENCE,
-        };
-        self.jobs.send(job).expect("the writer runs");
-    }
-
-    fn answer(&mut self) -> Result<Reply, Error> {
-        loop {
-            match self.notes.recv_timeout(PATIENCE).expect("a note") {
-                Note::Answer(_, answer) => return answer,
-                Note::Events(events) => self.heard.extend(events),
-                Note::Resync(event) | Note::Snapshot(_, event) => self.heard.push(event),
-            }
-        }
-    }
-
-    fn ask(&mut self, request: Request) -> Result<Reply, Error> {
-        self.send(request);
-        self.answer()
-    }
-
-    fn granted(&mut self, request: Request) -> Reply {
-        self.ask(request).expect("it is granted")
-    }
-
-    fn refused(&mut self, request: Request) -> Code {
-        self.ask(request).expect_err("it is refused").code
-    }
-
-    fn steps(&self, steps: impl IntoIterator<Item = Step>) {
-        self.script.steps.lock().expect("whole").extend(steps);
-    }
-
-    fn pooled(script: &Scripted) -> Self {
-        let mut rig = Self::start(script);
-        rig.granted(pool("10.1.0.0/24"));
-        rig
-    }
-
-    /// How many are live; that all agree on it, and are sound.
-    fn live(&mut self) -> usize {
-        let Reply::Status(status) = self.granted(request(json!({"op": "status"}))) else {
-            panic!("a status");
-        };
-        let rows = self.script.rows.load().expect("memory loads").rows;
-        let rows = rows.iter().map(|(key, row)| (key, &row.value));
-        let report = check(rows, None, self.clock.load(Ordering::SeqCst));
-        assert_eq!(report.problems, []);
-        assert_eq!(report.allocations, status.allocations);
-        report.allocations
-    }
-
-    fn resyncs(&self) -> usize {
-        let resync = |event: &&Event| matches!(event, Event::Snapshot { .. });
-        self.heard.iter().filter(resync).count()
-    }
-}
-
-fn request(value: Value) -> Request {
-    serde_json::from_value(value).expect("a request")
-}
-
-fn pool(cidr: &str) -> Request {
-    request(json!({"op": "pool-create", "name": "default", "cidr": cidr}))
-}
-
-fn node(name: &str, n: u8) -> Request {
-    request(
-        json!({"op": "node-put", "name": name, "underlay": [format!("192.0.2.{n}/24")],
-        "vtep_mac": format!("02:00:00:00:00:{n:02x}")}),
-    )
-}
-
-fn allocate(container: &str) -> Request {
-    request(
-        json!({"op": "allocate", "node": "n1", "families": ["v4"], "attachment":
-        {"network": "pods", "container": container, "interface": "eth0"}}),
-    )
-}
-
-fn release(container: &str) -> Request {
-    request(
-        json!({"op": "release", "by": "attachment", "network": "pods",
-        "container": container, "interface": "eth0"}),
-    )
-}
-
-fn address(reply: &Reply) -> String {
-    match reply {
-        Reply::Allocated(given) => given.addresses[0].address.to_string(),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn address_of(text: &str) -> std::net::IpAddr {
-    text.parse().expect("an address")
-}
-
-fn released(reply: Reply) -> Released {
-    match reply {
-        Reply::Released(released) => released,
-        other => panic!("{other:?}"),
-    }
-}
+use rig::*;
 
 #[test]
 fn a_conflict_is_planned_again() {
@@ -453,6 +127,7 @@ fn what_nobody_can_tell_is_not_planned_again() {
 fn the_parts_of_a_request_are_answered_as_one() {
     let script = Scripted {
         room: Some(2),
+        news: true,
         ..Scripted::default()
     };
     let mut rig = Rig::start(&script);
@@ -463,10 +138,10 @@ fn the_parts_of_a_request_are_answered_as_one() {
         address_of(&address(&given))
     };
     let given: Vec<_> = (0..8).map(|n| give(&mut rig, n)).collect();
+    rig.raise_mark(2);
     // Two parts go through, then one is another server's.
     rig.steps([Step::Pass, Step::Pass, Step::After(release("c7"))]);
-    let gc = json!({"op": "gc", "network": "pods", "node": "n1", "valid": [],
-        "before": NOW + 1});
+    let gc = json!({"op": "gc", "network": "pods", "node": "n1", "valid": []});
     let mut told = released(rig.granted(request(gc))).released;
     told.sort_unstable();
     let mut expected = given[..7].to_vec();
@@ -484,9 +159,9 @@ fn the_parts_of_a_request_are_answered_as_one() {
     for n in 0..8 {
         give(&mut rig, n);
     }
+    rig.raise_mark(4);
     rig.steps([Step::Pass, Step::Failed]);
-    let gc = json!({"op": "gc", "network": "pods", "node": "n1", "valid": [],
-        "before": NOW + 1});
+    let gc = json!({"op": "gc", "network": "pods", "node": "n1", "valid": []});
     let error = rig.ask(request(gc)).expect_err("the store failed");
     assert_eq!(error.code, Code::Deadline, "something was changed: {error}");
     assert!(
