@@ -7,6 +7,7 @@
 //! [`compile`] keeps a [`Rulebook`] as the objects are, and the rulebook
 //! judges a flow's first packet. [`interpret`] judges by the objects alone,
 //! slowly and straight from the specifications, to measure the other by.
+//! [`explain`] says why.
 //!
 //! What the specifications leave open, both decide alike: of equal rules the
 //! first by name, then by place; a pod always reaches itself, and its own node
@@ -17,11 +18,13 @@
 #![forbid(unsafe_code)]
 
 pub mod compile;
+pub mod explain;
 pub mod interpret;
 pub mod object;
 pub mod verdict;
 
 pub use compile::{Compiler, Rulebook};
+pub use explain::{Explanation, explain};
 pub use interpret::interpret;
 pub use object::{Change, Object, ObjectName, Objects, Policy, PolicyName, ReadError, read};
 pub use verdict::{Decision, Flow, Reason, Transport, Verdict};

@@ -60,6 +60,12 @@ impl Selector {
 }
 
 impl Requirement {
+    pub fn key(&self) -> &str {
+        let (Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::DoesNotExist(key)) =
+            self;
+        key
+    }
+
     pub fn is_met(&self, labels: &Labels) -> bool {
         match self {
             Self::In(key, values) => labels.value(key).is_some_and(|v| values.contains(v)),
