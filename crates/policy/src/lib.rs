@@ -26,5 +26,7 @@ pub mod verdict;
 pub use compile::{Compiler, Rulebook};
 pub use explain::{Explanation, explain};
 pub use interpret::interpret;
-pub use object::{Change, Object, ObjectName, Objects, Policy, PolicyName, ReadError, read};
+pub use object::{
+    Change, Object, ObjectName, Objects, Policy, PolicyName, ReadError, read, read_value,
+};
 pub use verdict::{Decision, Flow, Reason, Transport, Verdict};

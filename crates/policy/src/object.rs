@@ -2,8 +2,8 @@
 //!
 //! NetworkPolicy (`networking.k8s.io/v1`) and ClusterNetworkPolicy
 //! (`policy.networking.k8s.io/v1alpha2`) become one [`Policy`]: the tier tells
-//! them apart, everything else they share. [`read()`] is the only maker, so a
-//! `Policy` holds no selector, network or port that the API would refuse.
+//! them apart, everything else they share. [`read()`] makes them, and a
+//! `Policy` it makes holds no selector, network or port that the API would refuse.
 //!
 //! May call: nobody here. Invariant: [`Objects`] holds each name once.
 
@@ -27,7 +27,7 @@ use ipnet::IpNet;
 pub use labels::{Labels, Requirement, Selector};
 pub use place::{NamedPort, Namespace, Node, Pod, PodName};
 pub use ports::{PortMatch, Protocol};
-pub use read::{ReadError, read};
+pub use read::{ReadError, read, read_value};
 
 /// One object that weft understands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ mod kubernetes;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde_json::{Value, json};
-use weft_policy::{Change, Flow, Transport, object::Protocol, read};
+use weft_policy::{Change, Flow, Transport, object::Protocol, read_value};
 
 pub use kubernetes::kubernetes;
 
@@ -70,7 +70,7 @@ impl Stage {
     }
 
     pub fn namespace(&self, name: &str) -> Change {
-        put(&json!({
+        put(json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": name, "labels": self.namespaces[name]},
         }))
@@ -81,7 +81,7 @@ impl Stage {
         let place = &self.places[name];
         let (namespace, own) = name.split_once('/').expect("a name as namespace/pod");
         if namespace == NODE {
-            return put(&json!({
+            return put(json!({
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": own, "labels": place.labels},
                 "status": {"addresses": [{"type": "InternalIP", "address": place.address}]},
@@ -90,7 +90,7 @@ impl Stage {
         let ports = place.ports.iter().map(|(name, protocol, port)| {
             json!({"name": name, "protocol": protocol.to_string(), "containerPort": port})
         });
-        put(&json!({
+        put(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": own, "namespace": namespace, "labels": place.labels},
             "spec": {"containers": [{"name": "server", "ports": ports.collect::<Vec<_>>()}]},
@@ -132,16 +132,16 @@ impl Stage {
 }
 
 /// The object that a Kubernetes manifest tells, put in place.
-pub fn put(manifest: &Value) -> Change {
-    let mut objects = read(&manifest.to_string()).expect("a manifest that reads");
-    assert_eq!(objects.len(), 1, "{manifest}");
+pub fn put(manifest: Value) -> Change {
+    let mut objects = read_value(manifest).expect("a manifest that reads");
+    assert_eq!(objects.len(), 1, "a list is no object");
     Change::Put(objects.remove(0))
 }
 
 /// Puts the NetworkPolicy `namespace/name`.
 pub fn network_policy(name: &str, spec: &Value) -> Change {
     let (namespace, name) = name.split_once('/').expect("a name as namespace/policy");
-    put(&json!({
+    put(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": namespace, "name": name}, "spec": spec,
     }))
@@ -149,12 +149,10 @@ pub fn network_policy(name: &str, spec: &Value) -> Change {
 
 /// Whether `name`, a `namespace/pod`, fits a pattern whose parts may be `*`.
 pub fn fits(pattern: &str, name: &str) -> bool {
-    let parts = |text: &str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
-    let (pattern, name) = (parts(pattern), parts(name));
-    let fits = |(pattern, part): (&String, &String)| pattern == "*" || pattern == part;
-    match pattern.as_slice() {
-        [all] => all == "*",
-        _ => pattern.iter().zip(&name).all(fits),
+    let fits = |pattern: &str, part: &str| pattern == "*" || pattern == part;
+    match (pattern.split_once('/'), name.split_once('/')) {
+        (Some(pattern), Some(name)) => fits(pattern.0, name.0) && fits(pattern.1, name.1),
+        _ => fits(pattern, name),
     }
 }
 

@@ -68,6 +68,13 @@ pub fn read(text: &str) -> Result<Vec<Object>, ReadError> {
     Ok(objects)
 }
 
+/// The object of one document, or those of a list. Bad documents yield none.
+pub fn read_value(document: Value) -> Result<Vec<Object>, ReadError> {
+    let mut objects = Vec::new();
+    read_document(document, 1, &mut objects)?;
+    Ok(objects)
+}
+
 fn read_document(
     document: Value,
     place: usize,

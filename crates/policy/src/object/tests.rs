@@ -74,84 +74,89 @@ fn a_network_policys_rules_are_read() {
     assert_eq!(ports, ["all TCP", "80/TCP", "80-90/UDP", "dns/TCP"]);
 }
 
+fn refused(spec: &str, said: &str) {
+    let sentence = refusal(&network(spec));
+    assert!(sentence.contains(said), "{spec}: {sentence}");
+}
+
 #[test]
-fn what_a_network_policy_may_not_say_is_named() {
-    for (spec, said) in [
+fn ports_that_a_network_policy_may_not_name_are_told() {
+    for (port, said) in [
+        ("{port: 0}", "spec.ingress[0].ports[0]: 0 is no port"),
+        ("{port: 65536}", "65536 is no port"),
+        ("{port: 9, endPort: 8}", "endPort 8 is less than port 9"),
+        ("{port: a, endPort: 8}", "a range begins with a number"),
+        ("{endPort: 8}", "endPort without port"),
+        ("{port: Web_1}", "\"Web_1\" is no port name"),
+        ("{port: [1]}", "expected a port's number or name"),
+        ("{protocol: ICMP}", "unknown variant `ICMP`"),
+    ] {
+        refused(&format!("{{ingress: [{{ports: [{port}]}}]}}"), said);
+    }
+}
+
+#[test]
+fn peers_that_a_network_policy_may_not_name_are_told() {
+    for (peer, said) in [
+        ("{}", "spec.ingress[0].from[0]: an empty peer"),
+        ("{ipBlock: {cidr: 10.0.0.0/33}}", "ipBlock.cidr: "),
         (
-            "{podselector: {}}",
-            "NetworkPolicy x/web: spec.podselector: unknown field",
+            "{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/9]}}",
+            "11.0.0.0/9 is no part of",
         ),
         (
-            "{ingress: [{frm: []}]}",
-            "spec.ingress[0].frm: unknown field",
+            "{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}",
+            "10.0.0.0/8 is no part of",
         ),
         (
-            "{ingress: [{from: [{}]}]}",
-            "spec.ingress[0].from[0]: an empty peer",
-        ),
-        (
-            "{ingress: [{ports: [{port: 0}]}]}",
-            "spec.ingress[0].ports[0]: 0 is no port",
-        ),
-        (
-            "{ingress: [{ports: [{port: 9, endPort: 8}]}]}",
-            "endPort 8 is less than port 9",
-        ),
-        (
-            "{ingress: [{ports: [{port: a, endPort: 8}]}]}",
-            "a range begins with a number",
-        ),
-        (
-            "{ingress: [{ports: [{endPort: 8}]}]}",
-            "endPort without port",
-        ),
-        (
-            "{ingress: [{ports: [{port: Web_1}]}]}",
-            "\"Web_1\" is no port name",
-        ),
-        (
-            "{ingress: [{ports: [{protocol: ICMP}]}]}",
-            "unknown variant `ICMP`",
-        ),
-        (
-            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}",
-            "ipBlock.cidr: ",
-        ),
-        (
-            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/9]}}]}]}",
-            "except: 11.0.0.0/9 is no part of 10.0.0.0/8",
-        ),
-        (
-            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]}",
-            "is no part of",
-        ),
-        (
-            "{ingress: [{from: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}]}",
+            "{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}",
             "ipBlock stands alone",
         ),
+    ] {
+        refused(&format!("{{ingress: [{{from: [{peer}]}}]}}"), said);
+    }
+}
+
+#[test]
+fn what_else_a_network_policy_may_not_say_is_told() {
+    refused(
+        "{podselector: {}}",
+        "NetworkPolicy x/web: spec.podselector: unknown field",
+    );
+    refused(
+        "{ingress: [{frm: []}]}",
+        "spec.ingress[0].frm: unknown field",
+    );
+    refused(
+        "{policyTypes: [Both]}",
+        "spec.policyTypes[0]: unknown variant",
+    );
+    refused(
+        "{podSelector: {matchLabels: {-a: b}}}",
+        "\"-a\" is no label key",
+    );
+    for (expression, said) in [
         (
-            "{policyTypes: [Both]}",
-            "spec.policyTypes[0]: unknown variant",
-        ),
-        (
-            "{podSelector: {matchLabels: {-a: b}}}",
-            "\"-a\" is no label key",
-        ),
-        (
-            "{podSelector: {matchExpressions: [{key: a, operator: In}]}}",
+            "{key: a, operator: In}",
             "operator In takes one value at least",
         ),
         (
-            "{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}",
+            "{key: a, operator: Exists, values: [b]}",
             "operator Exists takes no values",
         ),
         (
-            "{podSelector: {matchExpressions: [{key: a, operator: Near, values: [b]}]}}",
+            "{key: a, operator: Near, values: [b]}",
             "unknown variant `Near`",
         ),
+        (
+            "{key: a, operator: In, values: [-b]}",
+            "\"-b\" is no label value",
+        ),
     ] {
-        let sentence = refusal(&network(spec));
-        assert!(sentence.contains(said), "{spec}: {sentence}");
+        refused(
+            &format!("{{podSelector: {{matchExpressions: [{expression}]}}}}"),
+            said,
+        );
     }
 }
 

@@ -79,7 +79,7 @@ struct Draft {
 
 impl Draft {
     fn put(&self) -> Change {
-        put(&json!({
+        put(json!({
             "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
             "metadata": {"name": self.name}, "spec": self.spec,
         }))

@@ -3,11 +3,11 @@
 
 use serde_json::json;
 use weft_policy::{
-    Transport,
+    Change, Transport,
     Transport::{Sctp, Tcp, Udp},
 };
 
-use super::{Case, Draft, G, H, Probe, R, S, Stage, Step, between, houses, namespace, rule, step};
+use super::{Case, Draft, G, H, Probe, R, S, Stage, between, houses, namespace, rule, step};
 
 /// What the rules of one direction are about. Their order is: accept, deny
 /// and pass everything of `ordered`; deny and pass slytherin's `closed`;
@@ -175,23 +175,17 @@ impl Family {
         };
         let ordered =
             |allowed| each(&|side| self.probes(&stage, side, side.ordered, side.asked, allowed));
-        let at_port = |house: &dyn Fn(&Side) -> [(&'static str, &'static [Transport], bool); 2]| {
+        let slytherin = |allowed| {
             each(&|side| {
-                let pairs = house(side).into_iter();
-                pairs
-                    .flat_map(|(house, ports, allowed)| {
-                        self.probes(&stage, side, house, ports, allowed)
-                    })
-                    .collect()
+                let mut probes = self.probes(&stage, side, S, side.closed, allowed);
+                probes.extend(self.probes(&stage, side, S, side.left_open, true));
+                probes
             })
         };
-        let slytherin =
-            |closed| at_port(&|side| [(S, side.closed, closed), (S, side.left_open, true)]);
-        let specified = at_port(&|side| {
-            [
-                (side.specified, side.opened, true),
-                (side.specified, side.left_closed, false),
-            ]
+        let specified = each(&|side| {
+            let mut probes = self.probes(&stage, side, side.specified, side.opened, true);
+            probes.extend(self.probes(&stage, side, side.specified, side.left_closed, false));
+            probes
         });
         let mut first = stage.changes();
         first.push(draft.put());
@@ -206,21 +200,13 @@ impl Family {
             step("deny at the port", vec![], slytherin(false)),
         ];
         if tier == "Admin" {
-            steps.extend(self.passes(&mut draft, ordered(true), slytherin(true)));
+            let passed = self.swapped(&mut draft, 0, 2);
+            steps.push(step("pass, by the order of rules", passed, ordered(true)));
+            let passed = self.swapped(&mut draft, 3, 4);
+            steps.push(step("pass at the port", passed, slytherin(true)));
         }
         let name = format!("{tier} tier, {}", self.name);
         Case { name, steps }
-    }
-
-    fn passes(&self, draft: &mut Draft, ordered: Vec<Probe>, slytherin: Vec<Probe>) -> [Step; 2] {
-        [
-            step(
-                "pass, by the order of rules",
-                self.swapped(draft, 0, 2),
-                ordered,
-            ),
-            step("pass at the port", self.swapped(draft, 3, 4), slytherin),
-        ]
     }
 
     /// The subject is the source of egress and the destination of ingress.
@@ -238,7 +224,7 @@ impl Family {
         }
     }
 
-    fn swapped(&self, draft: &mut Draft, a: usize, b: usize) -> Vec<weft_policy::Change> {
+    fn swapped(&self, draft: &mut Draft, a: usize, b: usize) -> Vec<Change> {
         for side in self.sides {
             draft.rules(side.direction).swap(a, b);
         }

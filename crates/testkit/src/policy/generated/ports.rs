@@ -15,71 +15,78 @@ const TCP: &[Transport] = &[Tcp(80), Tcp(81)];
 const UDP: &[Transport] = &[Udp(80), Udp(81)];
 const SCTP: &[Transport] = &[Sctp(80), Sctp(81)];
 
-fn alone() -> Vec<Ports> {
-    let port = |protocol: &str, port: Value| json!([{"protocol": protocol, "port": port}]);
-    let range =
-        |protocol: &str, last: u16| json!([{"protocol": protocol, "port": 53, "endPort": last}]);
+/// Each protocol alone, its ports, their names, and ranges that hold one or
+/// both of them.
+fn of_protocols() -> Vec<Ports> {
+    let one = |protocol: &str, rest: Value| {
+        let mut port = rest;
+        port["protocol"] = json!(protocol);
+        json!([port])
+    };
+    let named = |name: &str| json!({"port": name});
+    let to = |last: u16| json!({"port": 53, "endPort": last});
+    vec![
+        ("TCP", one("TCP", json!({})), TCP),
+        ("80 of TCP", one("TCP", json!({"port": 80})), &[Tcp(80)]),
+        ("81 of TCP", one("TCP", json!({"port": 81})), &[Tcp(81)]),
+        (
+            "name of 80 of TCP",
+            one("TCP", named("serve-80-tcp")),
+            &[Tcp(80)],
+        ),
+        (
+            "name of 81 of TCP",
+            one("TCP", named("serve-81-tcp")),
+            &[Tcp(81)],
+        ),
+        ("53 to 80 of TCP", one("TCP", to(80)), &[Tcp(80)]),
+        ("53 to 84 of TCP", one("TCP", to(84)), TCP),
+        ("UDP", one("UDP", json!({})), UDP),
+        ("80 of UDP", one("UDP", json!({"port": 80})), &[Udp(80)]),
+        ("81 of UDP", one("UDP", json!({"port": 81})), &[Udp(81)]),
+        (
+            "name of 80 of UDP",
+            one("UDP", named("serve-80-udp")),
+            &[Udp(80)],
+        ),
+        (
+            "name of 81 of UDP",
+            one("UDP", named("serve-81-udp")),
+            &[Udp(81)],
+        ),
+        ("53 to 80 of UDP", one("UDP", to(80)), &[Udp(80)]),
+        ("53 to 84 of UDP", one("UDP", to(84)), UDP),
+        ("SCTP", one("SCTP", json!({})), SCTP),
+        ("80 of SCTP", one("SCTP", json!({"port": 80})), &[Sctp(80)]),
+        ("81 of SCTP", one("SCTP", json!({"port": 81})), &[Sctp(81)]),
+        (
+            "name of 80 of SCTP",
+            one("SCTP", named("serve-80-sctp")),
+            &[Sctp(80)],
+        ),
+        (
+            "name of 81 of SCTP",
+            one("SCTP", named("serve-81-sctp")),
+            &[Sctp(81)],
+        ),
+        ("53 to 80 of SCTP", one("SCTP", to(80)), &[Sctp(80)]),
+        ("53 to 84 of SCTP", one("SCTP", to(84)), SCTP),
+    ]
+}
+
+/// TCP where no protocol is said, and what fits nothing.
+fn others() -> Vec<Ports> {
+    let unserved = json!([{"protocol": "TCP", "port": 7981}]);
+    let unnamed = json!([{"protocol": "TCP", "port": "serve-7981-tcp"}]);
+    let mixed_up = json!([{"protocol": "TCP", "port": "serve-81-udp"}]);
     vec![
         ("none", json!([]), &SIX_PORTS),
         ("TCP unsaid", json!([{}]), TCP),
         ("80 of TCP unsaid", json!([{"port": 80}]), &[Tcp(80)]),
         ("81 of TCP unsaid", json!([{"port": 81}]), &[Tcp(81)]),
-        ("TCP", json!([{"protocol": "TCP"}]), TCP),
-        ("80 of TCP", port("TCP", json!(80)), &[Tcp(80)]),
-        ("81 of TCP", port("TCP", json!(81)), &[Tcp(81)]),
-        ("UDP", json!([{"protocol": "UDP"}]), UDP),
-        ("80 of UDP", port("UDP", json!(80)), &[Udp(80)]),
-        ("81 of UDP", port("UDP", json!(81)), &[Udp(81)]),
-        ("SCTP", json!([{"protocol": "SCTP"}]), SCTP),
-        ("80 of SCTP", port("SCTP", json!(80)), &[Sctp(80)]),
-        ("81 of SCTP", port("SCTP", json!(81)), &[Sctp(81)]),
-        (
-            "name of 80 of TCP",
-            port("TCP", json!("serve-80-tcp")),
-            &[Tcp(80)],
-        ),
-        (
-            "name of 81 of TCP",
-            port("TCP", json!("serve-81-tcp")),
-            &[Tcp(81)],
-        ),
-        (
-            "name of 80 of UDP",
-            port("UDP", json!("serve-80-udp")),
-            &[Udp(80)],
-        ),
-        (
-            "name of 81 of UDP",
-            port("UDP", json!("serve-81-udp")),
-            &[Udp(81)],
-        ),
-        (
-            "name of 80 of SCTP",
-            port("SCTP", json!("serve-80-sctp")),
-            &[Sctp(80)],
-        ),
-        (
-            "name of 81 of SCTP",
-            port("SCTP", json!("serve-81-sctp")),
-            &[Sctp(81)],
-        ),
-        ("53 to 80 of TCP", range("TCP", 80), &[Tcp(80)]),
-        ("53 to 84 of TCP", range("TCP", 84), TCP),
-        ("53 to 80 of UDP", range("UDP", 80), &[Udp(80)]),
-        ("53 to 84 of UDP", range("UDP", 84), UDP),
-        ("53 to 80 of SCTP", range("SCTP", 80), &[Sctp(80)]),
-        ("53 to 84 of SCTP", range("SCTP", 84), SCTP),
-        (
-            "name of another protocol",
-            port("TCP", json!("serve-81-udp")),
-            &[],
-        ),
-        (
-            "name that nobody has",
-            port("TCP", json!("serve-7981-tcp")),
-            &[],
-        ),
-        ("number that nobody serves", port("TCP", json!(7981)), &[]),
+        ("name of another protocol", mixed_up, &[]),
+        ("name that nobody has", unnamed, &[]),
+        ("number that nobody serves", unserved, &[]),
     ]
 }
 
@@ -116,7 +123,7 @@ fn pairs() -> Vec<Ports> {
 }
 
 pub fn cases() -> Vec<Case> {
-    let all: Vec<_> = alone().into_iter().chain(pairs()).collect();
+    let all = [of_protocols(), others(), pairs()].concat();
     let both = Way::BOTH.into_iter();
     both.flat_map(|way| all.iter().map(move |ports| case(way, ports)))
         .collect()
