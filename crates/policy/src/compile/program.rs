@@ -7,7 +7,7 @@
 //! A program knows no pod but by the numbers of the sets it belongs to:
 //! pods come, go and change their labels, and it stays as it is.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -66,12 +66,19 @@ struct Peers {
     blocks: Option<Box<Blocks>>,
 }
 
-type Holed = Vec<(Box<[IpNet]>, u32)>;
-
 #[derive(Debug, Default)]
 struct Blocks {
-    v4: PrefixMap<Ipv4Net, Holed>,
-    v6: PrefixMap<Ipv6Net, Holed>,
+    v4: PrefixMap<Ipv4Net, Vec<Holed>>,
+    v6: PrefixMap<Ipv6Net, Vec<Holed>>,
+    /// Of all blocks, one after the other.
+    except: Vec<IpNet>,
+}
+
+/// A block's rule, and where its exceptions stand.
+#[derive(Debug)]
+struct Holed {
+    rule: u32,
+    except: Range<usize>,
 }
 
 #[derive(Debug)]
@@ -238,13 +245,17 @@ impl Blocks {
             IpNet::V4(net) => self.v4.entry(net).or_default(),
             IpNet::V6(net) => self.v6.entry(net).or_default(),
         };
-        holed.push((block.except.clone().into(), rule));
+        let start = self.except.len();
+        self.except.extend(&block.except);
+        let except = start..self.except.len();
+        holed.push(Holed { rule, except });
     }
 
     fn each(&self, address: IpAddr, mut take: impl FnMut(u32)) {
-        let mut rules_of = |holed: &Holed| {
-            for (except, rule) in holed {
-                if !except.iter().any(|net| net.contains(&address)) {
+        let mut rules_of = |blocks: &Vec<Holed>| {
+            for Holed { rule, except } in blocks {
+                let mut holes = self.except[except.clone()].iter();
+                if !holes.any(|net| net.contains(&address)) {
                     take(*rule);
                 }
             }

@@ -147,9 +147,10 @@ impl Rulebook {
     }
 }
 
+/// All addresses of a pod have one holder.
 fn are_one_pod(a: Option<&Endpoint>, b: Option<&Endpoint>) -> bool {
     match (a.and_then(Endpoint::pod), b.and_then(Endpoint::pod)) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.name == b.name,
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
         _ => false,
     }
 }

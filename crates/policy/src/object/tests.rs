@@ -305,6 +305,10 @@ fn what_is_no_object_is_refused() {
             "Pod A: metadata: \"A\" is no name",
         ),
         (
+            "{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {b: y}}}",
+            "metadata.labels.b: invalid type: boolean `true`, expected a string",
+        ),
+        (
             "{apiVersion: v1, kind: Namespace, metadata: {name: a, lables: {}}}",
             "Namespace a: metadata.lables: unknown field `lables`",
         ),
