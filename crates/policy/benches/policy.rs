@@ -10,7 +10,7 @@ use std::{hint::black_box, net::IpAddr, time::Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
-use weft_policy::{Change, Compiler, Flow, Rulebook, Transport, read};
+use weft_policy::{Change, Compiler, Flow, Rulebook, Transport, read_value};
 
 const PODS: usize = 5_000;
 const POLICIES: usize = 10_000;
@@ -37,8 +37,8 @@ const SHAPES: [Shape; 2] = [
     },
 ];
 
-fn put(manifest: &Value) -> Change {
-    let mut objects = read(&manifest.to_string()).expect("a manifest that reads");
+fn put(manifest: Value) -> Change {
+    let mut objects = read_value(manifest).expect("a manifest that reads");
     Change::Put(objects.remove(0))
 }
 
@@ -51,7 +51,7 @@ impl Shape {
     fn pod(self, number: usize, version: usize) -> Change {
         let namespace = number % self.namespaces;
         let app = (number / self.namespaces) % self.apps;
-        put(&json!({
+        put(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
                 "name": format!("p{number}"), "namespace": format!("n{namespace}"),
@@ -69,7 +69,7 @@ impl Shape {
         let app = |n: usize| json!({"matchLabels": {"app": format!("a{}", n % self.apps)}});
         let own = number / self.namespaces;
         let team = json!({"matchLabels": {"team": format!("t{}", number % 7)}});
-        put(&json!({
+        put(json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
             "metadata": {"name": format!("q{number}"),
                          "namespace": format!("n{}", number % self.namespaces)},
@@ -94,7 +94,7 @@ impl Shape {
     fn everything(self) -> Vec<Change> {
         let namespaces = (0..self.namespaces).map(|n| {
             let labels = json!({"team": format!("t{}", n % 7)});
-            put(&json!({"apiVersion": "v1", "kind": "Namespace",
+            put(json!({"apiVersion": "v1", "kind": "Namespace",
                         "metadata": {"name": format!("n{n}"), "labels": labels}}))
         });
         let pods = (0..PODS).map(|number| self.pod(number, 0));
@@ -171,7 +171,7 @@ fn one_change(criterion: &mut Criterion) {
 /// flows to it of which every second one matches, spread over the rules.
 fn under_rules(rules: usize) -> (Rulebook, Vec<Flow>) {
     let pod = |name: String, number: usize| {
-        put(&json!({"apiVersion": "v1", "kind": "Pod",
+        put(json!({"apiVersion": "v1", "kind": "Pod",
                     "metadata": {"name": name, "namespace": "x", "labels": {"pod": name}},
                     "status": {"podIP": address(number)}}))
     };
@@ -180,7 +180,7 @@ fn under_rules(rules: usize) -> (Rulebook, Vec<Flow>) {
         .map(|rule| json!({"from": [peer(rule), {"ipBlock": {"cidr": format!("{}/32", address(1 << 20 | rule))}}],
                            "ports": [{"port": 1000 + rule}]}))
         .collect();
-    let policy = put(&json!({
+    let policy = put(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": "rules", "namespace": "x"},
         "spec": {"podSelector": {"matchLabels": {"pod": "server"}}, "ingress": list},

@@ -5,9 +5,9 @@
 //! of. What it yields holds no invalid selector, network or port.
 //!
 //! [`compile`] keeps a [`Rulebook`] as the objects are, and the rulebook
-//! judges a flow's first packet. [`interpret`] judges by the objects alone,
+//! judges a flow's first packet. [`interpret()`] judges by the objects alone,
 //! slowly and straight from the specifications, to measure the other by.
-//! [`explain`] says why.
+//! [`explain()`] says why.
 //!
 //! What the specifications leave open, both decide alike: of equal rules the
 //! first by name, then by place; a pod always reaches itself, and its own node

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Value, json};
-use weft_policy::{Change, Compiler, Flow, ObjectName, Objects, Transport, interpret, read_value};
+use weft_policy::{
+    Change, Compiler, Flow, ObjectName, Objects, Transport, interpret, object::Direction, read,
+    read_value,
+};
 
 /// Pods', then nodes', then strangers'.
 const ADDRESSES: [&str; 9] = [
@@ -259,12 +262,12 @@ fn flows() -> impl Iterator<Item = Flow> {
 fn agree(compiler: &Compiler, objects: &Objects) -> Result<(), TestCaseError> {
     let rulebook = compiler.rulebook();
     for flow in flows() {
-        prop_assert_eq!(
-            rulebook.judge(&flow),
-            interpret(objects, &flow),
-            "{:?}",
-            flow
-        );
+        let verdict = rulebook.judge(&flow);
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let one = rulebook.judge_one(direction, &flow);
+            prop_assert_eq!(&one, verdict.decision(direction));
+        }
+        prop_assert_eq!(verdict, interpret(objects, &flow), "{:?}", flow);
     }
     Ok(())
 }
@@ -310,6 +313,23 @@ proptest! {
         }
         for flow in flows() {
             prop_assert_eq!(rulebook.judge(&flow), interpret(&objects, &flow), "{:?}", flow);
+        }
+    }
+
+    #[test]
+    fn whatever_text_comes_is_read_or_refused(
+        object in prop_oneof![network_policy(), cluster_policy(), pod()],
+        place in any::<prop::sample::Index>(),
+        noise in ".{0,8}",
+    ) {
+        let _ = read(&noise);
+        let text: Vec<_> = object.to_string().chars().collect();
+        let place = place.index(text.len());
+        for gap in [0, 1, 20] {
+            let rest = &text[(place + gap).min(text.len())..];
+            let damaged: String =
+                text[..place].iter().copied().chain(noise.chars()).chain(rest.iter().copied()).collect();
+            let _ = read(&damaged);
         }
     }
 

@@ -16,6 +16,7 @@ use rapidhash::RapidHashMap;
 use super::{
     Known,
     mask::{Mask, RuleSet, RulesByBit, small},
+    rulebook::Endpoint,
 };
 use crate::{
     object::{Action, Block, Direction, NamedPort, Peer, Policy, PortMatch, Protocol, Tier},
@@ -104,19 +105,19 @@ impl Program {
         }
     }
 
-    /// `named` are the ports of the flow's destination.
+    /// Named ports are those of the flow's destination.
     pub fn decide(
         &self,
         direction: Direction,
         remote: Remote<'_>,
         transport: Transport,
-        named: &[NamedPort],
+        destination: Option<&Endpoint>,
     ) -> Decision {
         let side = match direction {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
         };
-        side.decide(remote, transport, named)
+        side.decide(remote, transport, destination)
     }
 }
 
@@ -154,7 +155,12 @@ impl Side {
         }
     }
 
-    fn decide(&self, remote: Remote<'_>, transport: Transport, named: &[NamedPort]) -> Decision {
+    fn decide(
+        &self,
+        remote: Remote<'_>,
+        transport: Transport,
+        destination: Option<&Endpoint>,
+    ) -> Decision {
         if self.rules.is_empty() {
             return match &self.isolated_by {
                 Some(by) => Decision::deny(Reason::Isolated { by: Arc::clone(by) }),
@@ -162,7 +168,7 @@ impl Side {
             };
         }
         let peers = self.peers.matching(remote);
-        let ports = self.ports.matching(transport, named);
+        let ports = self.ports.matching(transport, destination);
         let first = |start, end| peers.first_common(&ports, start, end);
         if let Some(decision) = self.decided_by(first(0, self.admin_end)) {
             return decision;
@@ -326,7 +332,7 @@ impl Ports {
         }
     }
 
-    fn matching(&self, transport: Transport, named: &[NamedPort]) -> RuleSet {
+    fn matching(&self, transport: Transport, destination: Option<&Endpoint>) -> RuleSet {
         let Some((protocol, port)) = transport.port() else {
             return self.every[Self::PORTLESS].clone();
         };
@@ -342,8 +348,10 @@ impl Ports {
                 rules.insert(*rule);
             }
         }
-        if !self.named.is_empty() {
-            self.add_named(protocol, port, named, &mut rules);
+        if !self.named.is_empty()
+            && let Some(pod) = destination.and_then(Endpoint::pod)
+        {
+            self.add_named(protocol, port, &pod.ports, &mut rules);
         }
         rules
     }

@@ -13,7 +13,7 @@ use super::{
     program::{Program, Remote},
 };
 use crate::{
-    object::{Direction, Labels, NamedPort, Namespace, Node, Pod},
+    object::{Direction, Labels, Namespace, Node, Pod},
     verdict::{Decision, Flow, Reason, Verdict},
 };
 
@@ -71,29 +71,16 @@ impl Default for Rulebook {
 impl Rulebook {
     /// Judges a flow's first packet.
     pub fn judge(&self, flow: &Flow) -> Verdict {
-        let source = self.endpoint(flow.source);
-        let destination = self.endpoint(flow.destination);
-        let named = destination
-            .and_then(Endpoint::pod)
-            .map_or(&[][..], |pod| &pod.ports);
-        if are_one_pod(source, destination) {
-            return Verdict {
-                egress: Decision::allow(Reason::Itself),
-                ingress: Decision::allow(Reason::Itself),
-            };
-        }
-        let ingress = match is_own_node(source, destination) {
-            true => Decision::allow(Reason::OwnNode),
-            false => {
-                let remote = self.remote(flow.source, source);
-                self.decide(Direction::Ingress, destination, remote, flow, named)
-            }
-        };
-        let remote = self.remote(flow.destination, destination);
+        let ends = self.ends(flow);
         Verdict {
-            egress: self.decide(Direction::Egress, source, remote, flow, named),
-            ingress,
+            egress: self.decide(Direction::Egress, &ends, flow),
+            ingress: self.decide(Direction::Ingress, &ends, flow),
         }
+    }
+
+    /// Judges one direction alone, for whoever holds one end of the flow.
+    pub fn judge_one(&self, direction: Direction, flow: &Flow) -> Decision {
+        self.decide(direction, &self.ends(flow), flow)
     }
 
     pub fn endpoint(&self, address: IpAddr) -> Option<&Endpoint> {
@@ -104,26 +91,33 @@ impl Rulebook {
         &self.identities[endpoint.identity]
     }
 
-    fn remote<'a>(&'a self, address: IpAddr, endpoint: Option<&'a Endpoint>) -> Remote<'a> {
-        let sets = endpoint.map(|endpoint| &self.identity(endpoint).sets);
-        Remote { address, sets }
+    fn ends(&self, flow: &Flow) -> Ends<'_> {
+        Ends {
+            source: self.endpoint(flow.source),
+            destination: self.endpoint(flow.destination),
+        }
     }
 
-    fn decide(
-        &self,
-        direction: Direction,
-        subject: Option<&Endpoint>,
-        remote: Remote<'_>,
-        flow: &Flow,
-        named: &[NamedPort],
-    ) -> Decision {
-        let Some(pod) = subject.filter(|endpoint| endpoint.pod().is_some()) else {
+    fn decide(&self, direction: Direction, ends: &Ends<'_>, flow: &Flow) -> Decision {
+        if ends.are_one_pod() {
+            return Decision::allow(Reason::Itself);
+        }
+        let (own, other, address) = match direction {
+            Direction::Egress => (ends.source, ends.destination, flow.destination),
+            Direction::Ingress => (ends.destination, ends.source, flow.source),
+        };
+        let Some(pod) = own.filter(|endpoint| endpoint.pod().is_some()) else {
             return Decision::allow(Reason::Outside);
         };
-        match &self.identity(pod).program {
-            Some(program) => program.decide(direction, remote, flow.transport, named),
-            None => Decision::allow(Reason::Unruled),
+        if direction == Direction::Ingress && ends.are_node_and_its_pod() {
+            return Decision::allow(Reason::OwnNode);
         }
+        let Some(program) = &self.identity(pod).program else {
+            return Decision::allow(Reason::Unruled);
+        };
+        let sets = other.map(|endpoint| &self.identity(endpoint).sets);
+        let remote = Remote { address, sets };
+        program.decide(direction, remote, flow.transport, ends.destination)
     }
 
     pub(super) fn identities(&self) -> &[Arc<Identity>] {
@@ -147,21 +141,26 @@ impl Rulebook {
     }
 }
 
-/// All addresses of a pod have one holder.
-fn are_one_pod(a: Option<&Endpoint>, b: Option<&Endpoint>) -> bool {
-    match (a.and_then(Endpoint::pod), b.and_then(Endpoint::pod)) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        _ => false,
-    }
+struct Ends<'a> {
+    source: Option<&'a Endpoint>,
+    destination: Option<&'a Endpoint>,
 }
 
-fn is_own_node(source: Option<&Endpoint>, destination: Option<&Endpoint>) -> bool {
-    match (
-        source.map(|end| &end.holder),
-        destination.map(|end| &end.holder),
-    ) {
-        (Some(Holder::Node(node)), Some(Holder::Pod(pod))) => pod.node.as_ref() == Some(&node.name),
-        _ => false,
+impl Ends<'_> {
+    /// All addresses of a pod have one holder.
+    fn are_one_pod(&self) -> bool {
+        let pod = |end: Option<&Endpoint>| end.and_then(Endpoint::pod).map(Arc::as_ptr);
+        pod(self.source).is_some() && pod(self.source) == pod(self.destination)
+    }
+
+    fn are_node_and_its_pod(&self) -> bool {
+        match (
+            self.source.map(|end| &end.holder),
+            self.destination.and_then(Endpoint::pod),
+        ) {
+            (Some(Holder::Node(node)), Some(pod)) => pod.node.as_ref() == Some(&node.name),
+            _ => false,
+        }
     }
 }
 

@@ -340,3 +340,17 @@ fn absent_keys_meet_what_forbids_values() {
     assert!(!subject.holds(&namespace, &labels(r#"{"a": "b"}"#)));
     assert!(!subject.holds(&Namespace::nameless("y"), &labels("{}")));
 }
+
+#[test]
+fn bottomless_text_is_refused() {
+    let deep = 100_000;
+    let lists = "{apiVersion: v1, kind: List, items: [".repeat(deep);
+    for text in [
+        "[".repeat(deep),
+        "{a: ".repeat(deep),
+        "- ".repeat(deep),
+        lists,
+    ] {
+        assert!(matches!(read(&text), Err(ReadError::Syntax(_))));
+    }
+}
