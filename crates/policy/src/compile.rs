@@ -40,13 +40,22 @@ pub struct Compiler {
     registry: Registry,
     policies: RapidHashMap<PolicyName, Arc<Known>>,
     /// By the number of the set that they are for.
-    by_subject: RapidHashMap<MembersId, Vec<Arc<Known>>>,
+    by_subject: RapidHashMap<MembersId, Subject>,
     /// The keys of `by_subject`.
     subjects: Mask,
+    /// By the versions of the subjects whose policies they hold.
     programs: RapidHashMap<Vec<u64>, Arc<Program>>,
     endpoints: Endpoints,
     rulebook: Rulebook,
-    serial: u64,
+    changes: u64,
+}
+
+/// The policies for one set of pods.
+#[derive(Debug, Default)]
+struct Subject {
+    /// Tells these policies from all that any subject has or had.
+    version: u64,
+    policies: Vec<Arc<Known>>,
 }
 
 /// What the changes cost.
@@ -63,8 +72,6 @@ pub struct Work {
 #[derive(Debug)]
 struct Known {
     policy: Arc<Policy>,
-    /// Tells it from an earlier policy of the same name.
-    serial: u64,
     subject: MembersId,
     /// By rule.
     ingress: Vec<Vec<MembersId>>,
@@ -132,8 +139,6 @@ impl Compiler {
     }
 
     fn take_policy(&mut self, policy: &Policy, pending: &mut Pending) {
-        self.serial += 1;
-        let serial = self.serial;
         let subject = self.take_set(&Members::Pods(policy.subject.clone()), pending);
         let mut by_rule = |direction| -> Vec<Vec<MembersId>> {
             let rules = policy.rules(direction).unwrap_or_default().iter();
@@ -146,16 +151,15 @@ impl Compiler {
             rules.map(|rule| ids(&rule.peers)).collect()
         };
         let known = Arc::new(Known {
-            serial,
             subject,
             ingress: by_rule(Direction::Ingress),
             egress: by_rule(Direction::Egress),
             policy: Arc::new(policy.clone()),
         });
-        self.by_subject
-            .entry(subject)
-            .or_default()
-            .push(Arc::clone(&known));
+        self.changes += 1;
+        let same = self.by_subject.entry(subject).or_default();
+        same.version = self.changes;
+        same.policies.push(Arc::clone(&known));
         self.subjects.insert(subject);
         pending.changed_subjects.insert(subject);
         self.policies.insert(policy.name.clone(), known);
@@ -175,8 +179,10 @@ impl Compiler {
         };
         pending.changed_subjects.insert(known.subject);
         if let Some(same) = self.by_subject.get_mut(&known.subject) {
-            same.retain(|other| other.serial != known.serial);
-            if same.is_empty() {
+            self.changes += 1;
+            same.version = self.changes;
+            same.policies.retain(|other| !Arc::ptr_eq(other, &known));
+            if same.policies.is_empty() {
                 self.by_subject.remove(&known.subject);
                 self.subjects.remove(known.subject);
             }
@@ -288,19 +294,19 @@ impl Compiler {
     fn program_of(&mut self, id: IdentityId, work: &mut Work) -> Option<Arc<Program>> {
         let identity = &self.rulebook.identities()[id];
         let subjects = identity.sets.common(&self.subjects);
-        let mut policies: Vec<&Arc<Known>> = subjects
+        let subjects: Vec<_> = subjects
             .filter_map(|set| self.by_subject.get(&set))
-            .flatten()
             .collect();
-        if policies.is_empty() {
+        if subjects.is_empty() {
             return None;
         }
-        policies.sort_unstable_by_key(|known| known.serial);
-        let key: Vec<u64> = policies.iter().map(|known| known.serial).collect();
+        let key: Vec<u64> = subjects.iter().map(|subject| subject.version).collect();
         if let Some(program) = self.programs.get(&key) {
             return Some(Arc::clone(program));
         }
         work.programs_built += 1;
+        let policies = subjects.iter().flat_map(|subject| &subject.policies);
+        let mut policies: Vec<_> = policies.collect();
         policies.sort_by(|a, b| a.policy.order().cmp(&b.policy.order()));
         let program = Arc::new(Program::new(&policies));
         self.programs.insert(key, Arc::clone(&program));
