@@ -12,6 +12,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 const WIRE: &str = "weft-wire";
 const API: &str = "weft-api";
 const ENGINE: &str = "weft-engine";
+const POLICY: &str = "weft-policy";
 const TESTKIT: &str = "weft-testkit";
 const SOCKET: &str = "weft-socket";
 const CNI: &str = "weft-cni";
@@ -23,7 +24,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (WIRE, &[]),
     (API, &[]),
     (ENGINE, &[WIRE]),
-    (TESTKIT, &[ENGINE, WIRE]),
+    (POLICY, &[]),
+    (TESTKIT, &[ENGINE, POLICY, WIRE]),
     ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
     (CNI, &[API, SOCKET]),
     (SOCKET, &[API]),
@@ -115,7 +117,7 @@ fn the_core_has_no_descriptor_clock_thread_or_log() {
         "dbg!",
     ];
     let mut wrong = Vec::new();
-    for source in sources(&["crates/wire/src", "crates/engine/src"]) {
+    for source in sources(&["crates/wire/src", "crates/engine/src", "crates/policy/src"]) {
         let text = fs::read_to_string(&source).expect("a source file");
         for (place, line) in text.lines().enumerate() {
             let is_comment = line.trim_start().starts_with("//");
@@ -127,7 +129,7 @@ fn the_core_has_no_descriptor_clock_thread_or_log() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for root in ["wire", "engine"] {
+    for root in ["wire", "engine", "policy"] {
         let path = format!("{}/crates/{root}/src/lib.rs", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(path).expect("a crate root");
         assert!(

@@ -46,3 +46,8 @@ fn gateway() {
 fn way() {
     replay("way", fuzz::way);
 }
+
+#[test]
+fn policy() {
+    replay("policy", fuzz::policy);
+}

@@ -18,6 +18,7 @@ use weft_engine::{
         ndp,
     },
 };
+use weft_policy::{Change, Compiler, Flow, Transport, explain, interpret};
 use weft_wire::{
     ETHERNET_LEN, Ethernet, FRAME_MAX, Mac, Packet, VnetHeader, checksum, describe, edit,
     parse::Fragment, vnet, vxlan,
@@ -196,6 +197,47 @@ fn sound(answered: Result<(), DropReason>, reply: &[u8]) -> Option<Packet> {
     assert_eq!(packet.end, reply.len());
     assert!(checksum::verify(reply, &packet));
     Some(packet)
+}
+
+/// Reading objects, and judging between all their addresses: the compiled
+/// rules say what the interpreter says, also after the first object is gone.
+pub fn policy(text: &[u8]) {
+    const ADDRESSES_MAX: usize = 8;
+    let text = String::from_utf8_lossy(text);
+    let Ok(objects) = weft_policy::read(&text) else {
+        return;
+    };
+    let first = objects.first().map(weft_policy::Object::name);
+    let mut compiler = Compiler::default();
+    compiler.apply(objects.into_iter().map(Change::Put));
+    let pods = compiler.objects().pods.values();
+    let nodes = compiler.objects().nodes.values();
+    let held = pods
+        .flat_map(|pod| pod.addresses.clone())
+        .chain(nodes.flat_map(|node| node.addresses.clone()));
+    let mut addresses: Vec<_> = held.take(ADDRESSES_MAX).collect();
+    addresses.extend([IpAddr::from([192, 0, 2, 1]), IpAddr::V6(POD_V6)]);
+    judged_alike(&compiler, &addresses);
+    compiler.apply(first.map(Change::Remove));
+    judged_alike(&compiler, &addresses);
+}
+
+fn judged_alike(compiler: &Compiler, addresses: &[IpAddr]) {
+    let rulebook = compiler.rulebook();
+    for source in addresses {
+        for destination in addresses {
+            for transport in [Transport::Tcp(80), Transport::Udp(53), Transport::Other(1)] {
+                let flow = Flow {
+                    source: *source,
+                    destination: *destination,
+                    transport,
+                };
+                let verdict = interpret(compiler.objects(), &flow);
+                assert_eq!(rulebook.judge(&flow), verdict);
+                assert_eq!(explain(&rulebook, &flow).verdict, verdict);
+            }
+        }
+    }
 }
 
 /// The frame with checksums that are right, past which made-up bytes would

@@ -1,11 +1,12 @@
 //! What tests of every part share: frames made to measure, golden captures,
-//! and the bodies of the fuzz targets, which tests run over the committed
-//! corpus.
+//! conformance tables of policies, and the bodies of the fuzz targets, which
+//! tests run over the committed corpus.
 
 #![forbid(unsafe_code)]
 
 pub mod frames;
 pub mod fuzz;
 pub mod golden;
+pub mod policy;
 pub mod rights;
 pub mod sim;

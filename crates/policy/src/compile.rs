@@ -1,0 +1,335 @@
+//! Objects to rules that answer in well under a microsecond.
+//!
+//! ```text
+//! pod labels ─► identity ─► the numbers of the sets that hold it   (mask)
+//!                   └─────► the program of its policies            (shared)
+//! rule ─► the numbers of the sets it names, blocks, ports          (program)
+//! ```
+//!
+//! A program names sets, and an identity knows which sets hold it. Neither
+//! names the other, so a pod that comes, goes or changes its labels costs its
+//! own identity's work and nothing to any other pod.
+//!
+//! May call: `object`, `verdict`. Invariant: after [`Compiler::apply`] the
+//! rulebook is what it would be had all objects come at once.
+
+mod endpoints;
+mod mask;
+mod members;
+mod program;
+mod rulebook;
+
+use std::sync::Arc;
+
+use rapidhash::RapidHashMap;
+
+use crate::object::{
+    Change, Direction, Group, Object, ObjectName, Objects, Peer, Policy, PolicyName,
+};
+use endpoints::Endpoints;
+use mask::Mask;
+use members::{Members, MembersId, Registry};
+
+pub use program::Program;
+pub use rulebook::{Endpoint, Holder, Identity, IdentityId, Rulebook, Who};
+
+/// Keeps a [`Rulebook`] as the objects are.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    objects: Objects,
+    registry: Registry,
+    policies: RapidHashMap<PolicyName, Arc<Known>>,
+    /// By the number of the set that they are for.
+    by_subject: RapidHashMap<MembersId, Subject>,
+    /// The keys of `by_subject`.
+    subjects: Mask,
+    /// By the versions of the subjects whose policies they hold.
+    programs: RapidHashMap<Vec<u64>, Arc<Program>>,
+    endpoints: Endpoints,
+    rulebook: Rulebook,
+    changes: u64,
+}
+
+/// The policies for one set of pods.
+#[derive(Debug, Default)]
+struct Subject {
+    /// Tells these policies from all that any subject has or had.
+    version: u64,
+    policies: Vec<Arc<Known>>,
+}
+
+/// What the changes cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Identities for which selectors were evaluated.
+    pub identities_matched: usize,
+    /// Identities that may have got another program.
+    pub identities_ruled: usize,
+    pub programs_built: usize,
+}
+
+/// A policy, and the numbers of the sets it names.
+#[derive(Debug)]
+struct Known {
+    policy: Arc<Policy>,
+    subject: MembersId,
+    /// By rule.
+    ingress: Vec<Vec<MembersId>>,
+    egress: Vec<Vec<MembersId>>,
+}
+
+/// What a batch of changes has left to do.
+#[derive(Debug, Default)]
+struct Pending {
+    fresh_sets: Vec<MembersId>,
+    dead_sets: Vec<MembersId>,
+    /// Whose policies are others now.
+    changed_subjects: Mask,
+    namespaces: Vec<String>,
+}
+
+impl Compiler {
+    /// Takes all changes, in their order, in one go.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Work {
+        let mut pending = Pending::default();
+        for change in changes {
+            self.note(&change, &mut pending);
+            self.objects.apply(change);
+        }
+        self.settle(pending)
+    }
+
+    /// The rules as they are now; a later change leaves them alone.
+    pub fn rulebook(&self) -> Rulebook {
+        self.rulebook.clone()
+    }
+
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    fn note(&mut self, change: &Change, pending: &mut Pending) {
+        match change {
+            Change::Put(Object::Policy(policy)) => {
+                if self.objects.policies.get(&policy.name).map(Arc::as_ref) != Some(policy) {
+                    self.drop_policy(&policy.name, pending);
+                    self.take_policy(policy, pending);
+                }
+            }
+            Change::Remove(ObjectName::Policy(name)) => self.drop_policy(name, pending),
+            Change::Put(Object::Pod(pod)) => {
+                if self.objects.pods.get(&pod.name).map(Arc::as_ref) != Some(pod) {
+                    self.endpoints.put_pod(Arc::new(pod.clone()));
+                }
+            }
+            Change::Remove(ObjectName::Pod(name)) => self.endpoints.remove_pod(name),
+            Change::Put(Object::Node(node)) => {
+                if self.objects.nodes.get(&node.name).map(Arc::as_ref) != Some(node) {
+                    self.endpoints.put_node(Arc::new(node.clone()));
+                }
+            }
+            Change::Remove(ObjectName::Node(name)) => self.endpoints.remove_node(name),
+            Change::Put(Object::Namespace(namespace)) => {
+                if self.objects.namespace(&namespace.name).as_ref() != namespace {
+                    pending.namespaces.push(namespace.name.clone());
+                }
+            }
+            Change::Remove(ObjectName::Namespace(name)) => pending.namespaces.push(name.clone()),
+        }
+    }
+
+    fn take_policy(&mut self, policy: &Policy, pending: &mut Pending) {
+        let subject = self.take_set(&Members::Pods(policy.subject.clone()), pending);
+        let mut by_rule = |direction| -> Vec<Vec<MembersId>> {
+            let rules = policy.rules(direction).unwrap_or_default().iter();
+            let mut ids = |peers: &[Peer]| {
+                let members = peers.iter().filter_map(members);
+                members
+                    .map(|members| self.take_set(&members, pending))
+                    .collect()
+            };
+            rules.map(|rule| ids(&rule.peers)).collect()
+        };
+        let known = Arc::new(Known {
+            subject,
+            ingress: by_rule(Direction::Ingress),
+            egress: by_rule(Direction::Egress),
+            policy: Arc::new(policy.clone()),
+        });
+        self.changes += 1;
+        let same = self.by_subject.entry(subject).or_default();
+        same.version = self.changes;
+        same.policies.push(Arc::clone(&known));
+        self.subjects.insert(subject);
+        pending.changed_subjects.insert(subject);
+        self.policies.insert(policy.name.clone(), known);
+    }
+
+    fn take_set(&mut self, members: &Members, pending: &mut Pending) -> MembersId {
+        let (id, is_new) = self.registry.take(members);
+        if is_new {
+            pending.fresh_sets.push(id);
+        }
+        id
+    }
+
+    fn drop_policy(&mut self, name: &PolicyName, pending: &mut Pending) {
+        let Some(known) = self.policies.remove(name) else {
+            return;
+        };
+        pending.changed_subjects.insert(known.subject);
+        if let Some(same) = self.by_subject.get_mut(&known.subject) {
+            self.changes += 1;
+            same.version = self.changes;
+            same.policies.retain(|other| !Arc::ptr_eq(other, &known));
+            if same.policies.is_empty() {
+                self.by_subject.remove(&known.subject);
+                self.subjects.remove(known.subject);
+            }
+        }
+        let peers = known.ingress.iter().chain(&known.egress).flatten();
+        for id in peers.chain([&known.subject]) {
+            if self.registry.leave(*id) {
+                pending.dead_sets.push(*id);
+            }
+        }
+    }
+
+    /// Brings identities, programs and addresses to where the objects are.
+    fn settle(&mut self, pending: Pending) -> Work {
+        let mut work = Work::default();
+        let (mut dirty, old) = self.settle_identities(&pending);
+        work.identities_matched = dirty.len();
+        self.widen(&pending.fresh_sets, &dirty);
+        for (id, identity) in self.rulebook.identities().iter().enumerate() {
+            if identity
+                .sets
+                .common(&pending.changed_subjects)
+                .next()
+                .is_some()
+            {
+                dirty.push(id);
+            }
+        }
+        dirty.sort_unstable();
+        dirty.dedup();
+        self.forget_sets(pending.dead_sets);
+        work.identities_ruled = dirty.len();
+        for id in dirty {
+            let program = self.program_of(id, &mut work);
+            self.rulebook.identity_mut(id).program = program;
+        }
+        for id in old {
+            *self.rulebook.identity_mut(id) = Identity::nobody();
+        }
+        if work.identities_ruled > 0 {
+            self.programs
+                .retain(|_, program| Arc::strong_count(program) > 1);
+        }
+        work
+    }
+
+    /// Evaluates new identities and those of changed namespaces. Yields them,
+    /// and those that nobody has any more.
+    fn settle_identities(&mut self, pending: &Pending) -> (Vec<IdentityId>, Vec<IdentityId>) {
+        let settled = self.endpoints.settle(&self.objects, &mut self.rulebook);
+        let mut dirty = settled.fresh;
+        for (id, identity) in self.rulebook.identities().iter().enumerate() {
+            if let Who::Pod(namespace, _) = &identity.who
+                && pending.namespaces.contains(&namespace.name)
+            {
+                dirty.push(id);
+            }
+        }
+        dirty.sort_unstable();
+        dirty.dedup();
+        for id in &dirty {
+            let objects = &self.objects;
+            let identity = self.rulebook.identity_mut(*id);
+            if let Who::Pod(namespace, _) = &mut identity.who {
+                *namespace = objects.namespace(&namespace.name);
+            }
+            identity.sets = match identity.candidate() {
+                Some(candidate) => self.registry.holding(candidate),
+                None => Mask::default(),
+            };
+        }
+        (dirty, settled.unused)
+    }
+
+    /// Asks the new sets about the identities that were there before them.
+    fn widen(&mut self, fresh: &[MembersId], already: &[IdentityId]) {
+        if fresh.is_empty() {
+            return;
+        }
+        let index = self.registry.index_of(fresh);
+        for id in 0..self.rulebook.identities().len() {
+            if already.binary_search(&id).is_ok() {
+                continue;
+            }
+            let mut found = Mask::default();
+            if let Some(candidate) = self.rulebook.identities()[id].candidate() {
+                self.registry.add_holding(&index, candidate, &mut found);
+            }
+            if !found.is_empty() {
+                self.rulebook.identity_mut(id).sets.extend(&found);
+            }
+        }
+    }
+
+    fn forget_sets(&mut self, mut dead: Vec<MembersId>) {
+        dead.retain(|id| self.registry.forget(*id));
+        if dead.is_empty() {
+            return;
+        }
+        for id in 0..self.rulebook.identities().len() {
+            let held = |set: &&MembersId| self.rulebook.identities()[id].sets.holds(**set);
+            let lost: Vec<_> = dead.iter().filter(held).copied().collect();
+            for set in lost {
+                self.rulebook.identity_mut(id).sets.remove(set);
+            }
+        }
+    }
+
+    fn program_of(&mut self, id: IdentityId, work: &mut Work) -> Option<Arc<Program>> {
+        let identity = &self.rulebook.identities()[id];
+        let subjects = identity.sets.common(&self.subjects);
+        let subjects: Vec<_> = subjects
+            .filter_map(|set| self.by_subject.get(&set))
+            .collect();
+        if subjects.is_empty() {
+            return None;
+        }
+        let key: Vec<u64> = subjects.iter().map(|subject| subject.version).collect();
+        if let Some(program) = self.programs.get(&key) {
+            return Some(Arc::clone(program));
+        }
+        work.programs_built += 1;
+        let policies = subjects.iter().flat_map(|subject| &subject.policies);
+        let mut policies: Vec<_> = policies.collect();
+        policies.sort_by(|a, b| a.policy.order().cmp(&b.policy.order()));
+        let program = Arc::new(Program::new(&policies));
+        self.programs.insert(key, Arc::clone(&program));
+        Some(program)
+    }
+}
+
+fn members(peer: &Peer) -> Option<Members> {
+    match peer {
+        Peer::Pods(group) => Some(Members::Pods(Group::clone(group))),
+        Peer::Nodes(selector) => Some(Members::Nodes(selector.clone())),
+        Peer::Block(_) => None,
+    }
+}
+
+impl Known {
+    fn peers(&self, direction: Direction) -> &[Vec<MembersId>] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

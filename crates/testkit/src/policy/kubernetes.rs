@@ -1,0 +1,138 @@
+//! The table of Kubernetes' own suite, read from `kubernetes.yaml`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use weft_policy::{Change, ObjectName, PolicyName, Transport, object::Protocol};
+
+use super::{Case, Stage, Step, fits, network_policy, nine_pods};
+
+const TABLE: &str = include_str!("kubernetes.yaml");
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CaseText {
+    name: String,
+    /// Those of the nine that there are.
+    pods: String,
+    steps: Vec<StepText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepText {
+    /// NetworkPolicies' specs by `namespace/name`.
+    #[serde(default)]
+    put: BTreeMap<String, Value>,
+    #[serde(default)]
+    remove: Vec<String>,
+    /// Pods' labels from now on.
+    #[serde(default)]
+    pods: BTreeMap<String, BTreeMap<String, String>>,
+    #[serde(default)]
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// By port: `deny from > to` or `allow from > to`.
+    expect: BTreeMap<String, Vec<String>>,
+}
+
+struct Edit<'a> {
+    allow: bool,
+    from: &'a str,
+    to: &'a str,
+}
+
+pub fn kubernetes() -> Vec<Case> {
+    let cases: Vec<CaseText> = serde_saphyr::from_str(TABLE).expect("the table reads");
+    cases.into_iter().map(CaseText::case).collect()
+}
+
+impl CaseText {
+    fn case(self) -> Case {
+        let mut stage = nine_pods();
+        stage
+            .places
+            .retain(|name, _| self.pods.split(' ').any(|pod| pod == name));
+        assert_eq!(
+            stage.places.len(),
+            self.pods.split(' ').count(),
+            "{}",
+            self.name
+        );
+        let mut changes = stage.changes();
+        let steps = self.steps.iter().enumerate().map(|(number, step)| {
+            changes.extend(step.changes(&mut stage));
+            Step {
+                name: format!("step {}", number + 1),
+                changes: std::mem::take(&mut changes),
+                probes: step.probes(&stage),
+            }
+        });
+        Case {
+            steps: steps.collect(),
+            name: self.name,
+        }
+    }
+}
+
+impl StepText {
+    fn changes(&self, stage: &mut Stage) -> Vec<Change> {
+        let put = self
+            .put
+            .iter()
+            .map(|(name, spec)| network_policy(name, spec));
+        let mut changes: Vec<_> = put.collect();
+        changes.extend(self.remove.iter().map(|name| removal(name)));
+        for (name, labels) in &self.pods {
+            let place = stage.places.get_mut(name).expect("a pod of the case");
+            place.labels.clone_from(labels);
+            changes.push(stage.place(name));
+        }
+        for (name, labels) in &self.namespaces {
+            stage.namespaces.insert(name.clone(), labels.clone());
+            changes.push(stage.namespace(name));
+        }
+        changes
+    }
+
+    fn probes(&self, stage: &Stage) -> Vec<super::Probe> {
+        let ports = self.expect.iter().flat_map(|(port, edits)| {
+            let edits: Vec<_> = edits.iter().map(|edit| Edit::read(edit)).collect();
+            stage.matrix(&[transport(port)], |from, to, _| {
+                let of = |edit: &&Edit<'_>| fits(edit.from, from) && fits(edit.to, to);
+                edits.iter().rev().find(of).is_none_or(|edit| edit.allow)
+            })
+        });
+        ports.collect()
+    }
+}
+
+impl<'a> Edit<'a> {
+    fn read(text: &'a str) -> Self {
+        let words: Vec<_> = text.split(' ').collect();
+        let [word @ ("allow" | "deny"), from, ">", to] = words.as_slice() else {
+            panic!("{text}: neither `allow from > to` nor `deny from > to`");
+        };
+        let allow = *word == "allow";
+        Self { allow, from, to }
+    }
+}
+
+fn transport(text: &str) -> Transport {
+    let (port, protocol) = text.split_once('/').expect("a port as 80/TCP");
+    let protocol = match protocol {
+        "TCP" => Protocol::Tcp,
+        "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
+        other => panic!("{other} is no protocol"),
+    };
+    Transport::of(protocol, port.parse().expect("a port's number"))
+}
+
+pub(super) fn removal(name: &str) -> Change {
+    let (namespace, name) = name.split_once('/').expect("a name as namespace/policy");
+    Change::Remove(ObjectName::Policy(PolicyName {
+        namespace: Some(namespace.to_owned()),
+        name: name.to_owned(),
+    }))
+}
