@@ -23,9 +23,13 @@ pub(super) fn answer(order: &Order) -> Result<Option<Value>, Failure> {
         Verb::Check(pod, _) => check::check_leases(order, pod).map(|()| None),
         Verb::Gc => {
             let before = server::now();
-            gc::release_stale(order, weft, server::host(&order.config)?, before).map(|()| None)
+            let (node, valid) = (server::host(&order.config)?, gc::valid(order)?.to_vec());
+            gc::release_stale(order, weft, node, before, valid).map(|()| None)
         }
-        Verb::Status => status::gives_addresses(weft).map(|()| None),
+        Verb::Status => {
+            let node = server::host(&order.config)?;
+            status::gives_addresses(order, weft, node).map(|()| None)
+        }
         Verb::Version => Ok(None),
     }
 }
