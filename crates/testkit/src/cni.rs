@@ -76,9 +76,8 @@ impl Runtime {
 
     /// All plugins, whatever fails; all failures.
     pub fn gc(&self, list: &Value, valid: &[&Attachment]) -> Result<(), Vec<Value>> {
-        let entry = |pod: &&Attachment| {
-            json!({"containerID": pod.container, "ifname": pod.interface})
-        };
+        let entry =
+            |pod: &&Attachment| json!({"containerID": pod.container, "ifname": pod.interface});
         let valid: Vec<_> = valid.iter().map(entry).collect();
         let run = |plugin| {
             let mut config = derive(list, plugin, None, &Value::Null);
@@ -122,7 +121,11 @@ impl Runtime {
 
     /// Starts `plugin`, which waits for its stdin.
     pub fn start(&self, plugin: &Path, verb: &str, pod: Option<&Attachment>) -> Child {
-        let path: Vec<_> = self.path.iter().map(|dir| dir.display().to_string()).collect();
+        let path: Vec<_> = self
+            .path
+            .iter()
+            .map(|dir| dir.display().to_string())
+            .collect();
         let mut command = Command::new(plugin);
         command
             .env("CNI_COMMAND", verb)
