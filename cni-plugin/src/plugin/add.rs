@@ -59,7 +59,7 @@ pub(super) fn add(order: &Order, pod: &Pod, netns: &Path) -> Result<Value, Failu
 }
 
 /// The first cause, with what could not be undone as its details.
-fn undone(failure: Failure, undo: Result<(), Failure>) -> Failure {
+pub(super) fn undone(failure: Failure, undo: Result<(), Failure>) -> Failure {
     match undo {
         Ok(()) => failure,
         Err(undo) => failure.with_details(format!("giving the address back failed too: {undo}")),

@@ -1,6 +1,6 @@
 //! The network configuration on stdin.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -9,7 +9,7 @@ use weft_api::{
     names::Name,
 };
 
-use super::{Args, Dns, Failure, Outcome, Runtime, Version, code, environment::identifier};
+use super::{Args, Dns, Failure, Outcome, Route, Runtime, Version, code, environment::identifier};
 
 /// Longest configuration in bytes; a result of a thousand interfaces fits.
 pub const CONFIG_MAX: usize = 8 << 20;
@@ -65,6 +65,11 @@ pub struct Weft {
     /// Whether an address is given out with its block's prefix instead of as
     /// a host of its own. For plugins that delegate.
     pub whole_block: bool,
+    /// Where to a whole block's hosts go; each is given out with the
+    /// addresses of the block that it lies in.
+    pub gateways: Vec<IpAddr>,
+    /// Given out with each address.
+    pub routes: Vec<Route>,
 }
 
 impl Config {
@@ -236,6 +241,8 @@ fn ipam(map: &Map<String, Value>) -> Result<Ipam, Failure> {
         pools: field(&ipam, "pools")?.unwrap_or_default(),
         families,
         whole_block: field(&ipam, "wholeBlock")?.unwrap_or_default(),
+        gateways: field(&ipam, "gateways")?.unwrap_or_default(),
+        routes: field(&ipam, "routes")?.unwrap_or_default(),
     }))
 }
 
