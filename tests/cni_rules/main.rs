@@ -3,6 +3,7 @@
 //! real namespaces and other people's plugins.
 
 mod chain;
+mod gc;
 mod killed;
 mod node;
 mod proxy;
