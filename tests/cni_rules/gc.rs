@@ -116,7 +116,7 @@ fn gc_goes_to_the_delegate_with_what_is_newer_as_valid() {
     let node = Node::start();
     let plugin = recorder(&node);
     let mut runtime = node.runtime();
-    let delegated = list("1.1.0", &[plugin.clone()]);
+    let delegated = list("1.1.0", std::slice::from_ref(&plugin));
     let old = Pod::new("old");
     node.run(|| runtime.add(&delegated, &old.attachment()))
         .expect("added");
