@@ -226,6 +226,30 @@ fn status_tells_what_is_away() {
 }
 
 #[test]
+fn a_delegate_gets_the_same_environment_and_configuration() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start();
+    let plugin = recorder(&node);
+    let mut runtime = node.runtime();
+    let delegated = list("1.1.0", std::slice::from_ref(&plugin));
+    let one = Pod::new("c1");
+    let pod = one.attachment();
+    let result = node.run(|| runtime.add(&delegated, &pod)).expect("added");
+    let mut config = plugin;
+    config["cniVersion"] = "1.1.0".into();
+    config["name"] = "pods".into();
+    assert_eq!(recorded(&node, "ADD"), config);
+    config["prevResult"] = result;
+    node.run(|| runtime.check(&delegated, &pod))
+        .expect("nothing differs");
+    assert_eq!(recorded(&node, "CHECK"), config);
+    node.run(|| runtime.del(&delegated, &pod)).expect("deleted");
+    assert_eq!(recorded(&node, "DEL"), config);
+    let environment = std::fs::read_to_string(node.at("record/environment"));
+    assert_eq!(environment.expect("it was called"), "c1 eth0\n");
+}
+
+#[test]
 fn status_asks_the_delegate() {
     weft_testkit::needs_namespaces!();
     let node = Node::start();

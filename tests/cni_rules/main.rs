@@ -3,7 +3,9 @@
 //! real namespaces and other people's plugins.
 
 mod chain;
+mod check;
 mod gc;
 mod killed;
 mod node;
+mod page;
 mod proxy;
