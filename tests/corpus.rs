@@ -4,6 +4,9 @@ use std::{fs, path::Path};
 
 use weft_testkit::fuzz;
 
+#[path = "../fuzz/bodies/cni.rs"]
+mod body;
+
 /// A corpus stays readable by people: few files.
 const FILES_MAX: usize = 60;
 
@@ -50,4 +53,9 @@ fn way() {
 #[test]
 fn policy() {
     replay("policy", fuzz::policy);
+}
+
+#[test]
+fn cni() {
+    replay("cni", body::cni);
 }

@@ -135,14 +135,7 @@ fn undo(netns: &Netns, interface: &str, error: LinkError) -> LinkError {
 
 /// Deletes the pod's link. It is no error that there is none.
 pub fn remove(netns: &Netns, interface: &str) -> Result<(), LinkError> {
-    let pod = Netlink::open_in(netns)??;
-    let Some(index) = pod.index(interface)? else {
-        return Ok(());
-    };
-    match pod.delete(index) {
-        Err(error) if !error.is(Errno::ENODEV) => Err(error.into()),
-        _ => Ok(()),
-    }
+    delete(&Netlink::open_in(netns)??, interface)
 }
 
 /// The link if it bears our mark: of another plugin's link of that name,
@@ -170,6 +163,22 @@ pub fn has_left(netns: &Netns, interface: &str) -> bool {
         true
     });
     left.unwrap_or(false)
+}
+
+/// Deletes the veth whose host end is that port's, wherever its other end
+/// is, and though nothing marks it: making it may have been cut short.
+pub fn remove_host_end(port: &Name) -> Result<(), LinkError> {
+    delete(&Netlink::open()?, &host_end(port))
+}
+
+fn delete(netlink: &Netlink, link: &str) -> Result<(), LinkError> {
+    let Some(index) = netlink.index(link)? else {
+        return Ok(());
+    };
+    match netlink.delete(index) {
+        Err(error) if !error.is(Errno::ENODEV) => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// The name of the veth end that port `port` has on the node: the same

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use weft_api::{
-    forwarder::{Attach, Code, Driver, Port, Reply, Request},
+    forwarder::{Attach, Code, Driver, Port},
     names::Name,
 };
 
@@ -103,12 +103,9 @@ fn undo(
 /// missing. A port of that name with another MAC is somebody else's.
 fn let_go(port: &Name, wiring: &Wiring, forwarder: &Client) -> Result<(), ClientError> {
     let mut fresh = forwarder.again()?;
-    let Reply::Ports(ports) = fresh.request(&Request::List)? else {
-        return Ok(());
-    };
     let taken = |found: &Port| found.name == *port && found.mac == wiring.mac;
-    if ports.iter().any(taken) {
-        fresh.request(&Request::Detach { name: port.clone() })?;
+    if fresh.ports()?.iter().any(taken) {
+        fresh.detach(port.clone())?;
     }
     Ok(())
 }
@@ -131,7 +128,7 @@ pub fn detach_pod(
         errors.push(wired(error));
         None
     });
-    let detached = forwarder.map(|client| client.request(&Request::Detach { name: port.clone() }));
+    let detached = forwarder.map(|client| client.detach(port.clone()));
     let is_let_go = matches!(detached, Some(Ok(_)));
     match detached {
         Some(Err(ClientError::Refused(refusal))) if refusal.code == Code::NotFound => {}
@@ -141,13 +138,18 @@ pub fn detach_pod(
         }),
         Some(Ok(_)) | None => {}
     }
-    if let (Some(pod), Some(Some(link))) = (pod, ours) {
-        let goes_alone = is_let_go && link.tap;
-        let removed = match goes_alone && link::has_left(pod, interface) {
+    let ours = ours.flatten();
+    let is_tap = ours.as_ref().is_some_and(|link| link.tap);
+    if let (Some(pod), Some(_)) = (pod, ours) {
+        let has_left = is_let_go && is_tap && link::has_left(pod, interface);
+        let removed = match has_left {
             true => Ok(()),
             false => link::remove(pod, interface),
         };
         errors.extend(removed.map_err(wired).err());
+    }
+    if !is_tap {
+        errors.extend(link::remove_host_end(port).map_err(wired).err());
     }
     if errors.is_empty() {
         Ok(())

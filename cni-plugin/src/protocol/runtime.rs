@@ -1,5 +1,5 @@
-//! What a runtime asks for one pod: capability arguments, CNI_ARGS and
-//! `args.cni`, the first of them that speaks being heard.
+//! What a runtime asks for one pod: capability arguments, `args.cni` and
+//! CNI_ARGS, the first of them that speaks being heard.
 
 use std::net::IpAddr;
 
@@ -40,7 +40,10 @@ impl Runtime {
         let args: Map<String, Value> = field(config, "args")?.unwrap_or_default();
         let args: Map<String, Value> = field(&args, "cni")?.unwrap_or_default();
         let mac: Option<String> = field(&capabilities, "mac")?;
-        let mac = mac.filter(|mac| !mac.is_empty()).or(field(&args, "mac")?);
+        let mac = mac
+            .filter(|mac| !mac.is_empty())
+            .or(field(&args, "mac")?)
+            .filter(|mac| !mac.is_empty());
         let ips: Option<Vec<String>> = field(&capabilities, "ips")?;
         let ips = ips.filter(|ips| !ips.is_empty()).or(field(&args, "ips")?);
         Ok(Self {
@@ -51,27 +54,13 @@ impl Runtime {
         })
     }
 
-    /// Adds what CNI_ARGS say, where the runtime's capabilities are silent;
-    /// `args.cni` of `config` comes last.
-    pub(super) fn with_args(
-        mut self,
-        config: &Map<String, Value>,
-        args: &Args,
-    ) -> Result<Self, Failure> {
-        let by_capability = |key: &str| {
-            let capabilities = config.get("runtimeConfig");
-            let value = capabilities.and_then(|capabilities| capabilities.get(key));
-            value.is_some_and(|value| match value {
-                Value::Null => false,
-                Value::String(text) => !text.is_empty(),
-                Value::Array(list) => !list.is_empty(),
-                _ => true,
-            })
-        };
-        if let Some(mac) = args.mac.as_ref().filter(|_| !by_capability("mac")) {
+    /// Adds what CNI_ARGS say, where `config` is silent: the conventions want
+    /// them ignored beside an equivalent.
+    pub(super) fn with_args(mut self, args: &Args) -> Result<Self, Failure> {
+        if let Some(mac) = args.mac.as_ref().filter(|_| self.mac.is_none()) {
             self.mac = Some(parse_mac(mac, code::ENVIRONMENT)?);
         }
-        if let Some(ip) = args.ip.as_ref().filter(|_| !by_capability("ips")) {
+        if let Some(ip) = args.ip.as_ref().filter(|_| self.ips.is_empty()) {
             self.ips = parse_ips(ip.split(','), code::ENVIRONMENT)?;
         }
         Ok(self)

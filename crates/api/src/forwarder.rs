@@ -181,6 +181,8 @@ pub struct Port {
     pub queues: usize,
     /// Whether whole UDP super-frames can be written to the pod (USO).
     pub uso: bool,
+    /// How long ago it was attached, by a clock that nobody sets.
+    pub age_ms: u64,
     pub from_pod: Traffic,
     pub to_pod: Traffic,
 }

@@ -265,6 +265,7 @@ impl Forwarder {
                 mtu: spec.mtu,
                 queues: open.queues(),
                 uso: open.takes_udp(),
+                age_ms: u64::try_from(open.age().as_millis()).unwrap_or(u64::MAX),
                 from_pod: traffic(&row.port.from_pod),
                 to_pod: traffic(&row.port.to_pod),
             })

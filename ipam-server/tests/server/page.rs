@@ -78,7 +78,7 @@ fn timeless(mut value: Value) -> Value {
 fn the_page_tells_what_the_server_answers() {
     let server = Server::start();
     let examples = examples();
-    assert_eq!(examples.len(), 26, "each request, and an error");
+    assert_eq!(examples.len(), 27, "each request, and an error");
     for (_, request, expected) in examples {
         let mut client = server.client();
         client.send(format!("{request}\n"));
