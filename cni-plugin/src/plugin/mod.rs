@@ -87,10 +87,8 @@ fn answer(name: &str, environment: &Environment, stdin: Vec<u8>) -> Result<Optio
     let call = environment.parse()?;
     let config = match &call.verb {
         Verb::Version => return Ok(Some(versions(Config::named_version(&stdin).as_deref()))),
-        Verb::Add(pod, _) | Verb::Check(pod, _) | Verb::Del(pod, _) => {
-            Config::parse_for(&stdin, &pod.args)?
-        }
-        Verb::Gc | Verb::Status => Config::parse(&stdin)?,
+        Verb::Add(pod, _) | Verb::Check(pod, _) => Config::parse_for(&stdin, &pod.args)?,
+        Verb::Del(..) | Verb::Gc | Verb::Status => Config::parse(&stdin)?,
     };
     let order = Order {
         call,

@@ -65,6 +65,8 @@ pub struct Weft {
 }
 
 impl Config {
+    /// The configuration without what the runtime asks for one pod: what is
+    /// wrong with that keeps no pod from being deleted.
     pub fn parse(bytes: &[u8]) -> Result<Self, Failure> {
         let map = object(bytes)?;
         let version = version(&map)?;
@@ -86,7 +88,7 @@ impl Config {
         Ok(Self {
             version,
             previous,
-            runtime: Runtime::parse(&map)?,
+            runtime: Runtime::default(),
             dns: field(&map, "dns")?.unwrap_or_default(),
             attach: attach(&map)?,
             queues,
@@ -99,10 +101,10 @@ impl Config {
         })
     }
 
-    /// The configuration of one pod's call: CNI_ARGS speak too.
+    /// The configuration with what is asked for one pod, by CNI_ARGS too.
     pub fn parse_for(bytes: &[u8], args: &Args) -> Result<Self, Failure> {
         let mut config = Self::parse(bytes)?;
-        config.runtime = config.runtime.with_args(&object(bytes)?, args)?;
+        config.runtime = Runtime::parse(&object(bytes)?, args, &config.ipam)?;
         Ok(config)
     }
 
@@ -167,7 +169,7 @@ fn invalid(key: &str, map: &Map<String, Value>, remedy: &str) -> Failure {
     Failure::new(code::CONFIG, format!("{key} is {value}; {remedy}"))
 }
 
-fn short(value: &Value) -> String {
+pub(super) fn short(value: &Value) -> String {
     const LONGEST: usize = 200;
 
     let mut text = value.to_string();

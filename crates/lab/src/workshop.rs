@@ -6,7 +6,11 @@
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use weft_api::{forwarder::Node, ipam, names::Name};
+use weft_api::{
+    forwarder::{Capabilities, Node},
+    ipam,
+    names::Name,
+};
 use weft_cni::{
     gso::Gso,
     link::{Attach, Wiring},
@@ -81,6 +85,19 @@ impl Pod {
         node: &Netns,
         forwarder: &Forwarder,
     ) -> anyhow::Result<()> {
+        let capabilities = Capabilities::default();
+        self.plug_with(capabilities, attach, mtu, node, forwarder)
+    }
+
+    /// Wires the pod, and has its port do more than carry frames.
+    pub fn plug_with(
+        &self,
+        capabilities: Capabilities,
+        attach: Attach,
+        mtu: u16,
+        node: &Netns,
+        forwarder: &Forwarder,
+    ) -> anyhow::Result<()> {
         let wiring = Wiring {
             interface: "eth0".to_owned(),
             mac: self.plan.mac,
@@ -91,7 +108,7 @@ impl Pod {
         };
         let port = Name::new(self.name())?;
         let mut client = forwarder.client()?;
-        node.run(|| wire_pod::attach_pod(&self.netns, &port, &wiring, &mut client))??;
+        node.run(|| wire_pod::attach_pod(&self.netns, &port, &wiring, capabilities, &mut client))??;
         Ok(())
     }
 }

@@ -14,10 +14,11 @@ use tracing::error;
 use weft_api::{
     forwarder as api,
     forwarder::{
-        Answer, Attach, Code, Driver, Error, Node, Nodes, PortState, QUEUES_MAX, Reply, Request,
+        Answer, Attach, Code, Driver, Error, Node, Nodes, OverBandwidth, PortState, QUEUES_MAX,
+        Reply, Request,
     },
 };
-use weft_engine::{DropReason, Epoch, counters::Traffic};
+use weft_engine::{DropReason, Epoch, Policer, counters::Traffic};
 
 use crate::{
     config::Config,
@@ -258,6 +259,8 @@ impl Forwarder {
                 mtu: spec.mtu,
                 queues: open.queues(),
                 uso: open.takes_udp(),
+                capabilities: spec.capabilities,
+                over_bandwidth: over_bandwidth(&row.port),
                 from_pod: traffic(&row.port.from_pod),
                 to_pod: traffic(&row.port.to_pod),
             })
@@ -332,6 +335,14 @@ fn check_count(spec: &Attach, fds: usize) -> Result<(), Error> {
         return Err(refusal(Code::Descriptor, message, hint));
     }
     Ok(())
+}
+
+fn over_bandwidth(port: &weft_engine::Port) -> OverBandwidth {
+    let refused = |limit: &Option<Policer>| limit.as_ref().map_or(0, Policer::refused);
+    OverBandwidth {
+        from_pod: refused(&port.from_pod_limit),
+        to_pod: refused(&port.to_pod_limit),
+    }
 }
 
 fn peer(row: &PeerRow) -> api::Peer {

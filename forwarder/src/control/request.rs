@@ -71,7 +71,7 @@ fn names() -> String {
 #[cfg(test)]
 mod tests {
     use weft_api::{
-        forwarder::{Attach, Driver, Nodes},
+        forwarder::{Attach, Capabilities, Driver, Nodes},
         names::{Mac, Name},
     };
 
@@ -90,6 +90,7 @@ mod tests {
             mac: Mac([2, 0, 0, 0, 0, 1]),
             addresses: Vec::new(),
             mtu: 1450,
+            capabilities: Capabilities::default(),
         };
         let node =
             serde_json::from_str(r#"{"name":"n1","underlay":[],"vtep_mac":"02:00:00:00:00:01"}"#)

@@ -1,4 +1,7 @@
-use weft_api::names::{Mac, Vni};
+use weft_api::{
+    forwarder::Capabilities,
+    names::{Mac, Vni},
+};
 use weft_engine::PeerId;
 
 use super::*;
@@ -40,6 +43,7 @@ fn pod(text: &str, number: u8) -> Attach {
         mac: Mac([2, 0, 0, 0, 0, number]),
         addresses: addresses(&[&format!("10.1.0.{number}"), &format!("fd00::{number}")]),
         mtu: 1430,
+        capabilities: Capabilities::default(),
     }
 }
 

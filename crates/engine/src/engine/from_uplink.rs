@@ -8,6 +8,7 @@ use super::{Engine, Scene};
 use crate::{
     DropReason, PeerId, Port, Runs,
     admit::{self, largest},
+    bandwidth,
     flow::{Egress, Ingress},
     fragment,
     gateway::{icmp, icmp::Complaint},
@@ -37,6 +38,11 @@ struct Arrival {
     outer_ecn: u8,
     /// Of its segments, where it holds a super-frame of UDP.
     segment: Option<usize>,
+}
+
+/// How many packets a frame is on a wire; `vnet` is that of a super-frame.
+fn packets(vnet: Option<VnetHeader>, packet: &Packet) -> u64 {
+    vnet.map_or(1, |vnet| admit::packets(&vnet, packet).unwrap_or(1))
 }
 
 impl Engine {
@@ -112,8 +118,7 @@ impl Engine {
             Ok(Way::Answered) => Ok(Fate::Answered),
             Err(reason) => Err(reason),
         };
-        let packets = vnet.map_or(1, |vnet| admit::packets(&vnet, &packet).unwrap_or(1));
-        (packets, decided)
+        (packets(vnet, &packet), decided)
     }
 
     /// Where the frame goes; whether it is a super-frame is known then.
@@ -144,13 +149,15 @@ impl Engine {
             return Err(DropReason::CongestionUnmarked);
         }
         *vnet = vnet.or_else(|| unfinished::tcp_super_frame(frame, packet, port.mtu));
-        if largest(packet, &vnet.unwrap_or_default()) <= port.mtu {
-            return Ok(Way::Port(port));
-        }
-        if vnet.is_some() || !fragment::allowed(frame, packet) {
+        let too_big = largest(packet, &vnet.unwrap_or_default()) > port.mtu;
+        if too_big && (vnet.is_some() || !fragment::allowed(frame, packet)) {
             let complaint = Complaint::TooBig { mtu: port.mtu };
             self.complain_to_peer(scene, complaint, frame, packet, peer);
             return Err(DropReason::TooBig);
+        }
+        bandwidth::to_pod(port, packet, packets(*vnet, packet), scene.now)?;
+        if !too_big {
+            return Ok(Way::Port(port));
         }
         if checksum::is_partial(frame, packet) {
             checksum::complete(frame, packet);
