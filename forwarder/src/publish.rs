@@ -18,7 +18,7 @@ use weft_api::{
     },
     names::Name,
 };
-use weft_engine::{Epoch, Gateway, Peer, Policer, Port, PortId, Snapshot, Vtep, counters::Traffic};
+use weft_engine::{Epoch, Gateway, Peer, Port, PortId, Shaper, Snapshot, Vtep, counters::Traffic};
 use weft_wire::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 
 /// Most ports: as many as a [`PortId`] can tell apart.
@@ -158,8 +158,8 @@ impl State {
             mtu: usize::from(spec.mtu),
             takes_udp: takes.udp,
             takes_tcp: takes.tcp,
-            from_pod_limit: spec.capabilities.bandwidth.from_pod.map(policer),
-            to_pod_limit: spec.capabilities.bandwidth.to_pod.map(policer),
+            from_pod_shaper: spec.capabilities.bandwidth.from_pod.map(shaper),
+            to_pod_shaper: spec.capabilities.bandwidth.to_pod.map(shaper),
             from_pod: Arc::default(),
             to_pod: Arc::default(),
         });
@@ -299,8 +299,8 @@ impl State {
     }
 }
 
-fn policer(limit: Limit) -> Policer {
-    Policer::new(limit.rate.get(), limit.burst.get(), Instant::now())
+fn shaper(limit: Limit) -> Shaper {
+    Shaper::new(limit.rate.get(), limit.burst.get(), Instant::now())
 }
 
 /// What no two nodes may share, this one included.

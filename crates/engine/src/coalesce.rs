@@ -9,7 +9,7 @@
 //! order they were begun, and a packet joins only the newest run of its
 //! flow.
 
-use std::ops::Range;
+use std::{ops::Range, time::Instant};
 
 use weft_wire::{
     ETHERNET_LEN, Key, Mac, Packet, VnetHeader, checksum, edit, parse::Fragment, protocol, vnet,
@@ -17,7 +17,8 @@ use weft_wire::{
 use zerocopy::IntoBytes;
 
 use crate::{
-    DropReason, Port,
+    DropReason, Port, Verdict,
+    batch::Frame,
     fragment::{HEADERS as FRAGMENT_HEADERS, fragment},
     segment::segment,
     snapshot::PortId,
@@ -45,6 +46,8 @@ pub struct Runs {
     runs: Vec<Run>,
     /// Those in use; the rest keep their memory for later.
     live: usize,
+    /// When the runs that begin from now on may go, if they have to wait.
+    pub due: Option<Instant>,
 }
 
 /// One write to a port.
@@ -56,6 +59,8 @@ pub struct Run {
     pub inner: usize,
     /// Virtio-net header, the frame's headers, payload.
     pub bytes: Vec<u8>,
+    /// When it may go, if it has to wait: as its first packet.
+    pub due: Option<Instant>,
     /// Bytes of virtio-net header and headers.
     head: usize,
     key: Key,
@@ -210,6 +215,7 @@ impl Runs {
             packets: 1,
             inner: headers.len() + payload.len(),
             bytes,
+            due: self.due,
             head: vnet::LEN + headers.len(),
             key: packet.key,
             transport: packet.transport,
@@ -285,6 +291,20 @@ impl Candidate {
 }
 
 impl Run {
+    /// The run as a frame of its own.
+    pub fn frame(&self) -> Frame {
+        Frame {
+            start: vnet::LEN,
+            len: self.bytes.len() - vnet::LEN,
+            vnet: VnetHeader::read(&self.bytes).unwrap_or_default(),
+            packets: self.packets,
+            verdict: Verdict::Deliver(self.port),
+            cut: None,
+            due: self.due,
+            inner: self.inner,
+        }
+    }
+
     fn describe(&mut self, vnet: VnetHeader) {
         self.bytes[..vnet::LEN].copy_from_slice(vnet.as_bytes());
     }

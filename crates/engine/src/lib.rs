@@ -31,7 +31,7 @@ pub mod snapshot;
 pub mod unfinished;
 pub mod verdict;
 
-pub use bandwidth::Policer;
+pub use bandwidth::Shaper;
 pub use batch::Batch;
 pub use coalesce::Runs;
 pub use counters::Counters;

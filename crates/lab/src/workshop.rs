@@ -116,6 +116,16 @@ impl Pod {
 impl Lab {
     /// Adds a pod to a node. Its number is the next of that node.
     pub fn add_pod(&mut self, node: usize, attach: Attach) -> anyhow::Result<&Pod> {
+        self.add_pod_with(Capabilities::default(), node, attach)
+    }
+
+    /// The same, with a port that does more than carry frames.
+    pub fn add_pod_with(
+        &mut self,
+        capabilities: Capabilities,
+        node: usize,
+        attach: Attach,
+    ) -> anyhow::Result<&Pod> {
         let place = &self.nodes[node];
         let number = self.pods.iter().filter(|pod| pod.node == node).count() + 1;
         let mut plan = PodPlan::new(place.plan.number, number);
@@ -123,7 +133,8 @@ impl Lab {
         ipam.fill_pod(&place.plan, &mut plan)?;
         let pod = Pod::make(plan, node)?;
         let forwarder = place.forwarder.as_ref().context("no forwarder")?;
-        pod.plug(attach, self.spec.pod_mtu(), &place.netns, forwarder)?;
+        let mtu = self.spec.pod_mtu();
+        pod.plug_with(capabilities, attach, mtu, &place.netns, forwarder)?;
         self.pods.push(pod);
         self.pods.last().context("just pushed")
     }

@@ -18,7 +18,7 @@ use weft_api::{
         Reply, Request,
     },
 };
-use weft_engine::{DropReason, Epoch, Policer, counters::Traffic};
+use weft_engine::{DropReason, Epoch, Shaper, counters::Traffic};
 
 use crate::{
     config::Config,
@@ -338,10 +338,10 @@ fn check_count(spec: &Attach, fds: usize) -> Result<(), Error> {
 }
 
 fn over_bandwidth(port: &weft_engine::Port) -> OverBandwidth {
-    let refused = |limit: &Option<Policer>| limit.as_ref().map_or(0, Policer::refused);
+    let refused = |shaper: &Option<Shaper>| shaper.as_ref().map_or(0, Shaper::refused);
     OverBandwidth {
-        from_pod: refused(&port.from_pod_limit),
-        to_pod: refused(&port.to_pod_limit),
+        from_pod: refused(&port.from_pod_shaper),
+        to_pod: refused(&port.to_pod_shaper),
     }
 }
 

@@ -138,9 +138,12 @@ impl Engine {
             self.complain_to_port(scene, Complaint::TooBig { mtu }, bytes, packet, ingress);
             return Err(DropReason::TooBig);
         }
-        bandwidth::from_pod(ingress, packet, frame.packets, scene.now)?;
+        let (packets, now) = (frame.packets, scene.now);
+        frame.due = bandwidth::from_pod(ingress, packet, packets, now)?;
         if let Some(port) = to {
-            bandwidth::to_pod(port, packet, frame.packets, scene.now)?;
+            frame.due = frame
+                .due
+                .max(bandwidth::to_pod(port, packet, packets, now)?);
         }
         if too_big {
             if frame.vnet.needs_checksum() {

@@ -1,6 +1,6 @@
 //! A datagram from the underlay: a known peer's, for a pod on this node.
 
-use std::ops::Range;
+use std::{ops::Range, time::Instant};
 
 use weft_wire::{Ethernet, Packet, VnetHeader, checksum, edit, parse, parse::dst_mac, vxlan};
 
@@ -26,9 +26,10 @@ enum Fate {
 
 /// Where a packet goes on, or that it does not.
 enum Way<'a> {
-    Port(&'a Port),
-    /// To the port in fragments that fit it.
-    Fragments(&'a Port),
+    /// To the port, and when, if it has to wait.
+    Port(&'a Port, Option<Instant>),
+    /// The same in fragments that fit it.
+    Fragments(&'a Port, Option<Instant>),
     Answered,
 }
 
@@ -107,10 +108,13 @@ impl Engine {
             .segment
             .and_then(|size| unfinished::udp_super_frame(frame, &packet, size));
         let decided = match self.route_from_peer(scene, arrival, frame, &packet, &mut vnet) {
-            Ok(Way::Port(port)) => runs
-                .push(frame, &packet, vnet, port, scene.tables.gateway.mac)
-                .map(|()| Fate::Delivered),
-            Ok(Way::Fragments(port)) => {
+            Ok(Way::Port(port, due)) => {
+                runs.due = due;
+                runs.push(frame, &packet, vnet, port, scene.tables.gateway.mac)
+                    .map(|()| Fate::Delivered)
+            }
+            Ok(Way::Fragments(port, due)) => {
+                runs.due = due;
                 let pieces = runs.push_fragments(frame, &packet, port, scene.tables.gateway.mac);
                 scene.counters.originated.add(pieces);
                 Ok(Fate::Fragmented)
@@ -155,14 +159,14 @@ impl Engine {
             self.complain_to_peer(scene, complaint, frame, packet, peer);
             return Err(DropReason::TooBig);
         }
-        bandwidth::to_pod(port, packet, packets(*vnet, packet), scene.now)?;
+        let due = bandwidth::to_pod(port, packet, packets(*vnet, packet), scene.now)?;
         if !too_big {
-            return Ok(Way::Port(port));
+            return Ok(Way::Port(port, due));
         }
         if checksum::is_partial(frame, packet) {
             checksum::complete(frame, packet);
         }
-        Ok(Way::Fragments(port))
+        Ok(Way::Fragments(port, due))
     }
 
     /// Nothing if the packet was for the node itself, and is answered.
