@@ -133,14 +133,7 @@ fn undo(netns: &Netns, interface: &str, error: LinkError) -> LinkError {
 
 /// Deletes the pod's link. It is no error that there is none.
 pub fn remove(netns: &Netns, interface: &str) -> Result<(), LinkError> {
-    let pod = Netlink::open_in(netns)??;
-    let Some(index) = pod.index(interface)? else {
-        return Ok(());
-    };
-    match pod.delete(index) {
-        Err(error) if !error.is(Errno::ENODEV) => Err(error.into()),
-        _ => Ok(()),
-    }
+    delete(&Netlink::open_in(netns)??, interface)
 }
 
 /// Deletes the link if it is there and bears our mark: of another plugin's
@@ -149,6 +142,22 @@ pub fn remove_ours(netns: &Netns, interface: &str) -> Result<(), LinkError> {
     let link = Netlink::open_in(netns)??.link(interface)?;
     match link {
         Some(link) if link.alias.as_deref() == Some(ALIAS) => remove(netns, interface),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes the veth whose host end is that port's, wherever its other end
+/// is, and though nothing marks it: making it may have been cut short.
+pub fn remove_host_end(port: &Name) -> Result<(), LinkError> {
+    delete(&Netlink::open()?, &host_end(port))
+}
+
+fn delete(netlink: &Netlink, link: &str) -> Result<(), LinkError> {
+    let Some(index) = netlink.index(link)? else {
+        return Ok(());
+    };
+    match netlink.delete(index) {
+        Err(error) if !error.is(Errno::ENODEV) => Err(error.into()),
         _ => Ok(()),
     }
 }

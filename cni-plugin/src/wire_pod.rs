@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use weft_api::{
-    forwarder::{Attach, Capabilities, Code, Driver, Port, Reply, Request},
+    forwarder::{Attach, Capabilities, Code, Driver, Port},
     names::Name,
 };
 
@@ -105,12 +105,9 @@ fn undo(
 /// missing. A port of that name with another MAC is somebody else's.
 fn let_go(port: &Name, wiring: &Wiring, forwarder: &Client) -> Result<(), ClientError> {
     let mut fresh = forwarder.again()?;
-    let Reply::Ports(ports) = fresh.request(&Request::List)? else {
-        return Ok(());
-    };
     let taken = |found: &Port| found.name == *port && found.mac == wiring.mac;
-    if ports.iter().any(taken) {
-        fresh.request(&Request::Detach { name: port.clone() })?;
+    if fresh.ports()?.iter().any(taken) {
+        fresh.detach(port.clone())?;
     }
     Ok(())
 }
@@ -124,7 +121,7 @@ pub fn detach_pod(
     forwarder: Option<&mut Client>,
 ) -> Result<(), Vec<WireError>> {
     let mut errors = Vec::new();
-    let detached = forwarder.map(|client| client.request(&Request::Detach { name: port.clone() }));
+    let detached = forwarder.map(|client| client.detach(port.clone()));
     match detached {
         Some(Err(ClientError::Refused(refusal))) if refusal.code == Code::NotFound => {}
         Some(Err(error)) => errors.push(WireError::Detach {
@@ -133,11 +130,12 @@ pub fn detach_pod(
         }),
         Some(Ok(_)) | None => {}
     }
-    if let Some(Err(error)) = pod.map(|pod| link::remove_ours(pod, interface)) {
-        errors.push(WireError::Link {
+    let inside = pod.map_or(Ok(()), |pod| link::remove_ours(pod, interface));
+    for removed in [inside, link::remove_host_end(port)] {
+        errors.extend(removed.err().map(|error| WireError::Link {
             port: port.clone(),
             error,
-        });
+        }));
     }
     if errors.is_empty() {
         Ok(())

@@ -16,6 +16,7 @@ use weft_api::{
     framing::encode,
 };
 use weft_cni::forwarder::{Client, ClientError};
+use weft_socket::line::LineError;
 
 const SOON: Duration = Duration::from_millis(100);
 /// What ends within this did not wait for ever.
@@ -39,7 +40,10 @@ fn a_forwarder_that_says_nothing_is_given_up() {
     let started = Instant::now();
     let mut client = Client::connect_within(&place.path, SOON).expect("connect");
     let error = client.request(&Request::List).expect_err("no answer");
-    assert!(matches!(error, ClientError::Deadline { .. }), "{error}");
+    assert!(
+        matches!(error, ClientError::Line(LineError::Deadline { .. })),
+        "{error}"
+    );
     assert!(started.elapsed() < LIMIT);
 }
 
@@ -56,7 +60,10 @@ fn a_forwarder_that_accepts_nobody_is_given_up() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, ClientError::Deadline { .. }), "{error}");
+    assert!(
+        matches!(error, ClientError::Line(LineError::Deadline { .. })),
+        "{error}"
+    );
     assert!(started.elapsed() < LIMIT);
 }
 
@@ -73,11 +80,17 @@ fn a_late_answer_is_not_taken_for_the_next() {
     });
     let mut client = Client::connect_within(&place.path, SOON).expect("connect");
     let error = client.request(&Request::List).expect_err("too late");
-    assert!(matches!(error, ClientError::Deadline { .. }), "{error}");
+    assert!(
+        matches!(error, ClientError::Line(LineError::Deadline { .. })),
+        "{error}"
+    );
     late.send(()).expect("the peer listens");
     let _stream = peer.join().expect("it has answered");
     let error = client.request(&Request::Status).expect_err("broken");
-    assert!(matches!(error, ClientError::Broken { .. }), "{error}");
+    assert!(
+        matches!(error, ClientError::Line(LineError::Broken { .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -105,9 +118,12 @@ fn no_forwarder_and_no_sense_are_told_apart() {
     let (place, listener) = listener();
     let nobody = place.path.with_file_name("absent.sock");
     let absent = Client::connect(&nobody).expect_err("nobody there");
-    assert!(matches!(absent, ClientError::Connect { .. }), "{absent}");
     assert!(
-        absent.to_string().contains("is weft-forwarder running?"),
+        matches!(absent, ClientError::Line(LineError::Connect { .. })),
+        "{absent}"
+    );
+    assert!(
+        absent.to_string().contains("is the server running?"),
         "{absent}"
     );
 
@@ -119,18 +135,24 @@ fn no_forwarder_and_no_sense_are_told_apart() {
     });
     let mut client = Client::connect(&place.path).expect("connect");
     let error = client.request(&Request::List).expect_err("no sense");
-    assert!(matches!(error, ClientError::Confused { .. }), "{error}");
+    assert!(
+        matches!(error, ClientError::Line(LineError::Confused { .. })),
+        "{error}"
+    );
     drop(client);
     odd.join().expect("the odd peer ends");
 }
 
 #[test]
 fn who_may_not_connect_is_told_how_to() {
-    let error = ClientError::Connect {
+    let error = ClientError::Line(LineError::Connect {
         path: "/run/weft/forwarder.sock".into(),
         error: std::io::ErrorKind::PermissionDenied.into(),
-    };
+    });
     let said = error.to_string();
-    assert!(said.contains("control.uids"), "{said}");
+    assert!(
+        said.contains("the forwarder") && said.contains("mode and uids"),
+        "{said}"
+    );
     assert!(!said.contains("running?"), "{said}");
 }

@@ -36,6 +36,7 @@ use weft_cni::{
     netns::Netns,
     wire_pod::{self, WireError},
 };
+use weft_socket::line::LineError;
 
 const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x0a]);
 const VNET: usize = 10;
@@ -218,7 +219,7 @@ fn a_port_that_was_taken_without_an_answer_is_let_go() {
         matches!(
             error,
             WireError::Attach {
-                error: ClientError::HungUp { .. },
+                error: ClientError::Line(LineError::HungUp { .. }),
                 ..
             }
         ),
@@ -241,6 +242,7 @@ fn taken(attach: AttachRequest) -> Port {
         uso: true,
         capabilities: attach.capabilities,
         over_bandwidth: OverBandwidth::default(),
+        age_ms: 0,
         from_pod: Traffic::default(),
         to_pod: Traffic::default(),
     }

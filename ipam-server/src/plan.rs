@@ -38,6 +38,9 @@ impl Plan {
 pub fn plan(book: &Book, request: &Request, now: Time) -> Result<Plan, Error> {
     match request {
         Request::Allocate(ask) => allocate::allocate(book, ask, now),
+        Request::Probe(ask) => {
+            allocate::allocate(book, ask, now).map(|plan| Plan::answer(plan.reply))
+        }
         Request::Release(release) => release::release(book, release, now),
         Request::Gc(gc) => sweep::gc(book, gc, now),
         Request::Pools => Ok(Plan::answer(show::pools(book))),

@@ -1,12 +1,17 @@
 //! ADD: plan, lease, link, attach, result. A failure undoes what was done,
 //! in reverse, and tells the first cause.
 
-use std::{fs::File, io::Read, net::IpAddr, path::Path};
+use std::{
+    fs::File,
+    io::{ErrorKind, Read},
+    net::IpAddr,
+    path::Path,
+};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use weft_api::{
-    forwarder::{GATEWAY_V4, GATEWAY_V6, Reply, Request},
+    forwarder::{GATEWAY_V4, GATEWAY_V6},
     ipam::Attachment,
     names::{Mac, Name},
 };
@@ -56,7 +61,7 @@ pub(super) fn add(order: &Order, pod: &Pod, netns: &Path) -> Result<Value, Failu
 }
 
 /// The first cause, with what could not be undone as its details.
-fn undone(failure: Failure, undo: Result<(), Failure>) -> Failure {
+pub(super) fn undone(failure: Failure, undo: Result<(), Failure>) -> Failure {
     match undo {
         Ok(()) => failure,
         Err(undo) => failure.with_details(format!("giving the address back failed too: {undo}")),
@@ -88,10 +93,8 @@ impl<'a> Plan<'a> {
         }
         let mut forwarder =
             Client::connect(&config.forwarder).map_err(|error| server::of_forwarder(&error))?;
-        let status = forwarder.request(&Request::Status);
-        let Reply::Status(status) = status.map_err(|error| server::of_forwarder(&error))? else {
-            return Err(confused());
-        };
+        let status = forwarder.status();
+        let status = status.map_err(|error| server::of_forwarder(&error))?;
         let plan = Self {
             order,
             pod,
@@ -135,7 +138,11 @@ impl<'a> Plan<'a> {
         if self.is_attached()? {
             return Err(self.exists());
         }
-        let said = delegate::run(self.order, &name, "ADD")?.unwrap_or_default();
+        let said = match delegate::run(self.order, &name, "ADD") {
+            Ok(said) => said.unwrap_or_default(),
+            // It may have got half-way.
+            Err(failure) => return Err(undone(failure, self.give_back())),
+        };
         let what = format!("the result of IPAM plugin {name}");
         match Outcome::parse(&what, said, config.version) {
             Ok(outcome) if !outcome.ips.is_empty() => Ok(Lease {
@@ -158,11 +165,9 @@ impl<'a> Plan<'a> {
     }
 
     fn is_attached(&mut self) -> Result<bool, Failure> {
-        match self.forwarder.request(&Request::List) {
-            Ok(Reply::Ports(ports)) => Ok(ports.iter().any(|port| port.name == self.port)),
-            Ok(_) => Err(confused()),
-            Err(error) => Err(server::of_forwarder(&error)),
-        }
+        let ports = self.forwarder.ports();
+        let ports = ports.map_err(|error| server::of_forwarder(&error))?;
+        Ok(ports.iter().any(|port| port.name == self.port))
     }
 
     fn give_back(&self) -> Result<(), Failure> {
@@ -282,16 +287,12 @@ fn any_mac() -> Result<Mac, Failure> {
     Ok(Mac(bytes))
 }
 
-fn confused() -> Failure {
-    Failure::new(
-        code::DECODE,
-        "the forwarder gave an answer of another kind; do both have the same version?",
-    )
-}
-
 pub(super) fn of_netns(error: &NetnsError) -> Failure {
     let number = match error {
-        NetnsError::Open { .. } => code::UNKNOWN_CONTAINER,
+        // To runtimes it means that nothing needs deleting.
+        NetnsError::Open { error, .. } if error.kind() == ErrorKind::NotFound => {
+            code::UNKNOWN_CONTAINER
+        }
         NetnsError::NotNetns { .. } => code::ENVIRONMENT,
         _ => code::IO,
     };

@@ -5,12 +5,12 @@ use std::{net::IpAddr, path::Path};
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{PortState, Reply, Request},
+    forwarder::PortState,
     ipam::{Reply as IpamReply, Request as IpamRequest},
 };
 use weft_socket::ipam::Client as IpamClient;
 
-use super::{Order, add, delegate, port, server};
+use super::{Order, add, capabilities, delegate, port, server};
 use crate::{
     forwarder::Client,
     netlink::Netlink,
@@ -89,8 +89,9 @@ fn kernel(
         .get("mtu")
         .and_then(serde_json::Value::as_u64);
     let mtu = mtu.unwrap_or(u64::from(order.config.mtu));
-    if link.mtu.map(u64::from) != Some(mtu) {
-        found.push(format!("{name} has MTU {:?}, not {mtu}", link.mtu));
+    // A plugin later in the chain may have made it smaller.
+    if let Some(found_mtu) = link.mtu.map(u64::from).filter(|found| *found > mtu) {
+        found.push(format!("{name} has MTU {found_mtu}, more than {mtu}"));
     }
     let addresses = pod.addresses(link.index).map_err(refused)?;
     let gateways = pod.default_gateways(link.index).map_err(refused)?;
@@ -116,15 +117,9 @@ fn forwarder(
     let name = port(&order.attachment(pod))?;
     let mut client =
         Client::connect(&order.config.forwarder).map_err(|error| server::of_forwarder(&error))?;
-    let reply = client
-        .request(&Request::List)
+    let ports = client
+        .ports()
         .map_err(|error| server::of_forwarder(&error))?;
-    let Reply::Ports(ports) = reply else {
-        return Err(Failure::new(
-            code::DECODE,
-            "the forwarder answered no list of ports",
-        ));
-    };
     let Some(port) = ports.into_iter().find(|port| port.name == name) else {
         return Ok(vec![format!("the forwarder has no port {name}")]);
     };
@@ -142,6 +137,7 @@ fn forwarder(
             "the forwarder takes frames of {name} from {mac} only"
         ));
     }
+    found.extend(capabilities::differences(&order.config.runtime, &port));
     for ip in ips.iter().map(IpNet::addr) {
         if !port.addresses.contains(&ip) {
             found.push(format!("the forwarder's port {name} lacks {ip}"));

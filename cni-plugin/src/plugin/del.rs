@@ -1,9 +1,17 @@
-//! DEL: frees what can be freed, however often it is asked. What is gone is
-//! no failure; what cannot be reached is left to GC.
+//! DEL: frees what can be freed, however often it is asked.
+//!
+//! The specification wants DEL to succeed though resources are missing. So a
+//! namespace, a link, a port or an address that is gone is no failure, and
+//! nor is a daemon that is not there: a forwarder that has ended holds no
+//! port, and the addresses of an IPAM server that has ended are GC's to
+//! release. A daemon that is there and does not answer is another matter:
+//! success would make the runtime forget an attachment that nobody has let
+//! go. The rest is freed, and code 11 makes the runtime ask again. The
+//! clients' deadlines bound the wait.
 
 use std::path::Path;
 
-use weft_socket::{ipam::ClientError, line::LineError};
+use weft_socket::ipam::ClientError;
 
 use super::{Order, add, delegate, port, server};
 use crate::{
@@ -19,7 +27,7 @@ pub(super) fn del(order: &Order, pod: &Pod, netns: Option<&Path>) -> Result<(), 
     let mut failures = Vec::new();
     let mut forwarder = match Client::connect(&order.config.forwarder) {
         Ok(client) => Some(client),
-        Err(error @ ForwarderError::Connect { .. }) => {
+        Err(ForwarderError::Line(error)) if error.is_absent() => {
             // A forwarder that has gone holds no port.
             eprintln!("weft-cni: DEL {port}: {error}");
             None
@@ -38,7 +46,7 @@ pub(super) fn del(order: &Order, pod: &Pod, netns: Option<&Path>) -> Result<(), 
     let released = match &order.config.ipam {
         Ipam::Delegate(name) => delegate::run(order, name, "DEL").map(drop),
         Ipam::Weft(weft) => match server::release(weft, attachment) {
-            Err(error @ ClientError::Line(LineError::Connect { .. })) => {
+            Err(ClientError::Line(error)) if error.is_absent() => {
                 eprintln!("weft-cni: DEL {port}: {error}; GC will release its address");
                 Ok(())
             }

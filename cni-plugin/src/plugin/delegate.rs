@@ -7,13 +7,36 @@ use std::{
     thread,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use weft_api::ipam::Attachment;
 
 use super::Order;
-use crate::protocol::{CONFIG_MAX, Failure, code};
+use crate::protocol::{CONFIG_MAX, Failure, VALID_ATTACHMENTS, code};
 
 /// Runs plugin `name` for `verb`. Its stderr is ours.
 pub(super) fn run(order: &Order, name: &str, verb: &str) -> Result<Option<Value>, Failure> {
+    run_with(order, name, verb, &order.stdin)
+}
+
+/// Lets plugin `name` free what is not listed. The attachments that are
+/// `newer` than the list are added to it: their addresses are in use.
+pub(super) fn gc(order: &Order, name: &str, newer: &[Attachment]) -> Result<(), Failure> {
+    let mut config: Value = serde_json::from_slice(&order.stdin).unwrap_or_default();
+    match config
+        .get_mut(VALID_ATTACHMENTS)
+        .and_then(Value::as_array_mut)
+    {
+        Some(listed) if !newer.is_empty() => {
+            let entry =
+                |one: &Attachment| json!({"containerID": one.container, "ifname": one.interface});
+            listed.extend(newer.iter().map(entry));
+            run_with(order, name, "GC", config.to_string().as_bytes()).map(drop)
+        }
+        _ => run(order, name, "GC").map(drop),
+    }
+}
+
+fn run_with(order: &Order, name: &str, verb: &str, stdin: &[u8]) -> Result<Option<Value>, Failure> {
     let found = order.call.path.iter().map(|dir| dir.join(name));
     let plugin = found.into_iter().find(|file| file.is_file()).ok_or_else(|| {
         Failure::new(
@@ -37,7 +60,7 @@ pub(super) fn run(order: &Order, name: &str, verb: &str) -> Result<Option<Value>
     let mut said = Vec::new();
     let read = thread::scope(|scope| {
         // A plugin need not read what it is told.
-        scope.spawn(|| input.map(|mut input| input.write_all(&order.stdin)));
+        scope.spawn(|| input.map(|mut input| input.write_all(stdin)));
         output.map(|output| output.take(CONFIG_MAX as u64).read_to_end(&mut said))
     });
     let status = child.wait().map_err(|error| failed("wait for", error))?;

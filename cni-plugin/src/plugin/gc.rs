@@ -1,10 +1,13 @@
 //! GC: frees every attachment of the network that is not listed, first at
 //! the forwarder, then at the IPAM server. It goes on after failures.
+//!
+//! What was attached after the call began is newer than the list, and counts
+//! as listed wherever addresses come from.
 
 use std::collections::BTreeSet;
 
 use weft_api::{
-    forwarder::{Reply, Request},
+    forwarder::{Code, Port},
     ipam::{Attachment, Gc, Reply as IpamReply, Request as IpamRequest, Time},
     names::Name,
 };
@@ -12,17 +15,25 @@ use weft_socket::ipam::Client as IpamClient;
 
 use super::{Order, delegate, server};
 use crate::{
-    forwarder::Client,
+    forwarder::{Client, ClientError},
     protocol::{Failure, Ipam, Weft, code},
 };
 
 pub(super) fn gc(order: &Order) -> Result<(), Failure> {
     // Whatever is attached from now on is newer than the list.
     let before = server::now();
-    let valid = valid(order)?;
+    let mut valid = valid(order)?.to_vec();
+    let listed = valid.len();
     let mut failures = Vec::new();
     let forwarder = match known(order) {
-        Ok(known) => Some(known),
+        Ok((client, node, ports)) => {
+            let age = order.began.elapsed().as_millis();
+            let newer = |port: &&Port| u128::from(port.age_ms) <= age;
+            let newer = ports.iter().filter(newer).filter_map(attachment);
+            valid.extend(newer.filter(|one| one.network == order.config.name));
+            let names = ports.into_iter().map(|port| port.name).collect();
+            Some((client, node, names))
+        }
         Err(failure) => {
             failures.push(failure);
             None
@@ -38,15 +49,17 @@ pub(super) fn gc(order: &Order) -> Result<(), Failure> {
     };
     match (forwarder, &young) {
         (Some((client, _, ports)), Ok(young)) => {
-            failures.extend(detach_stale(order, client, ports, valid, young));
+            failures.extend(detach_stale(order, client, ports, &valid, young));
         }
         (_, Err(failure)) => failures.push(failure.clone()),
         (None, Ok(_)) => {}
     }
     match (&order.config.ipam, node) {
-        (Ipam::Delegate(name), _) => failures.extend(delegate::run(order, name, "GC").err()),
+        (Ipam::Delegate(name), _) => {
+            failures.extend(delegate::gc(order, name, &valid[listed..]).err());
+        }
         (Ipam::Weft(weft), Ok(node)) => {
-            failures.extend(release_stale(order, weft, node, before).err())
+            failures.extend(release_stale(order, weft, node, before, valid).err());
         }
         (Ipam::Weft(_), Err(failure)) => failures.push(failure),
     }
@@ -54,7 +67,7 @@ pub(super) fn gc(order: &Order) -> Result<(), Failure> {
 }
 
 /// Without a list nothing is known to be stale.
-fn valid(order: &Order) -> Result<&[Attachment], Failure> {
+pub(super) fn valid(order: &Order) -> Result<&[Attachment], Failure> {
     order.config.valid.as_deref().ok_or_else(|| {
         Failure::new(
             code::CONFIG,
@@ -64,21 +77,23 @@ fn valid(order: &Order) -> Result<&[Attachment], Failure> {
 }
 
 /// The forwarder, its node's name, and its ports.
-fn known(order: &Order) -> Result<(Client, Name, Vec<Name>), Failure> {
+fn known(order: &Order) -> Result<(Client, Name, Vec<Port>), Failure> {
     let of = |error| server::of_forwarder(&error);
     let mut client = Client::connect(&order.config.forwarder).map_err(of)?;
-    let status = client.request(&Request::Status).map_err(of)?;
-    let list = client.request(&Request::List).map_err(of)?;
-    match (status, list) {
-        (Reply::Status(status), Reply::Ports(ports)) => {
-            let ports = ports.into_iter().map(|port| port.name).collect();
-            Ok((client, status.node, ports))
-        }
-        _ => Err(Failure::new(
-            code::DECODE,
-            "the forwarder gave answers of another kind",
-        )),
-    }
+    let node = client.status().map_err(of)?.node;
+    let ports = client.ports().map_err(of)?;
+    Ok((client, node, ports))
+}
+
+/// Whose port it is, by the handle that its name is.
+fn attachment(port: &Port) -> Option<Attachment> {
+    let mut names = port.name.as_str().split('/').map(Name::new);
+    let mut name = || names.next()?.ok();
+    Some(Attachment {
+        network: name()?,
+        container: name()?,
+        interface: name()?,
+    })
 }
 
 /// Handles that got an address after the list was made.
@@ -123,8 +138,17 @@ fn detach_stale(
     let mut failures = Vec::new();
     for name in stale {
         eprintln!("weft-cni: GC: {name} is stale");
-        if let Err(error) = client.request(&Request::Detach { name }) {
-            failures.push(server::of_forwarder(&error));
+        match client.detach(name) {
+            Ok(()) => {}
+            // A DEL came first.
+            Err(ClientError::Refused(refusal)) if refusal.code == Code::NotFound => {}
+            Err(error) => {
+                failures.push(server::of_forwarder(&error));
+                // Nor will it answer for the others.
+                if matches!(error, ClientError::Line(_)) {
+                    break;
+                }
+            }
         }
     }
     failures
@@ -135,12 +159,13 @@ pub(super) fn release_stale(
     weft: &Weft,
     node: Name,
     before: Time,
+    valid: Vec<Attachment>,
 ) -> Result<(), Failure> {
     let of = |error| server::of_ipam(&error);
     let request = IpamRequest::Gc(Gc {
         network: order.config.name.clone(),
         node,
-        valid: valid(order)?.to_vec(),
+        valid,
         before,
     });
     IpamClient::connect(&weft.socket)

@@ -1,6 +1,8 @@
 //! The IPAM server as an IPAM plugin: others delegate to it. Its result has
 //! addresses and no interface.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use weft_api::ipam::Assigned;
@@ -23,9 +25,13 @@ pub(super) fn answer(order: &Order) -> Result<Option<Value>, Failure> {
         Verb::Check(pod, _) => check::check_leases(order, pod).map(|()| None),
         Verb::Gc => {
             let before = server::now();
-            gc::release_stale(order, weft, server::host(&order.config)?, before).map(|()| None)
+            let (node, valid) = (server::host(&order.config)?, gc::valid(order)?.to_vec());
+            gc::release_stale(order, weft, node, before, valid).map(|()| None)
         }
-        Verb::Status => status::gives_addresses(weft).map(|()| None),
+        Verb::Status => {
+            let node = server::host(&order.config)?;
+            status::gives_addresses(order, weft, node).map(|()| None)
+        }
         Verb::Version => Ok(None),
     }
 }
@@ -33,6 +39,7 @@ pub(super) fn answer(order: &Order) -> Result<Option<Value>, Failure> {
 fn add(order: &Order, weft: &Weft, pod: &Pod) -> Result<Value, Failure> {
     let config = &order.config;
     let node = server::host(config)?;
+    // Where the answer is lost, who delegates calls DEL.
     let allocated = server::allocate(weft, config, node, order.attachment(pod), &pod.args)
         .map_err(|error| server::of_ipam(&error))?;
     if allocated.existing {
@@ -44,26 +51,43 @@ fn add(order: &Order, weft: &Weft, pod: &Pod) -> Result<Value, Failure> {
             ),
         ));
     }
+    let given = allocated.addresses.iter();
+    let ips = given.map(|given| ip(weft, given)).collect::<Result<_, _>>();
+    let ips = ips.map_err(|failure| {
+        let released = server::release(weft, order.attachment(pod));
+        add::undone(failure, released.map_err(|error| server::of_ipam(&error)))
+    })?;
     let outcome = Outcome {
-        ips: allocated
-            .addresses
-            .iter()
-            .map(|given| ip(weft, given))
-            .collect(),
+        ips,
+        routes: weft.routes.clone(),
         dns: config.dns.clone(),
         ..Outcome::default()
     };
     Ok(outcome.to_json(config.version))
 }
 
-fn ip(weft: &Weft, given: &Assigned) -> Ip {
+fn ip(weft: &Weft, given: &Assigned) -> Result<Ip, Failure> {
     let host = IpNet::from(given.address);
     let in_block = IpNet::new(given.address, given.block.prefix_len()).unwrap_or(host);
-    Ip {
+    if weft.gateways.contains(&given.address) {
+        return Err(Failure::new(
+            code::CONFIG,
+            format!(
+                "ipam.gateways holds {}, which pods are given; keep it from them with \
+                 weft ipam reserve",
+                given.address
+            ),
+        ));
+    }
+    let in_block_too = |gateway: &&IpAddr| given.block.contains(*gateway);
+    Ok(Ip {
         interface: None,
         address: if weft.whole_block { in_block } else { host },
-        // Who shares a block's link chooses its own.
-        gateway: (!weft.whole_block).then(|| add::gateway(given.address)),
+        gateway: if weft.whole_block {
+            weft.gateways.iter().find(in_block_too).copied()
+        } else {
+            Some(add::gateway(given.address))
+        },
         other: Map::new(),
-    }
+    })
 }

@@ -5,6 +5,7 @@
 //! there, and once.
 
 mod add;
+mod capabilities;
 mod check;
 mod del;
 mod delegate;
@@ -18,6 +19,7 @@ use std::{
     ffi::OsStr,
     io::{self, Read, Write},
     process::ExitCode,
+    time::Instant,
 };
 
 use serde_json::Value;
@@ -36,6 +38,7 @@ pub const IPAM_PLUGIN: &str = "weft-ipam-cni";
 struct Order {
     call: Call,
     config: Config,
+    began: Instant,
     /// The configuration as it came, for plugins that are asked in turn.
     stdin: Vec<u8>,
 }
@@ -48,6 +51,7 @@ pub fn run(name: &str) -> ExitCode {
     {
         return written(&format!("{name} {}\n", env!("CARGO_PKG_VERSION")), true);
     }
+    let began = Instant::now();
     let variables = env::vars_os();
     let variables =
         variables.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
@@ -65,7 +69,7 @@ pub fn run(name: &str) -> ExitCode {
         );
     }
     let version = Config::named_version(&stdin);
-    match answer(name, &Environment::new(variables), stdin) {
+    match answer(name, began, &Environment::new(variables), stdin) {
         Ok(Some(json)) => written(&json.to_string(), true),
         Ok(None) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -83,16 +87,23 @@ fn written(text: &str, success: bool) -> ExitCode {
     }
 }
 
-fn answer(name: &str, environment: &Environment, stdin: Vec<u8>) -> Result<Option<Value>, Failure> {
+fn answer(
+    name: &str,
+    began: Instant,
+    environment: &Environment,
+    stdin: Vec<u8>,
+) -> Result<Option<Value>, Failure> {
     let call = environment.parse()?;
     let config = match &call.verb {
         Verb::Version => return Ok(Some(versions(Config::named_version(&stdin).as_deref()))),
         Verb::Add(pod, _) | Verb::Check(pod, _) => Config::parse_for(&stdin, &pod.args)?,
-        Verb::Del(..) | Verb::Gc | Verb::Status => Config::parse(&stdin)?,
+        Verb::Del(..) => Config::parse_for_del(&stdin)?,
+        Verb::Gc | Verb::Status => Config::parse(&stdin)?,
     };
     let order = Order {
         call,
         config,
+        began,
         stdin,
     };
     order.speaks_the_verb()?;

@@ -1,15 +1,20 @@
 //! The IPAM server's and the forwarder's answers, as CNI has them.
 
-use std::{fs, time::SystemTime};
+use std::{fs, io::ErrorKind, time::SystemTime};
 
 use ipnet::IpNet;
 use weft_api::{
+    forwarder::Code as ForwarderCode,
     ipam::{
-        Allocate, Allocated, Attachment, Code, Family, PodRef, Release, Reply, Request, Time, Use,
+        Allocate, Allocated, Assigned, Attachment, Code, Family, PodRef, Release, Reply, Request,
+        Time, Use,
     },
     names::Name,
 };
-use weft_socket::ipam::{Client, ClientError};
+use weft_socket::{
+    ipam::{Client, ClientError},
+    line::LineError,
+};
 
 use crate::{
     forwarder::ClientError as ForwarderError,
@@ -39,6 +44,7 @@ pub(super) fn allocate(
             families.push(family);
         }
     }
+    let asked = families.clone();
     let pod_name = |text: &Option<String>| Name::new(text.clone()?).ok();
     let pod = pod_name(&args.pod_namespace).zip(pod_name(&args.pod_name));
     let request = Request::Allocate(Box::new(Allocate {
@@ -52,10 +58,24 @@ pub(super) fn allocate(
         pod: pod.map(|(namespace, name)| PodRef { namespace, name }),
         namespace_labels: std::collections::BTreeMap::new(),
     }));
-    match Client::connect(&weft.socket)?.request(&request)? {
-        Reply::Allocated(allocated) if !allocated.addresses.is_empty() => Ok(allocated),
+    allocated(Client::connect(&weft.socket)?.request(&request)?, &asked)
+}
+
+pub(super) fn allocated(reply: Reply, families: &[Family]) -> Result<Allocated, ClientError> {
+    match reply {
+        Reply::Allocated(allocated) if of_each(&allocated, families) => Ok(allocated),
         _ => Err(ClientError::Confused),
     }
+}
+
+/// One address of each family, and no other.
+fn of_each(allocated: &Allocated, families: &[Family]) -> bool {
+    let given = &allocated.addresses;
+    let of = |family: &Family| {
+        let of = |given: &&Assigned| Family::of(given.address) == *family;
+        given.iter().filter(of).count()
+    };
+    given.len() == families.len() && families.iter().all(|family| of(family) == 1)
 }
 
 pub(super) fn release(weft: &Weft, attachment: Attachment) -> Result<(), ClientError> {
@@ -86,7 +106,7 @@ pub(super) fn host(config: &Config) -> Result<Name, Failure> {
 
 pub(super) fn of_ipam(error: &ClientError) -> Failure {
     let number = match error {
-        ClientError::Line(_) => code::TRY_AGAIN,
+        ClientError::Line(error) => of_line(error),
         ClientError::Confused => code::DECODE,
         ClientError::Refused(refusal) => match refusal.code {
             Code::Exhausted | Code::NoPool | Code::BlockLimit => code::EXHAUSTED,
@@ -100,9 +120,19 @@ pub(super) fn of_ipam(error: &ClientError) -> Failure {
 
 pub(super) fn of_forwarder(error: &ForwarderError) -> Failure {
     let number = match error {
+        ForwarderError::Line(error) => of_line(error),
+        ForwarderError::Refused(refusal) if refusal.code == ForwarderCode::Busy => code::TRY_AGAIN,
         ForwarderError::Refused(_) => code::REFUSED,
-        ForwarderError::Confused { .. } => code::DECODE,
-        _ => code::TRY_AGAIN,
+        ForwarderError::Confused => code::DECODE,
     };
     Failure::new(number, error.to_string())
+}
+
+/// A daemon that is away or stuck comes back; other faults stay.
+fn of_line(error: &LineError) -> u32 {
+    match error {
+        LineError::Confused { .. } => code::DECODE,
+        LineError::Connect { error, .. } if error.kind() == ErrorKind::PermissionDenied => code::IO,
+        _ => code::TRY_AGAIN,
+    }
 }

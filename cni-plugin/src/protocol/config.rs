@@ -1,6 +1,6 @@
 //! The network configuration on stdin.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -9,10 +9,13 @@ use weft_api::{
     names::Name,
 };
 
-use super::{Args, Dns, Failure, Outcome, Runtime, Version, code, environment::identifier};
+use super::{Args, Dns, Failure, Outcome, Route, Runtime, Version, code, environment::identifier};
 
 /// Longest configuration in bytes; a result of a thousand interfaces fits.
 pub const CONFIG_MAX: usize = 8 << 20;
+
+/// Where GC finds the attachments that exist.
+pub const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 
 const FORWARDER: &str = "/run/weft/forwarder.sock";
 const IPAM: &str = "/run/weft/ipam.sock";
@@ -62,50 +65,68 @@ pub struct Weft {
     /// Whether an address is given out with its block's prefix instead of as
     /// a host of its own. For plugins that delegate.
     pub whole_block: bool,
+    /// Where to a whole block's hosts go; each is given out with the
+    /// addresses of the block that it lies in.
+    pub gateways: Vec<IpAddr>,
+    /// Given out with each address.
+    pub routes: Vec<Route>,
 }
 
 impl Config {
-    /// The configuration without what the runtime asks for one pod: what is
-    /// wrong with that keeps no pod from being deleted.
     pub fn parse(bytes: &[u8]) -> Result<Self, Failure> {
-        let map = object(bytes)?;
-        let version = version(&map)?;
-        let name: String = needed(&map, "name")?;
+        Self::parse_for(bytes, &Args::default())
+    }
+
+    /// Without what is asked for one pod.
+    fn of_map(map: &Map<String, Value>) -> Result<Self, Failure> {
+        let version = version(map)?;
+        let name: String = needed(map, "name")?;
         let name = identifier("name", &name, code::CONFIG)?;
-        let _type: String = needed(&map, "type")?;
+        let _type: String = needed(map, "type")?;
         let previous = match map.get("prevResult") {
             None | Some(Value::Null) => None,
             Some(value) => Some(Outcome::parse("prevResult", value.clone(), version)?),
         };
-        let queues = field(&map, "queues")?.unwrap_or(1);
+        let queues = field(map, "queues")?.unwrap_or(1);
         if !(1..=weft_api::forwarder::QUEUES_MAX).contains(&queues) {
-            return Err(invalid("queues", &map, "use 1 to 64"));
+            return Err(invalid("queues", map, "use 1 to 64"));
         }
-        let mtu = field(&map, "mtu")?.unwrap_or(MTU);
+        let mtu = field(map, "mtu")?.unwrap_or(MTU);
         if mtu < MTU_MIN {
-            return Err(invalid("mtu", &map, "use 576 to 65535"));
+            return Err(invalid("mtu", map, "use 576 to 65535"));
         }
         Ok(Self {
             version,
             previous,
             runtime: Runtime::default(),
-            dns: field(&map, "dns")?.unwrap_or_default(),
-            attach: attach(&map)?,
+            dns: field(map, "dns")?.unwrap_or_default(),
+            attach: attach(map)?,
             queues,
             mtu,
-            forwarder: socket(&map, "forwarder", FORWARDER)?,
-            node: field(&map, "node")?,
-            ipam: ipam(&map)?,
-            valid: valid(&map, &name)?,
+            forwarder: socket(map, "forwarder", FORWARDER)?,
+            node: field(map, "node")?,
+            ipam: ipam(map)?,
+            valid: valid(map, &name)?,
             name,
         })
     }
 
     /// The configuration with what is asked for one pod, by CNI_ARGS too.
     pub fn parse_for(bytes: &[u8], args: &Args) -> Result<Self, Failure> {
-        let mut config = Self::parse(bytes)?;
-        config.runtime = Runtime::parse(&object(bytes)?, args, &config.ipam)?;
+        let map = object(bytes)?;
+        let mut config = Self::of_map(&map)?;
+        config.runtime = Runtime::parse(&map, args, &config.ipam)?;
         Ok(config)
+    }
+
+    /// The configuration of a DEL. A runtime deletes what ADD has refused,
+    /// with what ADD has refused it for: only where resources are is read.
+    pub fn parse_for_del(bytes: &[u8]) -> Result<Self, Failure> {
+        const READ: [&str; 6] = ["cniVersion", "name", "type", "forwarder", "node", "ipam"];
+
+        let mut map = object(bytes)?;
+        map.retain(|key, _| READ.contains(&key.as_str()));
+        Self::of_map(&map)
     }
 
     /// The version that a configuration names, spoken or not.
@@ -222,12 +243,14 @@ fn ipam(map: &Map<String, Value>) -> Result<Ipam, Failure> {
         pools: field(&ipam, "pools")?.unwrap_or_default(),
         families,
         whole_block: field(&ipam, "wholeBlock")?.unwrap_or_default(),
+        gateways: field(&ipam, "gateways")?.unwrap_or_default(),
+        routes: field(&ipam, "routes")?.unwrap_or_default(),
     }))
 }
 
 /// Both names under which attachments are listed are in use.
 fn valid(map: &Map<String, Value>, network: &Name) -> Result<Option<Vec<Attachment>>, Failure> {
-    let mut listed: Option<Vec<Map<String, Value>>> = field(map, "cni.dev/valid-attachments")?;
+    let mut listed: Option<Vec<Map<String, Value>>> = field(map, VALID_ATTACHMENTS)?;
     if listed.is_none() {
         listed = field(map, "cni.dev/attachments")?;
     }

@@ -59,9 +59,14 @@ impl Environment {
 
     pub fn parse(&self) -> Result<Call, Failure> {
         let verb = match self.needed("CNI_COMMAND", "every call")? {
-            "ADD" => Verb::Add(self.pod("ADD")?, self.netns("ADD")?),
-            "CHECK" => Verb::Check(self.pod("CHECK")?, self.netns("CHECK")?),
-            "DEL" => Verb::Del(self.pod("DEL")?, self.value("CNI_NETNS").map(PathBuf::from)),
+            "ADD" => Verb::Add(self.pod("ADD", self.args()?)?, self.netns("ADD")?),
+            "CHECK" => Verb::Check(self.pod("CHECK", self.args()?)?, self.netns("CHECK")?),
+            // Nothing that CNI_ARGS say is needed, and what ADD has refused
+            // for them is to be deleted.
+            "DEL" => Verb::Del(
+                self.pod("DEL", Args::default())?,
+                self.value("CNI_NETNS").map(PathBuf::from),
+            ),
             "GC" => {
                 self.needed("CNI_PATH", "GC")?;
                 Verb::Gc
@@ -91,7 +96,11 @@ impl Environment {
             .ok_or_else(|| wrong(format!("{name} is not set; {verb} needs it")))
     }
 
-    fn pod(&self, verb: &str) -> Result<Pod, Failure> {
+    fn args(&self) -> Result<Args, Failure> {
+        Args::parse(self.value("CNI_ARGS").unwrap_or_default())
+    }
+
+    fn pod(&self, verb: &str, args: Args) -> Result<Pod, Failure> {
         Ok(Pod {
             container: identifier(
                 "CNI_CONTAINERID",
@@ -99,7 +108,7 @@ impl Environment {
                 code::ENVIRONMENT,
             )?,
             interface: interface(self.needed("CNI_IFNAME", verb)?)?,
-            args: Args::parse(self.value("CNI_ARGS").unwrap_or_default())?,
+            args,
         })
     }
 

@@ -11,7 +11,7 @@ mod result;
 mod runtime;
 mod version;
 
-pub use config::{Attach, CONFIG_MAX, Config, Ipam, Weft};
+pub use config::{Attach, CONFIG_MAX, Config, Ipam, VALID_ATTACHMENTS, Weft};
 pub use environment::{Args, Call, Environment, Pod, Verb};
 pub use failure::{Failure, code};
 pub use result::{Dns, Interface, Ip, Outcome, Route};

@@ -1,5 +1,6 @@
-//! What a runtime asks for one pod: capability arguments, CNI_ARGS and
-//! `args.cni`, the first of them that speaks being heard.
+//! What a runtime asks for one pod: capability arguments, `args.cni` and
+//! CNI_ARGS, the first of them that speaks being heard: the conventions want
+//! CNI_ARGS ignored beside an equivalent.
 
 use std::net::IpAddr;
 
@@ -36,15 +37,15 @@ impl Runtime {
         let hints: Map<String, Value> = field(&hints, "cni")?.unwrap_or_default();
         let macs = [
             (field(&asked, "mac")?, code::CONFIG),
-            (args.mac.clone(), code::ENVIRONMENT),
             (field(&hints, "mac")?, code::CONFIG),
+            (args.mac.clone(), code::ENVIRONMENT),
         ];
         let mac = first(macs, String::is_empty).map(|(mac, code)| parse_mac(&mac, code));
         let listed = |text: &String| text.split(',').map(str::to_owned).collect();
         let ips = [
             (field(&asked, "ips")?, code::CONFIG),
-            (args.ip.as_ref().map(listed), code::ENVIRONMENT),
             (field(&hints, "ips")?, code::CONFIG),
+            (args.ip.as_ref().map(listed), code::ENVIRONMENT),
         ];
         let ips = first(ips, Vec::is_empty).map(|(ips, code)| parse_ips(&ips, ipam, code));
         Ok(Self {

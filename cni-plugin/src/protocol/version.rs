@@ -47,12 +47,11 @@ impl FromStr for Version {
     }
 }
 
-/// The answer to VERSION. `asked` is echoed where it is spoken, as runtimes
-/// expect; others get the newest.
+/// The answer to VERSION. What was `asked` is echoed, spoken or not, as the
+/// specification says; silence gets the newest.
 pub fn versions(asked: Option<&str>) -> Value {
-    let asked = asked.and_then(|text| text.parse().ok());
     json!({
-        "cniVersion": asked.unwrap_or(Version::V1_1_0).as_str(),
+        "cniVersion": asked.unwrap_or(Version::V1_1_0.as_str()),
         "supportedVersions": Version::ALL.map(Version::as_str),
     })
 }

@@ -213,6 +213,8 @@ pub struct Port {
     /// Packets dropped for the bandwidth; none without one.
     #[serde(default)]
     pub over_bandwidth: OverBandwidth,
+    /// How long ago it was attached, by a clock that nobody sets.
+    pub age_ms: u64,
     pub from_pod: Traffic,
     pub to_pod: Traffic,
 }

@@ -28,6 +28,8 @@ pub enum Request {
     /// One address of each family asked for, all or none. The same attachment
     /// gets the same addresses however often it asks.
     Allocate(Box<Allocate>),
+    /// What an `allocate` would be answered now; nothing is allocated.
+    Probe(Box<Allocate>),
     /// Gives addresses back. What nobody holds is no error.
     Release(Release),
     /// Gives back what no listed attachment holds.

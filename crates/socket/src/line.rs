@@ -40,6 +40,14 @@ pub enum LineError {
     Broken { path: PathBuf },
 }
 
+impl LineError {
+    /// Whether no server is there at all.
+    pub fn is_absent(&self) -> bool {
+        let absent = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+        matches!(self, Self::Connect { error, .. } if absent.contains(&error.kind()))
+    }
+}
+
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {

@@ -261,6 +261,7 @@ impl Forwarder {
                 uso: open.takes_udp(),
                 capabilities: spec.capabilities,
                 over_bandwidth: over_bandwidth(&row.port),
+                age_ms: u64::try_from(open.age().as_millis()).unwrap_or(u64::MAX),
                 from_pod: traffic(&row.port.from_pod),
                 to_pod: traffic(&row.port.to_pod),
             })

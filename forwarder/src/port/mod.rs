@@ -10,6 +10,7 @@ use std::{
     io::{self, IoSlice},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -32,6 +33,7 @@ pub struct Port {
     queues: Vec<OwnedFd>,
     offloads: Offloads,
     gone: AtomicBool,
+    opened: Instant,
 }
 
 /// What may be written to a port without being finished first.
@@ -92,11 +94,16 @@ impl Port {
             queues,
             offloads,
             gone: AtomicBool::new(false),
+            opened: Instant::now(),
         })
     }
 
     pub fn driver(&self) -> Driver {
         self.driver
+    }
+
+    pub fn age(&self) -> Duration {
+        self.opened.elapsed()
     }
 
     pub fn queues(&self) -> usize {

@@ -4,8 +4,9 @@ use serde_json::{Map, Value};
 use weft_api::ipam::{Code, Error, REQUEST_MAX, Request};
 
 /// Every operation, and whether it has fields of its own.
-pub const OPERATIONS: [(&str, bool); 21] = [
+pub const OPERATIONS: [(&str, bool); 22] = [
     ("allocate", true),
+    ("probe", true),
     ("release", true),
     ("gc", true),
     ("check", true),

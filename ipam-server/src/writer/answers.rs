@@ -46,9 +46,9 @@ pub(super) fn unavailable(reason: String) -> Error {
 /// Whether what others wrote and this server has not heard of would be lost
 /// to the request.
 pub(super) fn needs_all(request: &Request) -> bool {
-    use Request::{Allocate, Check, Gc, NodeDelete, NodePut, PoolCreate, PoolDelete};
+    use Request::{Allocate, Check, Gc, NodeDelete, NodePut, PoolCreate, PoolDelete, Probe};
     match request {
-        Allocate(ask) => ask.identity.is_some(),
+        Allocate(ask) | Probe(ask) => ask.identity.is_some(),
         Check { .. } | Gc(_) | NodePut(_) | NodeDelete { .. } => true,
         PoolCreate(_) | PoolDelete { .. } => true,
         _ => false,

@@ -1,0 +1,8 @@
+//! The CNI plugin as a runtime calls it, rule by rule (docs/cni-rules.md
+//! says which test holds which), with a real forwarder, a real IPAM server,
+//! real namespaces and other people's plugins.
+
+mod chain;
+mod killed;
+mod node;
+mod proxy;
