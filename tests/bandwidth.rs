@@ -5,6 +5,7 @@
 use std::{
     net::UdpSocket,
     num::NonZeroU64,
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -18,11 +19,11 @@ use weft_testkit::needs_namespaces;
 const RATE: f64 = 50e6;
 const WHILE: Duration = Duration::from_secs(3);
 
-/// Each way, with a burst of one super-frame.
+/// Each way, with a burst of 40 ms.
 fn limited() -> Capabilities {
     let limit = Some(Limit {
         rate: NonZeroU64::new(50_000_000).expect("not zero"),
-        burst: NonZeroU64::new(8 << 16).expect("not zero"),
+        burst: NonZeroU64::new(2_000_000).expect("not zero"),
     });
     Capabilities {
         bandwidth: Bandwidth {
@@ -65,26 +66,38 @@ fn limited_port(lab: &Lab) -> Port {
     port.expect("it is attached")
 }
 
-/// Between 0.75 and 1.1 of the rate.
-fn assert_kept(rate: f64, what: &str) {
-    let share = rate / RATE;
+/// Never more than 1.1 of the rate, and in one of three trials no less than
+/// 0.75: others may have taken the processors in the rest.
+fn assert_kept(what: &str, mut rate: impl FnMut() -> f64) {
+    let mut shares = Vec::new();
+    while shares.len() < 3 && shares.iter().all(|share| *share < 0.75) {
+        let share = rate() / RATE;
+        assert!(share <= 1.1, "{what}: {share:.2} of the rate");
+        shares.push(share);
+    }
+    let last = shares.pop().expect("one trial");
     assert!(
-        (0.75..=1.1).contains(&share),
-        "{what}: {share:.2} of the rate"
+        last >= 0.75,
+        "{what}: {last:.2} of the rate, and {shares:.2?}"
     );
 }
+
+/// One test at a time: each takes what the machine has.
+static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]
 fn tcp_gets_the_rate_each_way_on_a_node_and_across() {
     needs_namespaces!();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for attach in [Attach::Tap { queues: 2 }, Attach::Veth] {
         let lab = lab(attach);
         let limited = pod(&lab, "n1p2");
         for other in ["n1p1", "n2p1"] {
             for (from, to) in [(limited, pod(&lab, other)), (pod(&lab, other), limited)] {
-                let stream = traffic::stream(from, to, Family::V4, None, WHILE).expect("TCP");
-                let rate = stream.gbit_per_second() * 1e9;
-                assert_kept(rate, &format!("{} to {}", from.name(), to.name()));
+                assert_kept(&format!("{} to {}", from.name(), to.name()), || {
+                    let stream = traffic::stream(from, to, Family::V4, None, WHILE);
+                    stream.expect("TCP").gbit_per_second() * 1e9
+                });
             }
         }
         // Nothing waits for ever.
@@ -95,6 +108,7 @@ fn tcp_gets_the_rate_each_way_on_a_node_and_across() {
 #[test]
 fn udp_gets_the_rate_and_what_is_too_much_is_counted() {
     needs_namespaces!();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = lab(Attach::Tap { queues: 2 });
     let limited = pod(&lab, "n1p2");
     let port = limited_port(&lab);
@@ -106,8 +120,12 @@ fn udp_gets_the_rate_and_what_is_too_much_is_counted() {
             (other, limited, "bandwidth_to_pod"),
         ] {
             let (before, over) = (ledger(&lab), limited_port(&lab).over_bandwidth);
-            let (sent, received, rate) = flood(from, to);
-            assert_kept(rate, &format!("{} to {}", from.name(), to.name()));
+            let (mut sent, mut received) = (0, 0);
+            assert_kept(&format!("{} to {}", from.name(), to.name()), || {
+                let (more_sent, more_received, rate) = flood(from, to);
+                (sent, received) = (sent + more_sent, received + more_received);
+                rate
+            });
             let drops = ledger(&lab).drops_since(&before);
             let lost = drops.get(reason).copied().unwrap_or_default();
             assert!(lost > sent / 4, "{drops:?} of {sent}");

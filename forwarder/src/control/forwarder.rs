@@ -153,12 +153,18 @@ impl Forwarder {
         let port = |row: &crate::publish::PortRow| {
             Flow::new(&row.spec.name, &row.port.from_pod, &row.port.to_pod)
         };
+        let over = |row: &crate::publish::PortRow| {
+            let over = over_bandwidth(&row.port);
+            let limited = !row.spec.capabilities.bandwidth.is_unlimited();
+            limited.then(|| (row.spec.name.to_string(), [over.from_pod, over.to_pod]))
+        };
         let peer =
             |row: &PeerRow| Flow::new(&row.node.name, &row.peer.from_peer, &row.peer.to_peer);
         Scrape {
             version: VERSION,
             totals: Totals::of(self.workers.counters()),
             ports: self.state.ports().map(port).collect(),
+            over_bandwidth: self.state.ports().filter_map(over).collect(),
             peers: self.state.peers().iter().map(peer).collect(),
             ports_gone: self
                 .open

@@ -384,7 +384,7 @@ fn what_another_port_publishes_is_taken_until_it_goes() {
         ":: 53 udp",
     ] {
         let refused = state.with_port(publishing("b", 2, &["* 81 tcp", mapping]), WHOLE);
-        let error = refused.err().expect("it is taken");
+        let error = refused.expect_err("it is taken");
         assert_eq!(error.code, Code::Taken, "{error}");
         let published = "is published by port a";
         assert!(error.message.contains(published), "{error}");
