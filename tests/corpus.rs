@@ -4,6 +4,9 @@ use std::{fs, path::Path};
 
 use weft_testkit::fuzz;
 
+#[path = "../fuzz/bodies/cni.rs"]
+mod body;
+
 /// A corpus stays readable by people: few files.
 const FILES_MAX: usize = 60;
 
@@ -45,4 +48,9 @@ fn gateway() {
 #[test]
 fn way() {
     replay("way", fuzz::way);
+}
+
+#[test]
+fn cni() {
+    replay("cni", body::cni);
 }

@@ -210,7 +210,7 @@ fn a_bridge_and_a_ptp_get_their_addresses_from_us() {
     node.ipam().request(&reserve).expect("reserved");
     for plugin in [bridge, ptp] {
         for version in ["0.3.1", "0.4.0", "1.0.0"] {
-            let list = list(version, &[plugin.clone()]);
+            let list = list(version, std::slice::from_ref(&plugin));
             let (one, two) = (Pod::new("c1"), Pod::new("c2"));
             let (first, second) = (one.attachment(), two.attachment());
             let mine = node.run(|| runtime.add(&list, &first)).expect("added");

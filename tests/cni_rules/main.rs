@@ -4,6 +4,7 @@
 
 mod capabilities;
 mod chain;
+mod gc;
 mod killed;
 mod node;
 mod proxy;

@@ -2,6 +2,7 @@
 //! what they leave behind.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, UdpSocket},
     os::{fd::AsRawFd, unix::fs::symlink, unix::process::CommandExt},
     path::{Path, PathBuf},
@@ -22,12 +23,15 @@ use weft_testkit::cni::{Attachment, Runtime, answer, finish};
 /// Where Debian keeps its plugins.
 pub const DEBIAN: &str = "/usr/lib/cni";
 
+/// A pool of four addresses.
+pub const SMALL: &str = "10.77.0.0/30";
+
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
 pub struct Node {
     pub dir: TempDir,
     pub netns: Netns,
-    daemons: Vec<Child>,
+    daemons: BTreeMap<&'static str, Child>,
 }
 
 impl Node {
@@ -42,7 +46,7 @@ impl Node {
         let mut node = Self {
             dir,
             netns,
-            daemons: Vec::new(),
+            daemons: BTreeMap::new(),
         };
         let forwarder = "node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']\n";
         std::fs::write(node.at("forwarder.toml"), forwarder).expect("write");
@@ -51,7 +55,10 @@ impl Node {
         let mut ipam = node.ipam();
         for cidr in cidrs {
             let name = if cidr.contains(':') { "pods6" } else { "pods" };
-            let pool = json!({"op": "pool-create", "name": name, "cidr": cidr});
+            let mut pool = json!({"op": "pool-create", "name": name, "cidr": cidr});
+            if *cidr == SMALL {
+                pool["block_size"] = 30.into();
+            }
             let request = serde_json::from_value(pool).expect("a request");
             ipam.request(&request).expect("a pool");
         }
@@ -80,14 +87,14 @@ impl Node {
         self.daemon("weft-forwarder", "forwarder.sock", &options);
     }
 
-    fn daemon(&mut self, name: &str, socket: &str, options: &[(&str, &str)]) {
+    fn daemon(&mut self, name: &'static str, socket: &str, options: &[(&str, &str)]) {
         let mut command = Command::new(WEFT);
         command.arg0(name);
         for (option, file) in options {
             command.arg(option).arg(self.at(file));
         }
         let child = self.netns.run(|| command.spawn()).expect("enter");
-        self.daemons.push(child.expect("a daemon"));
+        self.daemons.insert(name, child.expect("a daemon"));
         let until = Instant::now() + Duration::from_secs(20);
         while !self.at(socket).exists() {
             assert!(Instant::now() < until, "{name} listens");
@@ -95,13 +102,11 @@ impl Node {
         }
     }
 
-    /// Ends the daemon that was started at that place, as a crash would.
-    pub fn kill(&mut self, place: usize, socket: &str) {
-        let mut daemon = self.daemons.remove(place);
+    /// Ends the daemon as a crash would: its socket's file stays.
+    pub fn kill_daemon(&mut self, name: &str) {
+        let mut daemon = self.daemons.remove(name).expect("it was started");
         daemon.kill().expect("it runs");
         daemon.wait().expect("it has ended");
-        // A crash leaves the file.
-        assert!(self.at(socket).exists());
     }
 
     pub fn ipam(&self) -> weft_socket::ipam::Client {
@@ -179,7 +184,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for daemon in &mut self.daemons {
+        for daemon in self.daemons.values_mut() {
             // It may have ended by itself; the wait tells nothing more.
             let _ = daemon.kill();
             let _ = daemon.wait();
