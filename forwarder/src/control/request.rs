@@ -148,5 +148,20 @@ mod tests {
         ] {
             assert_eq!(code(line), Code::Invalid, "{line}");
         }
+        for capabilities in [
+            r#"{"aliases":[]}"#,
+            r#"{"bandwidth":{"to_pod":{"rate":0,"burst":1}}}"#,
+            r#"{"bandwidth":{"to_pod":{"rate":1,"burst":0}}}"#,
+            r#"{"bandwidth":{"to_pod":{"rate":1}}}"#,
+            r#"{"bandwidth":{"ingress":{"rate":1,"burst":1}}}"#,
+            r#"{"port_mappings":[{"host_port":0,"container_port":1,"protocol":"tcp"}]}"#,
+            r#"{"port_mappings":[{"host_port":1,"container_port":1,"protocol":"icmp"}]}"#,
+            r#"{"port_mappings":[{"host_port":1,"container_port":1,"protocol":"tcp","host_ip":""}]}"#,
+        ] {
+            let line = format!(
+                r#"{{"op":"attach","name":"a","driver":"tap","mac":"02:00:00:00:00:01","addresses":["10.1.0.1"],"mtu":1450,"capabilities":{capabilities}}}"#
+            );
+            assert_eq!(code(&line), Code::Invalid, "{line}");
+        }
     }
 }
