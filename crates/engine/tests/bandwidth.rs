@@ -152,7 +152,7 @@ fn a_frame_goes_at_once_or_waits_or_is_lost_with_its_reason() {
         assert!(
             sent[51..]
                 .iter()
-                .all(|frame| frame.verdict == Verdict::Drop(reason))
+                .all(|frame| frame.verdict == Verdict::Drop(reason) && frame.due.is_none())
         );
         assert_eq!(world.nodes[0].counters.dropped(reason), 9);
         let later = decide(&world, now + Duration::from_millis(10), &frame);

@@ -139,12 +139,11 @@ impl Engine {
             return Err(DropReason::TooBig);
         }
         let (packets, now) = (frame.packets, scene.now);
-        frame.due = bandwidth::from_pod(ingress, packet, packets, now)?;
-        if let Some(port) = to {
-            frame.due = frame
-                .due
-                .max(bandwidth::to_pod(port, packet, packets, now)?);
-        }
+        let leaves = bandwidth::from_pod(ingress, packet, packets, now)?;
+        frame.due = match to {
+            Some(port) => leaves.max(bandwidth::to_pod(port, packet, packets, now)?),
+            None => leaves,
+        };
         if too_big {
             if frame.vnet.needs_checksum() {
                 checksum::complete(bytes, packet);
