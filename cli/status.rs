@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use weft_api::forwarder::{
-    Counters, Driver, Ipam, Peer, Port, PortState, Reply, Request, Status, Traffic,
+    Counters, Driver, Ipam, Limit, Peer, Port, PortState, Reply, Request, Status, Traffic,
 };
 
 use crate::{
@@ -70,6 +70,7 @@ fn page(report: &Report) -> String {
     if !ports.is_empty() {
         page += "\n";
         page += &ports_table(ports);
+        page += &services(ports);
     }
     if !peers.is_empty() {
         page += "\n";
@@ -162,6 +163,59 @@ fn ports_table(ports: &[Port]) -> String {
     lines(&rows)
 }
 
+/// What ports do besides carrying frames, where there are any such.
+fn services(ports: &[Port]) -> String {
+    let mut page = String::new();
+    let limited = |port: &&Port| !port.capabilities.bandwidth.is_unlimited();
+    if ports.iter().any(|port| limited(&port)) {
+        let headings = [
+            "port",
+            "from pod at most",
+            "too much",
+            "to pod at most",
+            "too much",
+        ];
+        let mut rows = table(&headings);
+        for port in ports.iter().filter(limited) {
+            let (bandwidth, over) = (&port.capabilities.bandwidth, &port.over_bandwidth);
+            rows.add_row([
+                port.name.to_string(),
+                limit(bandwidth.from_pod),
+                grouped(over.from_pod),
+                limit(bandwidth.to_pod),
+                grouped(over.to_pod),
+            ]);
+        }
+        page += "\n";
+        page += &lines(&rows);
+    }
+    if ports
+        .iter()
+        .any(|port| !port.capabilities.port_mappings.is_empty())
+    {
+        let mut rows = table(&["port", "published (not served yet)"]);
+        for port in ports {
+            for mapping in &port.capabilities.port_mappings {
+                rows.add_row([port.name.to_string(), mapping.to_string()]);
+            }
+        }
+        page += "\n";
+        page += &lines(&rows);
+    }
+    page
+}
+
+fn limit(limit: Option<Limit>) -> String {
+    match limit {
+        None => "no limit".to_owned(),
+        Some(Limit { rate, burst }) => format!(
+            "{} bit/s, {} bits at once",
+            grouped(rate.get()),
+            grouped(burst.get())
+        ),
+    }
+}
+
 fn peers_table(peers: &[Peer]) -> String {
     let mut rows = table(&["peer", "underlay", "blocks", "to peer", "from peer"]);
     for peer in peers {
@@ -219,6 +273,12 @@ mod tests {
             "ports": [{
                 "name": "n1p1", "driver": "tap", "state": "up", "mac": "02:00:00:00:00:01",
                 "addresses": ["10.1.0.1", "fd00::1"], "mtu": 1450, "queues": 2, "uso": true,
+                "age_ms": 1200,
+                "capabilities": {
+                    "bandwidth": {"to_pod": {"rate": 50_000_000, "burst": 800_000}},
+                    "port_mappings": [{"host_port": 8080, "container_port": 80, "protocol": "tcp"}]
+                },
+                "over_bandwidth": {"from_pod": 0, "to_pod": 17},
                 "from_pod": {"packets": 1234, "bytes": 2048}, "to_pod": {"packets": 0, "bytes": 0}
             }],
             "peers": [{
@@ -241,6 +301,9 @@ mod tests {
             "carries 1 port, 1 peer\n",
             "10.1.0.1, fd00::1",
             "1 234 (2.0 KiB)",
+            "50 000 000 bit/s, 800 000 bits at once",
+            "17",
+            "*:8080/tcp to 80",
             "10.2.0.0/24",
             "sent to ports",
             "balance: 1 234 came, 1 230 went; 4 are under way, or lost without a reason\n",

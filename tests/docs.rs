@@ -73,6 +73,8 @@ fn counters_are_documented() {
              [drops.md](drops.md). |\n\
              | `weft_port_packets_total{port,direction}` | Packets `from_pod` and `to_pod`. |\n\
              | `weft_port_traffic_bytes_total{port,direction}` | Bytes of their Ethernet frames. |\n\
+             | `weft_port_over_bandwidth_total{port,direction}` | Packets beyond the bandwidth of \
+             a port that has one. |\n\
              | `weft_peer_packets_total{peer,direction}` | Packets `to_peer` and `from_peer`. |\n\
              | `weft_peer_traffic_bytes_total{peer,direction}` | Bytes of their inner Ethernet frames. |\n\
              \n\

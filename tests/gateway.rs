@@ -63,6 +63,8 @@ fn arp_is_answered_byte_for_byte() {
         mtu: 1500,
         takes_udp: false,
         takes_tcp: false,
+        from_pod_shaper: None,
+        to_pod_shaper: None,
         from_pod: Arc::new(Traffic::default()),
         to_pod: Arc::new(Traffic::default()),
     };

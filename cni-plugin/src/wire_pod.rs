@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use weft_api::{
-    forwarder::{Attach, Code, Driver, Port},
+    forwarder::{Attach, Capabilities, Code, Driver, Port},
     names::Name,
 };
 
@@ -41,6 +41,7 @@ pub fn attach_pod(
     pod: &Netns,
     port: &Name,
     wiring: &Wiring,
+    capabilities: Capabilities,
     forwarder: &mut Client,
 ) -> Result<Driver, WireError> {
     let named = || port.clone();
@@ -54,6 +55,7 @@ pub fn attach_pod(
         mac: wiring.mac,
         addresses: wiring.addresses.clone(),
         mtu: wiring.mtu,
+        capabilities,
     };
     let fds: Vec<_> = device.fds.iter().map(AsFd::as_fd).collect();
     let Err(error) = forwarder.attach(attach, &fds) else {

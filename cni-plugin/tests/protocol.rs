@@ -140,16 +140,6 @@ fn a_configuration_that_is_wrong_has_its_code_and_names_its_field() {
             code::CONFIG,
             "subnet",
         ),
-        (
-            json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1}}}),
-            code::UNSUPPORTED,
-            "bandwidth",
-        ),
-        (
-            json!({"runtimeConfig": {"portMappings": [{"hostPort": 1}]}}),
-            code::UNSUPPORTED,
-            "hostPort",
-        ),
         (json!({"prevResult": 3}), code::DECODE, "prevResult"),
         (
             json!({"prevResult": {"cniVersion": "7"}}),

@@ -22,8 +22,8 @@ use nix::{
 use tempfile::TempDir;
 use weft_api::{
     forwarder::{
-        Answer, Attach as AttachRequest, Code, Driver, Error, GATEWAY_MAC, Port, PortState, Reply,
-        Request, Traffic,
+        Answer, Attach as AttachRequest, Capabilities, Code, Driver, Error, GATEWAY_MAC,
+        OverBandwidth, Port, PortState, Reply, Request, Traffic,
     },
     framing,
     names::{Mac, Name},
@@ -212,8 +212,8 @@ fn a_port_that_was_taken_without_an_answer_is_let_go() {
         [listed, answer(Reply::Done { epoch: 2 })]
     });
     let mut client = Client::connect(&path).expect("connect");
-    let attached =
-        node.run(|| wire_pod::attach_pod(&pod, &port(), &wiring(Attach::Veth), &mut client));
+    let attached = node
+        .run(|| wire_pod::attach_pod(&pod, &port(), &wiring(Attach::Veth), plain(), &mut client));
     let error = attached.expect("enter").expect_err("it hung up");
     assert!(
         matches!(
@@ -240,10 +240,16 @@ fn taken(attach: AttachRequest) -> Port {
         mtu: attach.mtu,
         queues: 1,
         uso: true,
+        capabilities: attach.capabilities,
+        over_bandwidth: OverBandwidth::default(),
         age_ms: 0,
         from_pod: Traffic::default(),
         to_pod: Traffic::default(),
     }
+}
+
+fn plain() -> Capabilities {
+    Capabilities::default()
 }
 
 struct Frames {
@@ -333,7 +339,7 @@ impl Peer {
 
     fn attach(&self, node: &Netns, pod: &Netns, wiring: &Wiring) -> Result<Driver, WireError> {
         let mut client = Client::connect(&self.path).expect("connect");
-        node.run(|| wire_pod::attach_pod(pod, &port(), wiring, &mut client))
+        node.run(|| wire_pod::attach_pod(pod, &port(), wiring, plain(), &mut client))
             .expect("enter")
     }
 

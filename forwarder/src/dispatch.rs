@@ -1,7 +1,7 @@
 //! Does what verdicts say: writes to ports, sends into the tunnel, and counts
 //! what became of each packet.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use weft_engine::{
     Batch, Counters, DropReason, Outbox, PortId, Runs, Verdict, fragment::fragment,
@@ -9,7 +9,7 @@ use weft_engine::{
 };
 use weft_wire::{Ethernet, checksum, parse, vnet, vxlan};
 
-use crate::{port::Port, steer::Steering, tables::Tables, uplink::Sender};
+use crate::{held::Held, port::Port, steer::Steering, tables::Tables, uplink::Sender};
 
 #[derive(Debug)]
 pub struct Dispatch {
@@ -17,6 +17,7 @@ pub struct Dispatch {
     counters: Arc<Counters>,
     sender: Arc<Sender>,
     outbox: Outbox,
+    held: Held,
 }
 
 impl Dispatch {
@@ -32,21 +33,27 @@ impl Dispatch {
             counters,
             sender,
             outbox: Outbox::new(spread),
+            held: Held::default(),
         }
     }
 
-    /// Writes and sends the frames of a batch, each by its verdict.
+    /// Writes and sends the frames of a batch, each by its verdict and when
+    /// it is due.
     pub fn frames(&mut self, tables: &Tables, batch: &mut Batch) {
         self.outbox.clear();
         for place in 0..batch.len() {
             let frame = batch.frames()[place];
+            if let Some(due) = frame.due {
+                self.held.push(due, frame, batch.with_vnet(&frame));
+                continue;
+            }
             match frame.verdict {
                 Verdict::Deliver(id) => {
                     let written = match tables.port(id) {
                         Some(port) => deliver(port, self.queue(id, port), batch, place),
                         None => Written::lost(DropReason::PortDown, frame.packets),
                     };
-                    self.count(tables, id, frame.len, &written);
+                    self.count(tables, id, frame.inner, &written);
                 }
                 Verdict::Tunnel(tunnel) => {
                     let vni = tables.snapshot.peer(tunnel.peer).vni;
@@ -61,9 +68,36 @@ impl Dispatch {
         self.flush(tables);
     }
 
-    /// Writes the runs that came out of the tunnel.
-    pub fn runs(&self, tables: &Tables, runs: &Runs) {
+    /// When the first of the frames that wait is due.
+    pub fn due(&self) -> Option<Instant> {
+        self.held.due()
+    }
+
+    /// Writes and sends what has waited long enough. To be called before
+    /// others are decided at `now`, which else would overtake.
+    pub fn release(&mut self, tables: &Tables, now: Instant, batch: &mut Batch) {
+        while self.due().is_some_and(|due| due <= now) {
+            batch.clear();
+            self.held.take_due(now, batch);
+            self.frames(tables, batch);
+        }
+    }
+
+    /// Writes and sends all that waits, before `tables` end. What is early
+    /// is paid for by those who come after.
+    pub fn release_all(&mut self, tables: &Tables, batch: &mut Batch) {
+        while let Some(due) = self.due() {
+            self.release(tables, due, batch);
+        }
+    }
+
+    /// Writes the runs that came out of the tunnel, each when it is due.
+    pub fn runs(&mut self, tables: &Tables, runs: &Runs) {
         for run in runs.runs() {
+            if let Some(due) = run.due {
+                self.held.push(due, run.frame(), &run.bytes);
+                continue;
+            }
             let port = tables.port(run.port).ok_or(DropReason::PortDown);
             let mut written = Written::default();
             written.take(

@@ -6,6 +6,8 @@
 //! uplink/ receive ► weft_engine from_uplink ► port/ send
 //! ```
 //!
+//! What a port's bandwidth puts off waits before it is sent (`held`).
+//!
 //! A worker ([`worker`]) owns its queues and its uplink socket and runs each
 //! batch to completion. The control thread ([`control`]) builds new
 //! [`tables`] and publishes them; workers never wait for it. What nodes there
@@ -16,6 +18,7 @@ pub mod config;
 pub mod confine;
 pub mod control;
 pub mod dispatch;
+mod held;
 pub mod ipam;
 pub mod metrics;
 pub mod port;

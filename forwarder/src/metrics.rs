@@ -49,6 +49,9 @@ pub struct Scrape {
     pub version: &'static str,
     pub totals: Totals,
     pub ports: Vec<Flow>,
+    /// By port with a bandwidth: packets that were too many, from the pod
+    /// and to it.
+    pub over_bandwidth: Vec<(String, [u64; 2])>,
     pub peers: Vec<Flow>,
     pub ports_gone: usize,
     pub workers: usize,
@@ -162,6 +165,15 @@ impl Collector for Scrape {
             ];
             sample(&mut family, &labels, packets)?;
         }
+        let help = "Packets of the port beyond its bandwidth, by direction.";
+        let mut family =
+            encoder.encode_descriptor("port_over_bandwidth", help, None, MetricType::Counter)?;
+        for (port, packets) in &self.over_bandwidth {
+            for (direction, packets) in ["from_pod", "to_pod"].into_iter().zip(packets) {
+                let labels = [("port", port.as_str()), ("direction", direction)];
+                sample(&mut family, &labels, *packets)?;
+            }
+        }
         flows(&mut encoder, "port", ["from_pod", "to_pod"], &self.ports)?;
         flows(&mut encoder, "peer", ["from_peer", "to_peer"], &self.peers)
     }
@@ -217,6 +229,7 @@ mod tests {
             version: "9.9.9",
             totals: Totals::of(&workers),
             ports: vec![Flow::new("n1p1", &from, &to)],
+            over_bandwidth: vec![("n1p1".to_owned(), [0, 17])],
             peers: vec![Flow::new("n2", &to, &from)],
             ports_gone: 0,
             workers: 2,
@@ -253,6 +266,7 @@ mod tests {
             "weft_dropped_packets_total{reason=\"no_route\",severity=\"normal\"} 2",
             "weft_port_packets_total{port=\"n1p1\",direction=\"from_pod\"} 5",
             "weft_port_traffic_bytes_total{port=\"n1p1\",direction=\"from_pod\"} 600",
+            "weft_port_over_bandwidth_total{port=\"n1p1\",direction=\"to_pod\"} 17",
             "weft_peer_packets_total{peer=\"n2\",direction=\"to_peer\"} 5",
             "weft_peer_packets_total{peer=\"n2\",direction=\"from_peer\"} 0",
             "weft_epoch 8",

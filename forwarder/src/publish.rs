@@ -8,14 +8,17 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node, Nodes},
+    forwarder::{
+        Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Limit, Node, Nodes, PortMapping,
+    },
     names::Name,
 };
-use weft_engine::{Epoch, Gateway, Peer, Port, PortId, Snapshot, Vtep, counters::Traffic};
+use weft_engine::{Epoch, Gateway, Peer, Port, PortId, Shaper, Snapshot, Vtep, counters::Traffic};
 use weft_wire::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 
 /// Most ports: as many as a [`PortId`] can tell apart.
@@ -117,6 +120,19 @@ impl State {
                 let what = format!("address {address} is port {}'s", other.name);
                 return taken(what, "detach the other, or give the pod another address");
             }
+            let published = &other.capabilities.port_mappings;
+            let collides = |mine: &&PortMapping| published.iter().any(|one| one.collides(mine));
+            if let Some(mapping) = spec.capabilities.port_mappings.iter().find(collides) {
+                let what = format!(
+                    "{} is published by port {}",
+                    mapping.published(),
+                    other.name
+                );
+                return taken(
+                    what,
+                    "detach the other, or publish another port of the node",
+                );
+            }
         }
         let lowest = self
             .ports
@@ -142,6 +158,8 @@ impl State {
             mtu: usize::from(spec.mtu),
             takes_udp: takes.udp,
             takes_tcp: takes.tcp,
+            from_pod_shaper: spec.capabilities.bandwidth.from_pod.map(shaper),
+            to_pod_shaper: spec.capabilities.bandwidth.to_pod.map(shaper),
             from_pod: Arc::default(),
             to_pod: Arc::default(),
         });
@@ -279,6 +297,10 @@ impl State {
             from_peer,
         }
     }
+}
+
+fn shaper(limit: Limit) -> Shaper {
+    Shaper::new(limit.rate.get(), limit.burst.get(), Instant::now())
 }
 
 /// What no two nodes may share, this one included.

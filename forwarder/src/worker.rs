@@ -119,8 +119,7 @@ impl Worker {
     pub fn run(mut self) {
         let mut events = Events::with_capacity(256);
         while !self.shared.stopping() {
-            let timeout = (!self.ready.is_empty()).then_some(Duration::ZERO);
-            match self.poll.poll(&mut events, timeout) {
+            match self.poll.poll(&mut events, self.rest()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -134,11 +133,31 @@ impl Worker {
                     self.ready.push(source);
                 }
             }
+            self.release();
             let mut ready = std::mem::take(&mut self.ready);
             ready.retain(|&source| self.serve(source));
             // New tables may have dropped what was ready under the old ones.
             self.ready.append(&mut ready);
         }
+    }
+
+    /// How long there is nothing to do unless something is heard.
+    fn rest(&self) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let due = self.dispatch.due()?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Lets go what is due, and says at what moment.
+    fn release(&mut self) -> Instant {
+        let now = Instant::now();
+        if self.dispatch.due().is_some() {
+            let tables = Arc::clone(&self.tables);
+            self.dispatch.release(&tables, now, &mut self.batch);
+        }
+        now
     }
 
     /// Serves one batch of a source. Says whether there may be more.
@@ -154,6 +173,8 @@ impl Worker {
     }
 
     fn take_tables(&mut self) {
+        let old = Arc::clone(&self.tables);
+        self.dispatch.release_all(&old, &mut self.batch);
         let new = self.shared.tables.load_full();
         register(
             self.poll.registry(),
@@ -172,6 +193,7 @@ impl Worker {
         let (Some(port), Some(row)) = (tables.port(id), tables.snapshot.port(id)) else {
             return false;
         };
+        let now = self.release();
         self.batch.clear();
         self.replies.clear();
         let left = port.receive(queue, &mut self.batch);
@@ -185,7 +207,7 @@ impl Worker {
                 tables: &tables.snapshot,
                 counters: &self.counters,
                 replies: &mut self.replies,
-                now: Instant::now(),
+                now,
             };
             self.engine.from_port(&mut scene, row, &mut self.batch);
             self.dispatch.frames(&tables, &mut self.batch);
@@ -196,6 +218,7 @@ impl Worker {
 
     fn serve_uplink(&mut self, place: usize) -> bool {
         let tables = Arc::clone(&self.tables);
+        let now = self.release();
         self.inbox.trains.clear();
         self.runs.clear();
         self.replies.clear();
@@ -214,7 +237,7 @@ impl Worker {
                 tables: &tables.snapshot,
                 counters: &self.counters,
                 replies: &mut self.replies,
-                now: Instant::now(),
+                now,
             };
             self.engine
                 .from_uplink(&mut scene, &mut self.inbox, &mut self.runs);

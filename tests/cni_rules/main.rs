@@ -2,6 +2,7 @@
 //! says which test holds which), with a real forwarder, a real IPAM server,
 //! real namespaces and other people's plugins.
 
+mod capabilities;
 mod chain;
 mod check;
 mod gc;

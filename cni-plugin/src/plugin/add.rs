@@ -49,7 +49,9 @@ pub(super) fn add(order: &Order, pod: &Pod, netns: &Path) -> Result<Value, Failu
     let mut plan = Plan::make(order, pod, netns)?;
     let lease = plan.lease()?;
     let wired = plan.wiring(&lease).and_then(|wiring| {
-        wire_pod::attach_pod(&plan.netns, &plan.port, &wiring, &mut plan.forwarder)
+        let capabilities = order.config.runtime.capabilities.clone();
+        let (netns, port) = (&plan.netns, &plan.port);
+        wire_pod::attach_pod(netns, port, &wiring, capabilities, &mut plan.forwarder)
             .map_err(|error| of_wiring(&error))
     });
     match wired {

@@ -10,7 +10,7 @@ use weft_api::{
 };
 use weft_socket::ipam::Client as IpamClient;
 
-use super::{Order, add, delegate, port, server};
+use super::{Order, add, capabilities, delegate, port, server};
 use crate::{
     forwarder::Client,
     netlink::Netlink,
@@ -137,6 +137,7 @@ fn forwarder(
             "the forwarder takes frames of {name} from {mac} only"
         ));
     }
+    found.extend(capabilities::differences(&order.config.runtime, &port));
     for ip in ips.iter().map(IpNet::addr) {
         if !port.addresses.contains(&ip) {
             found.push(format!("the forwarder's port {name} lacks {ip}"));

@@ -5,6 +5,7 @@
 //! there, and once.
 
 mod add;
+mod capabilities;
 mod check;
 mod del;
 mod delegate;

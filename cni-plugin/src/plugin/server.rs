@@ -2,6 +2,7 @@
 
 use std::{fs, io::ErrorKind};
 
+use ipnet::IpNet;
 use weft_api::{
     forwarder::Code as ForwarderCode,
     ipam::{
@@ -30,14 +31,20 @@ pub(super) fn allocate(
     args: &Args,
 ) -> Result<Allocated, ClientError> {
     let runtime = &config.runtime;
-    let mut families = weft.families.clone();
-    for family in runtime.ips.iter().map(|ip| Family::of(*ip)) {
+    // Ranges are pools, and say which families are wanted.
+    let (pools, mut families) = if runtime.ranges.is_empty() {
+        (weft.pools.clone(), weft.families.clone())
+    } else {
+        let pools = runtime.ranges.iter().map(ToString::to_string);
+        (pools.collect(), Vec::new())
+    };
+    let ranges = runtime.ranges.iter().map(IpNet::addr);
+    for family in ranges.chain(runtime.ips.clone()).map(Family::of) {
         if !families.contains(&family) {
             families.push(family);
         }
     }
     let asked = families.clone();
-    let subnets = runtime.subnets.iter().map(ToString::to_string);
     let pod_name = |text: &Option<String>| Name::new(text.clone()?).ok();
     let pod = pod_name(&args.pod_namespace).zip(pod_name(&args.pod_name));
     let request = Request::Allocate(Box::new(Allocate {
@@ -46,7 +53,7 @@ pub(super) fn allocate(
         families,
         purpose: Use::Workload,
         addresses: runtime.ips.clone(),
-        pools: weft.pools.iter().cloned().chain(subnets).collect(),
+        pools,
         identity: weft.identity.clone(),
         pod: pod.map(|(namespace, name)| PodRef { namespace, name }),
         namespace_labels: std::collections::BTreeMap::new(),

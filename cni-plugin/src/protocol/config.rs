@@ -90,9 +90,10 @@ impl Weft {
 
 impl Config {
     pub fn parse(bytes: &[u8]) -> Result<Self, Failure> {
-        Self::of_map(&object(bytes)?)
+        Self::parse_for(bytes, &Args::default())
     }
 
+    /// Without what is asked for one pod.
     fn of_map(map: &Map<String, Value>) -> Result<Self, Failure> {
         let version = version(map)?;
         let name: String = needed(map, "name")?;
@@ -113,7 +114,7 @@ impl Config {
         Ok(Self {
             version,
             previous,
-            runtime: Runtime::parse(map)?,
+            runtime: Runtime::default(),
             dns: field(map, "dns")?.unwrap_or_default(),
             attach: attach(map)?,
             queues,
@@ -126,10 +127,11 @@ impl Config {
         })
     }
 
-    /// The configuration of one pod's call: CNI_ARGS speak too.
+    /// The configuration with what is asked for one pod, by CNI_ARGS too.
     pub fn parse_for(bytes: &[u8], args: &Args) -> Result<Self, Failure> {
-        let mut config = Self::parse(bytes)?;
-        config.runtime = config.runtime.with_args(args)?;
+        let map = object(bytes)?;
+        let mut config = Self::of_map(&map)?;
+        config.runtime = Runtime::parse(&map, args, &config.ipam)?;
         if let Ipam::Weft(weft) = &mut config.ipam {
             weft.identify(args);
         }
@@ -207,7 +209,7 @@ fn invalid(key: &str, map: &Map<String, Value>, remedy: &str) -> Failure {
     Failure::new(code::CONFIG, format!("{key} is {value}; {remedy}"))
 }
 
-fn short(value: &Value) -> String {
+pub(super) fn short(value: &Value) -> String {
     const LONGEST: usize = 200;
 
     let mut text = value.to_string();

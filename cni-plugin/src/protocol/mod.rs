@@ -3,6 +3,7 @@
 //!
 //! Whatever the input, the answer is a value or a [`Failure`]; nothing panics.
 
+mod capabilities;
 mod config;
 mod environment;
 mod failure;

@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{Mac, Name, Vni};
 
+mod bandwidth;
+mod mapping;
+
+pub use bandwidth::{Bandwidth, Limit};
+pub use mapping::{PortMapping, Protocol};
+
 /// Longest request line in bytes, newline included.
 pub const REQUEST_MAX: usize = 8 << 20;
 
@@ -61,6 +67,27 @@ pub struct Attach {
     pub addresses: Vec<IpAddr>,
     /// The pod link's MTU in bytes of IP packet.
     pub mtu: u16,
+    #[serde(default, skip_serializing_if = "Capabilities::is_plain")]
+    pub capabilities: Capabilities,
+}
+
+/// What a port is to do besides carrying frames, by the names that CNI has
+/// for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capabilities {
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub bandwidth: Bandwidth,
+    /// No two ports may publish the same. Kept, and not yet served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
+}
+
+impl Capabilities {
+    /// Whether the port carries frames, and no more is asked.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How the fds of a port speak.
@@ -154,7 +181,7 @@ pub enum Code {
     Unknown,
     /// A value is out of its range, or contradicts another.
     Invalid,
-    /// The name, address or block belongs to somebody else.
+    /// The name, MAC, address, block or published port belongs to somebody else.
     Taken,
     /// No port of that name.
     NotFound,
@@ -181,10 +208,22 @@ pub struct Port {
     pub queues: usize,
     /// Whether whole UDP super-frames can be written to the pod (USO).
     pub uso: bool,
+    #[serde(default, skip_serializing_if = "Capabilities::is_plain")]
+    pub capabilities: Capabilities,
+    /// Packets dropped for the bandwidth; none without one.
+    #[serde(default)]
+    pub over_bandwidth: OverBandwidth,
     /// How long ago it was attached, by a clock that nobody sets.
     pub age_ms: u64,
     pub from_pod: Traffic,
     pub to_pod: Traffic,
+}
+
+/// Packets by direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverBandwidth {
+    pub from_pod: u64,
+    pub to_pod: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

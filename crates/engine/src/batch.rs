@@ -1,6 +1,8 @@
 //! The unit of work from ports: frames one behind another in one buffer,
 //! each with its virtio-net header in front and a verdict when decided.
 
+use std::time::Instant;
+
 use weft_wire::{FRAME_MAX, VnetHeader, vnet};
 
 use crate::{DropReason, Verdict};
@@ -28,6 +30,10 @@ pub struct Frame {
     /// The largest IP packet that the frame's way takes, if the frame is to
     /// be cut into fragments that fit.
     pub cut: Option<usize>,
+    /// When the frame may go, if it has to wait.
+    pub due: Option<Instant>,
+    /// Ethernet bytes that the frame counts as.
+    pub inner: usize,
 }
 
 impl Batch {
@@ -64,8 +70,27 @@ impl Batch {
             packets: 1,
             verdict: Verdict::Drop(DropReason::MalformedEthernet),
             cut: None,
+            due: None,
+            inner: len,
         });
         self.used += vnet::LEN + len;
+    }
+
+    /// Copies in a frame that has been decided, with its virtio-net header
+    /// and Ethernet bytes, if there is room. It waits no more.
+    pub fn restore(&mut self, frame: Frame, bytes: &[u8]) -> bool {
+        let end = self.used + bytes.len();
+        let Some(space) = self.buffer.get_mut(self.used..end) else {
+            return false;
+        };
+        space.copy_from_slice(bytes);
+        self.frames.push(Frame {
+            start: self.used + vnet::LEN,
+            due: None,
+            ..frame
+        });
+        self.used = end;
+        true
     }
 
     /// Copies a frame in and gives it its verdict, if there is room.

@@ -9,20 +9,23 @@
 //! order they were begun, and a packet joins only the newest run of its
 //! flow.
 
-use std::ops::Range;
+use std::time::Instant;
 
-use weft_wire::{
-    ETHERNET_LEN, Key, Mac, Packet, VnetHeader, checksum, edit, parse::Fragment, protocol, vnet,
-};
+use weft_wire::{ETHERNET_LEN, Key, Mac, Packet, VnetHeader, checksum, edit, protocol, vnet};
 use zerocopy::IntoBytes;
 
 use crate::{
-    DropReason, Port,
+    DropReason, Port, Verdict,
+    batch::Frame,
     fragment::{HEADERS as FRAGMENT_HEADERS, fragment},
     segment::segment,
     snapshot::PortId,
     unfinished,
 };
+
+mod candidate;
+
+use candidate::Candidate;
 
 /// How many runs are looked at for one that a packet may join. A flow whose
 /// run is further back begins a new one.
@@ -36,15 +39,13 @@ const DATAGRAMS_MAX: u64 = 64;
 /// Largest IP packet (RFC 791, RFC 8200: 16-bit lengths).
 const IP_MAX: usize = 65_535;
 
-const TCP_FIN: u8 = 0x01;
-const TCP_PSH: u8 = 0x08;
-const TCP_ACK: u8 = 0x10;
-
 #[derive(Debug, Default)]
 pub struct Runs {
     runs: Vec<Run>,
     /// Those in use; the rest keep their memory for later.
     live: usize,
+    /// When the runs that begin from now on may go, if they have to wait.
+    pub due: Option<Instant>,
 }
 
 /// One write to a port.
@@ -56,6 +57,8 @@ pub struct Run {
     pub inner: usize,
     /// Virtio-net header, the frame's headers, payload.
     pub bytes: Vec<u8>,
+    /// When it may go, if it has to wait: as its first packet.
+    pub due: Option<Instant>,
     /// Bytes of virtio-net header and headers.
     head: usize,
     key: Key,
@@ -210,6 +213,7 @@ impl Runs {
             packets: 1,
             inner: headers.len() + payload.len(),
             bytes,
+            due: self.due,
             head: vnet::LEN + headers.len(),
             key: packet.key,
             transport: packet.transport,
@@ -229,62 +233,21 @@ impl Runs {
     }
 }
 
-/// A packet that may be part of a super-frame, if its checksum is right.
-struct Candidate {
-    headers: usize,
-    payload: Range<usize>,
-    sequence: u32,
-    identification: u16,
-    flags: u8,
-    /// Nothing may follow it in its run.
-    last: bool,
-}
-
-impl Candidate {
-    fn of(frame: &[u8], packet: &Packet, port: &Port) -> Option<Self> {
-        let tcp = match packet.key.protocol {
-            protocol::TCP => true,
-            protocol::UDP => false,
-            _ => return None,
-        };
-        let taken = if tcp { port.takes_tcp } else { port.takes_udp };
-        let plain = if packet.is_v4() { 20 } else { 40 };
-        if !taken
-            || packet.fragment != Fragment::Whole
-            || packet.transport != ETHERNET_LEN + plain
-            || packet.payload == packet.end
-        {
-            return None;
-        }
-        let transport = &frame[packet.transport..packet.payload];
-        let flags = if tcp { transport[13] } else { 0 };
-        let mergeable = if tcp {
-            flags & !(TCP_PSH | TCP_FIN) == TCP_ACK
-        } else {
-            // Without a checksum there is nothing to vouch for the merge.
-            let checksum = [transport[6], transport[7]];
-            let len = usize::from(u16::from_be_bytes([transport[4], transport[5]]));
-            checksum != [0, 0] && len == packet.end - packet.transport
-        };
-        if !mergeable {
-            return None;
-        }
-        Some(Self {
-            headers: packet.payload,
-            payload: packet.payload..packet.end,
-            sequence: if tcp { read_u32(transport, 4) } else { 0 },
-            identification: if packet.is_v4() {
-                identification(frame)
-            } else {
-                0
-            },
-            flags,
-            last: flags & (TCP_PSH | TCP_FIN) != 0,
-        })
-    }
-}
-
 impl Run {
+    /// The run as a frame of its own.
+    pub fn frame(&self) -> Frame {
+        Frame {
+            start: vnet::LEN,
+            len: self.bytes.len() - vnet::LEN,
+            vnet: VnetHeader::read(&self.bytes).unwrap_or_default(),
+            packets: self.packets,
+            verdict: Verdict::Deliver(self.port),
+            cut: None,
+            due: self.due,
+            inner: self.inner,
+        }
+    }
+
     fn describe(&mut self, vnet: VnetHeader) {
         self.bytes[..vnet::LEN].copy_from_slice(vnet.as_bytes());
     }
@@ -379,14 +342,6 @@ impl Run {
         let partial = checksum::pseudo_header(&self.key, transport_len);
         transport[at..at + 2].copy_from_slice(&partial.to_be_bytes());
     }
-}
-
-fn identification(frame: &[u8]) -> u16 {
-    u16::from_be_bytes([frame[ETHERNET_LEN + 4], frame[ETHERNET_LEN + 5]])
-}
-
-fn read_u32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// Lengths here are those of parts of one IP packet: below 65 536.

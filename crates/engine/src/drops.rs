@@ -71,6 +71,8 @@ reasons! {
     HopLimit "hop_limit" Normal "TTL or hop limit ran out.";
     TooBig "too_big" Normal "The packet exceeds the way's MTU; the sender was told by ICMP.";
     NoUplink "no_uplink" Trouble "This node and the peer have no underlay address family in common.";
+    BandwidthFromPod "bandwidth_from_pod" Normal "A pod sent more than its bandwidth allows.";
+    BandwidthToPod "bandwidth_to_pod" Normal "A pod was sent more than its bandwidth allows.";
 
     // What comes out of the tunnel.
     UnknownPeer "unknown_peer" Suspect "A datagram came from an underlay address that is no peer's.";

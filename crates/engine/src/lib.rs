@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! from_port:    parse ► admit ► gateway? ► flow cache ─hit─┐
-//!                                           └miss► lookup ─┴► hop limit ► mtu ► verdict
-//! from_uplink:  peer? ► decap ► parse ► source? ► lookup ► hop limit ► coalesce
+//!                                           └miss► lookup ─┴► hop limit ► mtu ► bandwidth ► verdict
+//! from_uplink:  peer? ► decap ► parse ► source? ► lookup ► hop limit ► bandwidth ► coalesce
 //! Tunnel:       segment ► outbox
 //! ```
 //!
@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admit;
+pub mod bandwidth;
 pub mod batch;
 pub mod coalesce;
 pub mod counters;
@@ -30,6 +31,7 @@ pub mod snapshot;
 pub mod unfinished;
 pub mod verdict;
 
+pub use bandwidth::Shaper;
 pub use batch::Batch;
 pub use coalesce::Runs;
 pub use counters::Counters;

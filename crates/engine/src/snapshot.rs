@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 use weft_wire::{Mac, Packet};
 
-use crate::counters::Traffic;
+use crate::{Shaper, counters::Traffic};
 
 /// Counts the snapshots of one forwarder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +55,8 @@ pub struct Port {
     /// Whether the port takes whole UDP super-frames, TCP super-frames.
     pub takes_udp: bool,
     pub takes_tcp: bool,
+    pub from_pod_shaper: Option<Shaper>,
+    pub to_pod_shaper: Option<Shaper>,
     pub from_pod: Arc<Traffic>,
     pub to_pod: Arc<Traffic>,
 }

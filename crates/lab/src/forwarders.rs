@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use weft_api::{
-    forwarder::{DEFAULT_PORT, Node, Reply, Request, Status},
+    forwarder::{Capabilities, DEFAULT_PORT, Node, Reply, Request, Status},
     names::{Name, Vni},
 };
 use weft_cni::{
@@ -166,6 +166,7 @@ fn wire(
     workers: usize,
     client: &mut Client,
 ) -> anyhow::Result<()> {
+    let plain = Capabilities::default();
     for (pod, pod_netns) in node.pods.iter().zip(pods) {
         let wiring = Wiring {
             interface: "eth0".to_owned(),
@@ -179,7 +180,7 @@ fn wire(
             gso: Some(Gso::one_send(spec.pod_mtu())),
         };
         let port = Name::new(&pod.name)?;
-        netns.run(|| wire_pod::attach_pod(pod_netns, &port, &wiring, client))??;
+        netns.run(|| wire_pod::attach_pod(pod_netns, &port, &wiring, plain.clone(), client))??;
     }
     Ok(())
 }

@@ -6,7 +6,11 @@
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use weft_api::{forwarder::Node, ipam, names::Name};
+use weft_api::{
+    forwarder::{Capabilities, Node},
+    ipam,
+    names::Name,
+};
 use weft_cni::{
     gso::Gso,
     link::{Attach, Wiring},
@@ -81,6 +85,19 @@ impl Pod {
         node: &Netns,
         forwarder: &Forwarder,
     ) -> anyhow::Result<()> {
+        let capabilities = Capabilities::default();
+        self.plug_with(capabilities, attach, mtu, node, forwarder)
+    }
+
+    /// Wires the pod, and has its port do more than carry frames.
+    pub fn plug_with(
+        &self,
+        capabilities: Capabilities,
+        attach: Attach,
+        mtu: u16,
+        node: &Netns,
+        forwarder: &Forwarder,
+    ) -> anyhow::Result<()> {
         let wiring = Wiring {
             interface: "eth0".to_owned(),
             mac: self.plan.mac,
@@ -91,7 +108,7 @@ impl Pod {
         };
         let port = Name::new(self.name())?;
         let mut client = forwarder.client()?;
-        node.run(|| wire_pod::attach_pod(&self.netns, &port, &wiring, &mut client))??;
+        node.run(|| wire_pod::attach_pod(&self.netns, &port, &wiring, capabilities, &mut client))??;
         Ok(())
     }
 }
@@ -99,6 +116,16 @@ impl Pod {
 impl Lab {
     /// Adds a pod to a node. Its number is the next of that node.
     pub fn add_pod(&mut self, node: usize, attach: Attach) -> anyhow::Result<&Pod> {
+        self.add_pod_with(Capabilities::default(), node, attach)
+    }
+
+    /// The same, with a port that does more than carry frames.
+    pub fn add_pod_with(
+        &mut self,
+        capabilities: Capabilities,
+        node: usize,
+        attach: Attach,
+    ) -> anyhow::Result<&Pod> {
         let place = &self.nodes[node];
         let number = self.pods.iter().filter(|pod| pod.node == node).count() + 1;
         let mut plan = PodPlan::new(place.plan.number, number);
@@ -106,7 +133,8 @@ impl Lab {
         ipam.fill_pod(&place.plan, &mut plan)?;
         let pod = Pod::make(plan, node)?;
         let forwarder = place.forwarder.as_ref().context("no forwarder")?;
-        pod.plug(attach, self.spec.pod_mtu(), &place.netns, forwarder)?;
+        let mtu = self.spec.pod_mtu();
+        pod.plug_with(capabilities, attach, mtu, &place.netns, forwarder)?;
         self.pods.push(pod);
         self.pods.last().context("just pushed")
     }

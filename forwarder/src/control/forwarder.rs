@@ -14,10 +14,11 @@ use tracing::error;
 use weft_api::{
     forwarder as api,
     forwarder::{
-        Answer, Attach, Code, Driver, Error, Node, Nodes, PortState, QUEUES_MAX, Reply, Request,
+        Answer, Attach, Code, Driver, Error, Node, Nodes, OverBandwidth, PortState, QUEUES_MAX,
+        Reply, Request,
     },
 };
-use weft_engine::{DropReason, Epoch, counters::Traffic};
+use weft_engine::{DropReason, Epoch, Shaper, counters::Traffic};
 
 use super::closing::Closing;
 use crate::{
@@ -157,12 +158,18 @@ impl Forwarder {
         let port = |row: &crate::publish::PortRow| {
             Flow::new(&row.spec.name, &row.port.from_pod, &row.port.to_pod)
         };
+        let over = |row: &crate::publish::PortRow| {
+            let over = over_bandwidth(&row.port);
+            let limited = !row.spec.capabilities.bandwidth.is_unlimited();
+            limited.then(|| (row.spec.name.to_string(), [over.from_pod, over.to_pod]))
+        };
         let peer =
             |row: &PeerRow| Flow::new(&row.node.name, &row.peer.from_peer, &row.peer.to_peer);
         Scrape {
             version: VERSION,
             totals: Totals::of(self.workers.counters()),
             ports: self.state.ports().map(port).collect(),
+            over_bandwidth: self.state.ports().filter_map(over).collect(),
             peers: self.state.peers().iter().map(peer).collect(),
             ports_gone: self
                 .open
@@ -265,6 +272,8 @@ impl Forwarder {
                 mtu: spec.mtu,
                 queues: open.queues(),
                 uso: open.takes_udp(),
+                capabilities: spec.capabilities,
+                over_bandwidth: over_bandwidth(&row.port),
                 age_ms: u64::try_from(open.age().as_millis()).unwrap_or(u64::MAX),
                 from_pod: traffic(&row.port.from_pod),
                 to_pod: traffic(&row.port.to_pod),
@@ -340,6 +349,14 @@ fn check_count(spec: &Attach, fds: usize) -> Result<(), Error> {
         return Err(refusal(Code::Descriptor, message, hint));
     }
     Ok(())
+}
+
+fn over_bandwidth(port: &weft_engine::Port) -> OverBandwidth {
+    let refused = |shaper: &Option<Shaper>| shaper.as_ref().map_or(0, Shaper::refused);
+    OverBandwidth {
+        from_pod: refused(&port.from_pod_shaper),
+        to_pod: refused(&port.to_pod_shaper),
+    }
 }
 
 fn peer(row: &PeerRow) -> api::Peer {

@@ -71,7 +71,7 @@ fn names() -> String {
 #[cfg(test)]
 mod tests {
     use weft_api::{
-        forwarder::{Attach, Driver, Nodes},
+        forwarder::{Attach, Capabilities, Driver, Nodes},
         names::{Mac, Name},
     };
 
@@ -90,6 +90,7 @@ mod tests {
             mac: Mac([2, 0, 0, 0, 0, 1]),
             addresses: Vec::new(),
             mtu: 1450,
+            capabilities: Capabilities::default(),
         };
         let node =
             serde_json::from_str(r#"{"name":"n1","underlay":[],"vtep_mac":"02:00:00:00:00:01"}"#)
@@ -146,6 +147,21 @@ mod tests {
             r#"{"op":"apply","node":{}}"#,
         ] {
             assert_eq!(code(line), Code::Invalid, "{line}");
+        }
+        for capabilities in [
+            r#"{"aliases":[]}"#,
+            r#"{"bandwidth":{"to_pod":{"rate":0,"burst":1}}}"#,
+            r#"{"bandwidth":{"to_pod":{"rate":1,"burst":0}}}"#,
+            r#"{"bandwidth":{"to_pod":{"rate":1}}}"#,
+            r#"{"bandwidth":{"ingress":{"rate":1,"burst":1}}}"#,
+            r#"{"port_mappings":[{"host_port":0,"container_port":1,"protocol":"tcp"}]}"#,
+            r#"{"port_mappings":[{"host_port":1,"container_port":1,"protocol":"icmp"}]}"#,
+            r#"{"port_mappings":[{"host_port":1,"container_port":1,"protocol":"tcp","host_ip":""}]}"#,
+        ] {
+            let line = format!(
+                r#"{{"op":"attach","name":"a","driver":"tap","mac":"02:00:00:00:00:01","addresses":["10.1.0.1"],"mtu":1450,"capabilities":{capabilities}}}"#
+            );
+            assert_eq!(code(&line), Code::Invalid, "{line}");
         }
     }
 }

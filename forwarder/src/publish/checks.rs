@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node},
+    forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node, PortMapping},
     names::Mac,
 };
 
@@ -47,6 +47,12 @@ pub fn attach(spec: &Attach) -> Result<(), Error> {
     if spec.mtu < least {
         let problem = format!("MTU {} is below {least}", spec.mtu);
         return Err(invalid(problem, "IPv4 needs 68 bytes, IPv6 1280"));
+    }
+    let mappings = &spec.capabilities.port_mappings;
+    if let Some((first, second)) = PortMapping::collision(mappings) {
+        let [first, second] = [first, second].map(|place| mappings[place]);
+        let problem = format!("port mappings {first} and {second} publish the same");
+        return Err(invalid(problem, "publish it once"));
     }
     Ok(())
 }

@@ -1,4 +1,9 @@
-use weft_api::names::{Mac, Vni};
+use std::num::{NonZeroU16, NonZeroU64};
+
+use weft_api::{
+    forwarder::Capabilities,
+    names::{Mac, Vni},
+};
 use weft_engine::PeerId;
 
 use super::*;
@@ -40,6 +45,7 @@ fn pod(text: &str, number: u8) -> Attach {
         mac: Mac([2, 0, 0, 0, 0, number]),
         addresses: addresses(&[&format!("10.1.0.{number}"), &format!("fd00::{number}")]),
         mtu: 1430,
+        capabilities: Capabilities::default(),
     }
 }
 
@@ -343,4 +349,79 @@ fn the_own_record_is_the_tunnels_end() {
         (snapshot.epoch, snapshot.gateway.mac),
         (Epoch(3), [0xee; 6])
     );
+}
+
+fn publishing(text: &str, number: u8, mappings: &[&str]) -> Attach {
+    let mappings = mappings.iter().map(|mapping| {
+        let [host_ip, host_port, protocol] = mapping.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("an address, a port and a protocol");
+        };
+        PortMapping {
+            host_port: host_port.parse().expect("a port"),
+            container_port: NonZeroU16::MIN,
+            protocol: serde_json::from_str(&format!("{protocol:?}")).expect("a protocol"),
+            host_ip: host_ip.parse().ok(),
+        }
+    });
+    let capabilities = Capabilities {
+        port_mappings: mappings.collect(),
+        ..Capabilities::default()
+    };
+    Attach {
+        capabilities,
+        ..pod(text, number)
+    }
+}
+
+#[test]
+fn what_another_port_publishes_is_taken_until_it_goes() {
+    let first = publishing("a", 1, &["192.0.2.1 80 tcp", "* 53 udp"]);
+    let (state, _) = with(&state(), first);
+    for mapping in [
+        "192.0.2.1 80 tcp",
+        "0.0.0.0 80 tcp",
+        "* 80 tcp",
+        ":: 53 udp",
+    ] {
+        let refused = state.with_port(publishing("b", 2, &["* 81 tcp", mapping]), WHOLE);
+        let error = refused.expect_err("it is taken");
+        assert_eq!(error.code, Code::Taken, "{error}");
+        let published = "is published by port a";
+        assert!(error.message.contains(published), "{error}");
+    }
+    let others = ["192.0.2.2 80 tcp", ":: 80 tcp", "* 80 udp", "* 53 tcp"];
+    with(&state, publishing("b", 2, &others));
+    let (state, _) = state.without_port(&name("a")).expect("it is there");
+    with(&state, publishing("b", 2, &["* 80 tcp", "* 53 udp"]));
+}
+
+#[test]
+fn a_port_that_publishes_the_same_twice_is_invalid() {
+    refused_as_invalid(publishing("a", 1, &["192.0.2.1 80 tcp", "* 80 tcp"]));
+    with(
+        &state(),
+        publishing("a", 1, &["192.0.2.1 80 tcp", "* 80 udp"]),
+    );
+}
+
+#[test]
+fn a_limited_port_has_shapers_that_outlive_a_change() {
+    let limit = Limit {
+        rate: NonZeroU64::new(8000).expect("not zero"),
+        burst: NonZeroU64::new(8000).expect("not zero"),
+    };
+    let mut spec = pod("a", 1);
+    spec.capabilities.bandwidth.from_pod = Some(limit);
+    let (state, id) = with(&state(), spec);
+    let (later, _) = with(&state, pod("b", 2));
+    let mut refused = Vec::new();
+    for state in [&state, &later] {
+        let snapshot = state.snapshot(Epoch(1)).expect("consistent");
+        let port = snapshot.port(id).expect("it is there");
+        assert!(port.to_pod_shaper.is_none());
+        let shaper = port.from_pod_shaper.as_ref().expect("it is limited");
+        refused.push(shaper.departure(10_000, 1, Instant::now()).is_none());
+    }
+    // The burst and its debt are the port's, not the tables'.
+    assert_eq!(refused, [false, true]);
 }

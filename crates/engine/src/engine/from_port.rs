@@ -9,6 +9,7 @@ use super::{Engine, Scene, tunnel};
 use crate::{
     DropReason, Port, Verdict,
     admit::{self, largest},
+    bandwidth,
     batch::Frame,
     flow::{Egress, Ingress},
     fragment,
@@ -27,6 +28,7 @@ impl Engine {
     ) {
         let (packets, decided) = match self.admit(scene, ingress, frame.vnet, bytes) {
             Ok(Admitted::Packet(packet, packets)) => {
+                frame.packets = packets;
                 let decided = self.decide_packet(scene, ingress, frame, bytes, &packet);
                 (packets, decided)
             }
@@ -119,26 +121,30 @@ impl Engine {
             return Err(DropReason::HopLimit);
         }
         let tables = scene.tables;
-        let (mtu, dst, src, verdict) = match egress {
+        let (mtu, macs, verdict, to) = match egress {
             Egress::Port(id) => {
                 let port = tables.port(id).ok_or(DropReason::PortDown)?;
-                (port.mtu, port.mac, tables.gateway.mac, Verdict::Deliver(id))
+                let macs = (port.mac, tables.gateway.mac);
+                (port.mtu, macs, Verdict::Deliver(id), Some(port))
             }
             Egress::Peer(id) => {
                 let peer = tables.peer(id);
-                (
-                    peer.mtu_of(packet),
-                    peer.mac,
-                    tables.vtep.mac,
-                    tunnel(id, hash, bytes),
-                )
+                let macs = (peer.mac, tables.vtep.mac);
+                (peer.mtu_of(packet), macs, tunnel(id, hash, bytes), None)
             }
         };
-        if largest(packet, &frame.vnet) > mtu {
-            if frame.vnet.is_super_frame() || !fragment::allowed(bytes, packet) {
-                self.complain_to_port(scene, Complaint::TooBig { mtu }, bytes, packet, ingress);
-                return Err(DropReason::TooBig);
-            }
+        let too_big = largest(packet, &frame.vnet) > mtu;
+        if too_big && (frame.vnet.is_super_frame() || !fragment::allowed(bytes, packet)) {
+            self.complain_to_port(scene, Complaint::TooBig { mtu }, bytes, packet, ingress);
+            return Err(DropReason::TooBig);
+        }
+        let (packets, now) = (frame.packets, scene.now);
+        let leaves = bandwidth::from_pod(ingress, packet, packets, now)?;
+        frame.due = match to {
+            Some(port) => leaves.max(bandwidth::to_pod(port, packet, packets, now)?),
+            None => leaves,
+        };
+        if too_big {
             if frame.vnet.needs_checksum() {
                 checksum::complete(bytes, packet);
                 frame.vnet = VnetHeader::default();
@@ -146,7 +152,7 @@ impl Engine {
             frame.cut = Some(mtu);
         }
         edit::decrement_hop_limit(bytes, packet);
-        edit::set_macs(bytes, dst, src);
+        edit::set_macs(bytes, macs.0, macs.1);
         Ok(verdict)
     }
 

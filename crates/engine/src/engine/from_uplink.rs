@@ -1,6 +1,6 @@
 //! A datagram from the underlay: a known peer's, for a pod on this node.
 
-use std::ops::Range;
+use std::{ops::Range, time::Instant};
 
 use weft_wire::{Ethernet, Packet, VnetHeader, checksum, edit, parse, parse::dst_mac, vxlan};
 
@@ -8,6 +8,7 @@ use super::{Engine, Scene};
 use crate::{
     DropReason, PeerId, Port, Runs,
     admit::{self, largest},
+    bandwidth,
     flow::{Egress, Ingress},
     fragment,
     gateway::{icmp, icmp::Complaint},
@@ -25,9 +26,10 @@ enum Fate {
 
 /// Where a packet goes on, or that it does not.
 enum Way<'a> {
-    Port(&'a Port),
-    /// To the port in fragments that fit it.
-    Fragments(&'a Port),
+    /// To the port, and when, if it has to wait.
+    Port(&'a Port, Option<Instant>),
+    /// The same in fragments that fit it.
+    Fragments(&'a Port, Option<Instant>),
     Answered,
 }
 
@@ -37,6 +39,11 @@ struct Arrival {
     outer_ecn: u8,
     /// Of its segments, where it holds a super-frame of UDP.
     segment: Option<usize>,
+}
+
+/// How many packets a frame is on a wire; `vnet` is that of a super-frame.
+fn packets(vnet: Option<VnetHeader>, packet: &Packet) -> u64 {
+    vnet.map_or(1, |vnet| admit::packets(&vnet, packet).unwrap_or(1))
 }
 
 impl Engine {
@@ -101,10 +108,13 @@ impl Engine {
             .segment
             .and_then(|size| unfinished::udp_super_frame(frame, &packet, size));
         let decided = match self.route_from_peer(scene, arrival, frame, &packet, &mut vnet) {
-            Ok(Way::Port(port)) => runs
-                .push(frame, &packet, vnet, port, scene.tables.gateway.mac)
-                .map(|()| Fate::Delivered),
-            Ok(Way::Fragments(port)) => {
+            Ok(Way::Port(port, due)) => {
+                runs.due = due;
+                runs.push(frame, &packet, vnet, port, scene.tables.gateway.mac)
+                    .map(|()| Fate::Delivered)
+            }
+            Ok(Way::Fragments(port, due)) => {
+                runs.due = due;
                 let pieces = runs.push_fragments(frame, &packet, port, scene.tables.gateway.mac);
                 scene.counters.originated.add(pieces);
                 Ok(Fate::Fragmented)
@@ -112,8 +122,7 @@ impl Engine {
             Ok(Way::Answered) => Ok(Fate::Answered),
             Err(reason) => Err(reason),
         };
-        let packets = vnet.map_or(1, |vnet| admit::packets(&vnet, &packet).unwrap_or(1));
-        (packets, decided)
+        (packets(vnet, &packet), decided)
     }
 
     /// Where the frame goes; whether it is a super-frame is known then.
@@ -144,18 +153,20 @@ impl Engine {
             return Err(DropReason::CongestionUnmarked);
         }
         *vnet = vnet.or_else(|| unfinished::tcp_super_frame(frame, packet, port.mtu));
-        if largest(packet, &vnet.unwrap_or_default()) <= port.mtu {
-            return Ok(Way::Port(port));
-        }
-        if vnet.is_some() || !fragment::allowed(frame, packet) {
+        let too_big = largest(packet, &vnet.unwrap_or_default()) > port.mtu;
+        if too_big && (vnet.is_some() || !fragment::allowed(frame, packet)) {
             let complaint = Complaint::TooBig { mtu: port.mtu };
             self.complain_to_peer(scene, complaint, frame, packet, peer);
             return Err(DropReason::TooBig);
         }
+        let due = bandwidth::to_pod(port, packet, packets(*vnet, packet), scene.now)?;
+        if !too_big {
+            return Ok(Way::Port(port, due));
+        }
         if checksum::is_partial(frame, packet) {
             checksum::complete(frame, packet);
         }
-        Ok(Way::Fragments(port))
+        Ok(Way::Fragments(port, due))
     }
 
     /// Nothing if the packet was for the node itself, and is answered.

@@ -32,6 +32,8 @@ pub(super) fn port() -> Port {
         mtu: 1430,
         takes_udp: true,
         takes_tcp: true,
+        from_pod_shaper: None,
+        to_pod_shaper: None,
         from_pod: Arc::new(Traffic::default()),
         to_pod: Arc::new(Traffic::default()),
     }

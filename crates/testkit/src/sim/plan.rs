@@ -64,6 +64,8 @@ pub(super) fn port(node: usize, pod: usize) -> Arc<Port> {
         mtu: MTU,
         takes_udp: true,
         takes_tcp: true,
+        from_pod_shaper: None,
+        to_pod_shaper: None,
         from_pod: Arc::default(),
         to_pod: Arc::default(),
     })
