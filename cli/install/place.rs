@@ -20,13 +20,13 @@ use std::{
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use tempfile::{NamedTempFile, TempPath};
 
 /// Begins with a dot and has no ending that runtimes read.
 const RECORD: &str = ".weft-installed";
 /// What somebody else's file is called while ours is in its place.
 const KEPT: &str = "before-weft";
-/// Of files that have no name yet.
+/// What names begin with before they are those that they are to be. Who
+/// holds the folder's lock is alone with them.
 const UNNAMED: &str = ".weft-new-";
 
 /// What a file is to hold.
@@ -96,7 +96,7 @@ pub struct Staged {
     digest: String,
     state: Found,
     /// None where the file has that content.
-    ready: Option<TempPath>,
+    ready: Option<Unnamed>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl Place {
             let ready = if found.as_ref() == Some(&digest) {
                 None
             } else {
-                let ready = content.write(&self.folder);
+                let ready = content.write(&self.folder, name);
                 Some(ready.with_context(|| format!("write into {:?}", self.folder))?)
             };
             staged.push(Staged {
@@ -287,10 +287,7 @@ impl Place {
     fn write_record(&self) -> anyhow::Result<()> {
         let path = self.folder.join(RECORD);
         let text = Content::Text(format!("{}\n", serde_json::to_string_pretty(&self.record)?));
-        let write = || -> io::Result<()> {
-            text.write(&self.folder)?.persist(&path)?;
-            Ok(())
-        };
+        let write = || -> io::Result<()> { text.write(&self.folder, RECORD)?.persist(&path) };
         write().with_context(|| format!("write {path:?}"))?;
         self.sync()
     }
@@ -319,27 +316,40 @@ impl Content {
         }
     }
 
-    /// A file of this content in `folder`, on the disc, gone unless it is
-    /// given a name.
-    fn write(&self, folder: &Path) -> io::Result<TempPath> {
+    /// A file of this content that is to be `name` in `folder`, on the disc.
+    fn write(&self, folder: &Path, name: &str) -> io::Result<Unnamed> {
+        let path = folder.join(format!("{UNNAMED}{name}"));
         let (bytes, mode) = match self {
             Self::Program(bytes) => (bytes.as_slice(), 0o755),
             Self::Text(text) => (text.as_bytes(), 0o644),
             Self::Link(target) => {
-                let link = tempfile::Builder::new()
-                    .prefix(UNNAMED)
-                    .make_in(folder, |path| symlink(target, path))?;
-                return Ok(link.into_temp_path());
+                symlink(target, &path)?;
+                return Ok(Unnamed(path));
             }
         };
-        let mut file: NamedTempFile = tempfile::Builder::new()
-            .prefix(UNNAMED)
-            .tempfile_in(folder)?;
+        let mut file = File::create_new(&path)?;
+        let unnamed = Unnamed(path);
         file.write_all(bytes)?;
-        file.as_file()
-            .set_permissions(Permissions::from_mode(mode))?;
-        file.as_file().sync_all()?;
-        Ok(file.into_temp_path())
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        Ok(unnamed)
+    }
+}
+
+/// A file that is gone unless it is given its name.
+#[derive(Debug)]
+struct Unnamed(PathBuf);
+
+impl Unnamed {
+    fn persist(self, name: &Path) -> io::Result<()> {
+        fs::rename(&self.0, name)
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        // It is there only where it was not persisted.
+        let _ = fs::remove_file(&self.0);
     }
 }
 
