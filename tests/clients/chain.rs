@@ -56,13 +56,21 @@ fn check(node: &Node, pod: &str, result: &Value) -> Result<(), String> {
 
 #[test]
 fn weft_stands_between_other_plugins() {
-    needs!("containerd", "ctr", "runc", BUSYBOX, REFERENCE_PLUGINS);
+    needs!(
+        "containerd",
+        "ctr",
+        "runc",
+        "iptables",
+        BUSYBOX,
+        REFERENCE_PLUGINS
+    );
     let cluster = Cluster::up(&[]);
     for node in &cluster.nodes {
         node.chain(|weft| {
             let knob = json!({"net.ipv4.conf.eth0.arp_notify": "1"});
             let tuning = json!({"type": "tuning", "sysctl": knob});
-            vec![json!({"type": "loopback"}), weft, tuning]
+            let firewall = json!({"type": "firewall", "backend": "iptables"});
+            vec![json!({"type": "loopback"}), weft, tuning, firewall]
         });
         Ctr.prepare(node);
     }
