@@ -24,7 +24,8 @@ macro_rules! needs {
     ($($what:expr),+) => {
         fn here() {}
         if let Some(reason) = $crate::missing(&[$($what),+]) {
-            weft_testkit::rights::skipped(std::any::type_name_of_val(&here), &reason);
+            let test = std::any::type_name_of_val(&here).trim_end_matches("::here");
+            weft_testkit::rights::skipped(test, &reason);
             return;
         }
     };
