@@ -5,6 +5,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod drops;
+mod install;
 mod ipam;
 mod lab;
 mod output;
@@ -36,6 +37,8 @@ enum Command {
     Status(status::Args),
     Drops(drops::Args),
     Ipam(ipam::Args),
+    Install(install::Install),
+    Uninstall(install::Uninstall),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -80,6 +83,8 @@ impl Command {
             Self::Status(args) => status::run(args),
             Self::Drops(args) => drops::run(args),
             Self::Ipam(args) => ipam::run(args),
+            Self::Install(args) => install::install(args),
+            Self::Uninstall(args) => install::uninstall(args),
             Self::Doctor(args) => doctor::run(args),
             Self::Completions(args) => completions::run(args, &mut Weft::command()),
         }

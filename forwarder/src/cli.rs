@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsString,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -12,9 +12,10 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
+use weft_api::names::{Name, NameError};
 
 use crate::{
-    config::Config,
+    config::{Config, Place},
     confine::{confine, raise_open_files},
     control::{ControlSocket, Forwarder, Server, Signals, listen_metrics},
 };
@@ -29,6 +30,14 @@ struct Arguments {
     /// The configuration, in TOML; every key has a default.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// This node's name among its peers [default: the configuration's, else
+    /// the host's].
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    node: Option<Name>,
+    /// An address that peers reach this node by, at most one of each family
+    /// [default: the configuration's].
+    #[arg(long, value_name = "ADDRESS")]
+    underlay: Vec<IpAddr>,
     /// Serve /metrics and /healthz here, as 127.0.0.1:9100.
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
@@ -48,6 +57,10 @@ enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+fn name(text: &str) -> Result<Name, NameError> {
+    Name::new(text)
 }
 
 /// Runs the forwarder until a signal ends it.
@@ -96,7 +109,11 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn configure(arguments: &Arguments) -> anyhow::Result<Config> {
-    let mut config = Config::load(arguments.config.as_deref())?;
+    let place = Place {
+        node: arguments.node.clone(),
+        underlay: arguments.underlay.clone(),
+    };
+    let mut config = Config::load(arguments.config.as_deref(), place)?;
     if let Some(workers) = arguments.workers {
         config.set_workers(workers)?;
     }

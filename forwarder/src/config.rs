@@ -64,19 +64,14 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// The file at `path`, or the defaults without one.
-    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let Some(path) = path else {
-            return File::default().complete();
-        };
-        let text = fs::read_to_string(path).map_err(|error| ConfigError::Read {
-            path: path.to_owned(),
-            error,
-        })?;
-        let file: File = toml::from_str(&text).map_err(|problem| ConfigError::Parse {
-            path: path.to_owned(),
-            problem,
-        })?;
+    /// The file at `path`, or the defaults without one, with `place` in the
+    /// stead of what it says of the node.
+    pub fn load(path: Option<&Path>, place: Place) -> Result<Self, ConfigError> {
+        let mut file = path.map_or_else(|| Ok(File::default()), File::read)?;
+        file.node = place.node.or(file.node);
+        if !place.underlay.is_empty() {
+            file.uplink.addresses = place.underlay;
+        }
         file.complete()
     }
 
@@ -84,6 +79,13 @@ impl Config {
         self.workers = within("workers", workers, 1, WORKERS_MAX)?;
         Ok(())
     }
+}
+
+/// What differs from node to node where they share a file.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    pub node: Option<Name>,
+    pub underlay: Vec<IpAddr>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -138,6 +140,17 @@ struct Ipam {
 }
 
 impl File {
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|error| ConfigError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        toml::from_str(&text).map_err(|problem| ConfigError::Parse {
+            path: path.to_owned(),
+            problem,
+        })
+    }
+
     fn complete(self) -> Result<Config, ConfigError> {
         let node = match self.node {
             Some(node) => node,
@@ -291,110 +304,4 @@ fn value(key: &'static str, problem: impl ToString, remedy: impl ToString) -> Co
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(text: &str) -> Result<Config, String> {
-        let file: File = toml::from_str(text).map_err(|e| e.to_string())?;
-        file.complete().map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn an_empty_file_is_a_node_without_peers() {
-        let config = config("node = 'n1'").expect("all else has defaults");
-        assert_eq!(config.uplink.addresses, Vec::<IpAddr>::new());
-        assert_eq!((config.uplink.port, config.vni.value()), (4789, 4096));
-        assert_eq!((config.uplink.mtu, config.mode), (1500, 0o600));
-        assert!((1..=4).contains(&config.workers));
-    }
-
-    #[test]
-    fn the_documented_file_tells_the_defaults() {
-        let file: File = toml::from_str(include_str!("../../docs/forwarder.toml")).expect("valid");
-        let node = file.node.clone().expect("it names one");
-        assert_eq!(file.vtep_mac, Some(mac_of(&node)));
-        let documented = file.complete().expect("valid");
-        let bare = config("node = 'node-1'").expect("valid");
-        assert_eq!((documented.mode, documented.uids), (bare.mode, bare.uids));
-        assert_eq!((documented.vni, bare.ipam), (bare.vni, None));
-        assert_eq!(
-            format!("{:?}", documented.uplink),
-            format!("{:?}", bare.uplink)
-        );
-    }
-
-    #[test]
-    fn every_key_is_taken() {
-        let config = config(
-            "node = 'n1'\nworkers = 3\nvtep_mac = '02:00:00:00:00:07'\nmetrics = '[::1]:9100'\n\
-             [uplink]\naddresses = ['192.0.2.1', '2001:db8::1']\nport = 8472\nvni = 1\nmtu = 9000\n\
-             entropy_ports = 4\ngso = false\ngro = false\n[control]\nmode = '0660'\nuids = [7]\n\
-             [ipam]\nsocket = '/run/weft/ipam.sock'\n",
-        )
-        .expect("valid");
-        assert_eq!(
-            (config.workers, config.vtep_mac),
-            (3, Mac([2, 0, 0, 0, 0, 7]))
-        );
-        assert_eq!((config.vni.value(), config.uplink.mtu), (1, 9000));
-        assert_eq!((config.uplink.port, config.uplink.entropy_ports), (8472, 4));
-        assert_eq!((config.uplink.gso, config.uplink.gro), (false, false));
-        assert_eq!((config.mode, config.uids), (0o660, vec![7]));
-        assert_eq!(config.ipam, Some("/run/weft/ipam.sock".into()));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, expected) in [
-            ("nod = 'n1'", "unknown field `nod`"),
-            ("node = 'a b'", "rename it"),
-            ("workers = 0", "workers: 0 is out of range; give 1 to 256"),
-            (
-                "vtep_mac = '01:00:00:00:00:00'",
-                "vtep_mac: 01:00:00:00:00:00 is not a unicast",
-            ),
-            ("[uplink]\nport = 0", "uplink.port"),
-            ("[uplink]\nport = 70000", "port"),
-            ("[uplink]\nvni = 16777216", "VNI 16777216"),
-            (
-                "[uplink]\nmtu = 500",
-                "uplink.mtu: 500 is out of range; give 576 to 65535",
-            ),
-            ("[uplink]\nentropy_ports = 0", "uplink.entropy_ports"),
-            (
-                "[uplink]\naddresses = ['192.0.2.1', '192.0.2.2']",
-                "uplink.addresses",
-            ),
-            ("[uplink]\naddresses = ['224.0.0.1']", "uplink.addresses"),
-            ("[control]\nmode = '0999'", "control.mode"),
-            ("[control]\nmode = '01000'", "control.mode"),
-        ] {
-            let text = if text.starts_with("node") {
-                text.into()
-            } else {
-                format!("node = 'n1'\n{text}")
-            };
-            let error = config(&text).expect_err(&text);
-            assert!(error.contains(expected), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn the_mac_of_a_name_is_stable_local_and_unicast() {
-        let name = |name| Name::new(name).expect("valid");
-        assert_eq!(mac_of(&name("n1")).to_string(), "7a:07:b5:58:d4:c0");
-        assert_ne!(mac_of(&name("n1")), mac_of(&name("n2")));
-        for node in ["n1", "n2", "worker-17.example"] {
-            assert_eq!(mac_of(&name(node)).0[0] & 0x03, 0x02);
-        }
-    }
-
-    #[test]
-    fn the_mtu_is_that_of_the_interface_that_holds_the_address() {
-        let config = config("node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']").expect("valid");
-        assert_eq!(
-            config.uplink.mtu,
-            sys::link::mtu("lo").expect("loopback exists")
-        );
-    }
-}
+mod tests;

@@ -57,7 +57,7 @@ fn request(interface: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-fn ask(number: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+fn ask(number: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
     // SAFETY: socket(2) takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -70,13 +70,13 @@ fn ask(number: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
 
 fn ask_by(
     socket: BorrowedFd<'_>,
-    number: libc::Ioctl,
+    number: libc::c_ulong,
     request: &mut libc::ifreq,
 ) -> io::Result<()> {
     // SAFETY: the interface ioctls of this file read and write one ifreq,
     // and `request` is one; where it points at data, that is as the ioctl
     // wants it.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), number, request) } < 0 {
+    if unsafe { libc::ioctl(socket.as_raw_fd(), number as _, request) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -1,4 +1,7 @@
 //! Bytes and the file descriptors beside them (SCM_RIGHTS, unix(7)).
+//!
+//! `as _` stands where glibc and musl have integers of different sizes in the
+//! same place.
 
 use std::{
     io,
@@ -34,7 +37,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
     message.msg_control = ancillary.as_mut_ptr().cast();
-    message.msg_controllen = size_of::<Ancillary>();
+    message.msg_controllen = size_of::<Ancillary>() as _;
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: the header points at live buffers of the lengths it states.
     let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
@@ -62,7 +65,8 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
             // SAFETY: CMSG_DATA points behind the header that it is given.
             let data = unsafe { libc::CMSG_DATA(cmsg) };
             let before = data as usize - ptr::from_ref(cmsg) as usize;
-            for place in 0..(cmsg.cmsg_len - before) / size_of::<RawFd>() {
+            let len: usize = cmsg.cmsg_len as _;
+            for place in 0..(len - before) / size_of::<RawFd>() {
                 // SAFETY: cmsg_len says that so many fds stand behind the
                 // header, each open and ours alone.
                 fds.push(unsafe {

@@ -90,7 +90,7 @@ impl Receiver {
             header.msg_iov = slots[place].as_mut_ptr();
             header.msg_iovlen = 1;
             header.msg_control = controls[place].0.as_mut_ptr().cast();
-            header.msg_controllen = CONTROL;
+            header.msg_controllen = CONTROL as _;
         }
         let read = loop {
             // SAFETY: each message points at a name, a control buffer and an
@@ -101,7 +101,7 @@ impl Receiver {
                     self.socket(place).as_raw_fd(),
                     messages.as_mut_ptr(),
                     TRAINS as libc::c_uint,
-                    libc::MSG_DONTWAIT,
+                    libc::MSG_DONTWAIT as _,
                     std::ptr::null_mut(),
                 )
             };
