@@ -14,13 +14,20 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("the forwarder: {0}")]
-    Line(#[from] LineError),
+    // Not its source: the sentence says it all.
+    #[error("weft-forwarder: {0}")]
+    Line(LineError),
     /// The forwarder's own words.
     #[error("the forwarder refused: {0}")]
     Refused(Refusal),
     #[error("the forwarder gave an answer of another kind; do both have the same version?")]
     Confused,
+}
+
+impl From<LineError> for ClientError {
+    fn from(error: LineError) -> Self {
+        Self::Line(error)
+    }
 }
 
 #[derive(Debug)]

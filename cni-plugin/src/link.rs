@@ -5,17 +5,10 @@
 //! veth, which appears in the caller's. The caller closes the fds or hands
 //! them on; a tap lives exactly as long as they do.
 
-use std::{
-    fs::{self, File},
-    io,
-    net::IpAddr,
-    os::fd::OwnedFd,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, io, net::IpAddr, os::fd::OwnedFd};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::{errno::Errno, net::if_::if_nametoindex};
+use nix::errno::Errno;
 use weft_api::{
     forwarder::{Driver, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, QUEUES_MAX},
     names::{Mac, Name},
@@ -27,11 +20,14 @@ use crate::{
     netns::{Netns, NetnsError},
     sys,
 };
+use tap::TUN;
+
+mod tap;
+
+pub use tap::has_left;
 
 /// The mark on pods' links that were made here (`ip -d link` shows it).
 const ALIAS: &str = "weft";
-
-const TUN: &str = "/dev/net/tun";
 
 /// Everything that makes a pod's link.
 #[derive(Debug, Clone)]
@@ -107,8 +103,8 @@ pub fn add(netns: &Netns, port: &Name, wiring: &Wiring) -> Result<Device, LinkEr
         return Err(LinkError::Exists { interface, netns });
     }
     let device = match wiring.attach {
-        Attach::Tap { queues } => add_tap(netns, &wiring.interface, queues),
-        Attach::Basic => netns.run(|| basic(&wiring.interface))?,
+        Attach::Tap { queues } => tap::add_tap(netns, &wiring.interface, queues),
+        Attach::Basic => netns.run(|| tap::basic(&wiring.interface))?,
         Attach::Veth => add_veth(netns, wiring, port),
     }?;
     let index = pod.index(&wiring.interface)?;
@@ -145,26 +141,6 @@ pub fn ours(netns: &Netns, interface: &str) -> Result<Option<LinkState>, LinkErr
     Ok(link.filter(|link| link.alias.as_deref() == Some(ALIAS)))
 }
 
-/// Whether a tap whose fds are being closed has left its namespace. Asked by
-/// name, since netlink would answer only once the kernel is done with the
-/// link, and that takes some 20 ms more.
-pub fn has_left(netns: &Netns, interface: &str) -> bool {
-    const DEADLINE: Duration = Duration::from_millis(100);
-    const PAUSE: Duration = Duration::from_micros(200);
-
-    let left = netns.run(|| {
-        let until = Instant::now() + DEADLINE;
-        while if_nametoindex(interface) != Err(Errno::ENODEV) {
-            if Instant::now() > until {
-                return false;
-            }
-            thread::sleep(PAUSE);
-        }
-        true
-    });
-    left.unwrap_or(false)
-}
-
 /// Deletes the veth whose host end is that port's, wherever its other end
 /// is, and though nothing marks it: making it may have been cut short.
 pub fn remove_host_end(port: &Name) -> Result<(), LinkError> {
@@ -192,77 +168,6 @@ pub fn host_end(port: &Name) -> String {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
     format!("weft{:011x}", hash >> 20)
-}
-
-fn add_tap(netns: &Netns, interface: &str, queues: usize) -> Result<Device, LinkError> {
-    if queues == 0 || queues > QUEUES_MAX {
-        return Err(LinkError::Queues {
-            interface: interface.to_owned(),
-            queues,
-        });
-    }
-    // A tap belongs to the namespace in which the node was opened.
-    netns.run(|| match tap_queues(interface, queues) {
-        Err(LinkError::Tap { error, .. }) if is(&error, Errno::EINVAL) => basic(interface),
-        queues => Ok(Device {
-            driver: Driver::Tap,
-            fds: queues?,
-        }),
-    })?
-}
-
-fn tap_queues(interface: &str, queues: usize) -> Result<Vec<OwnedFd>, LinkError> {
-    let mut fds = Vec::with_capacity(queues);
-    for number in 0..queues {
-        let tun = open_tun()?;
-        sys::tap_queue(&tun, interface, number, queues).map_err(|error| LinkError::Tap {
-            interface: interface.to_owned(),
-            error,
-        })?;
-        if number == 0 {
-            // USO came with kernel 6.2; without TSO a tap still carries
-            // finished packets, only slower.
-            sys::tap_offloads(&tun, sys::OFFLOADS_USO)
-                .or_else(|_| sys::tap_offloads(&tun, sys::OFFLOADS))
-                .or_else(|_| sys::tap_offloads(&tun, 0))
-                .map_err(|error| LinkError::Offloads {
-                    interface: interface.to_owned(),
-                    error,
-                })?;
-        }
-        fds.push(tun.into());
-    }
-    Ok(fds)
-}
-
-fn open_tun() -> Result<File, LinkError> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open(TUN)
-        .map_err(|error| LinkError::Tun { error })
-}
-
-/// The driver for kernels and sandboxes that take no more than a plain tap.
-#[cfg(feature = "basic-tap")]
-fn basic(interface: &str) -> Result<Device, LinkError> {
-    // tun-tap has one error for the node and for the device; tell them apart.
-    drop(open_tun()?);
-    let fd = sys::basic_tap(interface).map_err(|error| LinkError::Tap {
-        interface: interface.to_owned(),
-        error,
-    })?;
-    Ok(Device {
-        driver: Driver::Basic,
-        fds: vec![fd],
-    })
-}
-
-#[cfg(not(feature = "basic-tap"))]
-fn basic(interface: &str) -> Result<Device, LinkError> {
-    Err(LinkError::NoBasicDriver {
-        interface: interface.to_owned(),
-    })
 }
 
 fn add_veth(netns: &Netns, wiring: &Wiring, port: &Name) -> Result<Device, LinkError> {

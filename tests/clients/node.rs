@@ -9,6 +9,8 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -89,6 +91,29 @@ impl Cluster {
         handles
             .filter(|handle| !handle.starts_with("lab/"))
             .collect()
+    }
+
+    /// What has an address now is old enough for GC.
+    pub fn wait_until_old(&self) {
+        let mut client = self.lab.ipam.as_ref().expect("one").client().expect("up");
+        let mut ask = |request| client.request(&request).expect("an answer");
+        let all = ipam::Request::Allocations {
+            node: None,
+            borrowed: false,
+        };
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (ipam::Reply::Allocations(all), ipam::Reply::Status(status)) =
+                (ask(all.clone()), ask(ipam::Request::Status))
+            else {
+                panic!("answers of another kind");
+            };
+            if !all.iter().any(|one| ipam::is_young(one.mark, status.mark)) {
+                return;
+            }
+            assert!(Instant::now() < until, "the mark is raised");
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Nothing is left of any pod of a runtime.

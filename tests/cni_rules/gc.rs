@@ -43,6 +43,7 @@ fn gc_frees_what_is_not_listed_and_nothing_of_other_networks() {
     ] {
         node.run(|| runtime.add(list, pod)).expect("added");
     }
+    node.wait_until_old();
     node.run(|| runtime.gc(&node.list(), &[&kept]))
         .expect("collected");
     let left = ["others/other/eth0", "pods/kept/eth0"];
@@ -76,6 +77,7 @@ fn an_attachment_newer_than_the_list_survives() {
     node.run(|| runtime.add(&node.list(), &old.attachment()))
         .expect("added");
     let attachment = new.attachment();
+    node.wait_until_old();
     let collected = gc_across(&node, &node.plugin(), || {
         node.run(|| runtime.add(&node.list(), &attachment))
             .expect("added");
@@ -155,6 +157,7 @@ fn gc_goes_on_after_failures_and_tells_them_all() {
     node.run(|| runtime.add(&node.list(), &stale.attachment()))
         .expect("added");
 
+    node.wait_until_old();
     // Without a forwarder the addresses are released all the same.
     let mut plugin = node.plugin();
     plugin["forwarder"] = json!("/nonexistent/forwarder.sock");

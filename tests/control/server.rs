@@ -92,7 +92,7 @@ impl Server {
             panic!("list answers with ports");
         };
         for port in &mut ports {
-            (port.from_pod, port.to_pod) = Default::default();
+            (port.from_pod, port.to_pod, port.age_ms) = Default::default();
         }
         ports
     }

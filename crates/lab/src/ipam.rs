@@ -34,6 +34,9 @@ const POOLS: [(&str, &str, u8); 2] = [
 
 const NETWORK: &str = "lab";
 
+/// What is left over in a lab is told from what is new while the lab lives.
+const CONFIG: &str = "gc_grace_seconds = 1\n";
+
 /// A running IPAM server.
 #[derive(Debug)]
 pub struct Ipam {
@@ -46,7 +49,10 @@ impl Ipam {
     pub(crate) fn start(starter: &Starter, dir: &Path) -> anyhow::Result<Self> {
         let [socket, store, log] =
             ["sock", "redb", "log"].map(|end| dir.join(format!("ipam.{end}")));
+        let config = dir.join("ipam.toml");
+        std::fs::write(&config, CONFIG).with_context(|| format!("write {config:?}"))?;
         let mut command = role::ipam()?;
+        command.arg("--config").arg(&config);
         command.arg("--socket").arg(&socket);
         command.arg("--store").arg(&store);
         let answers = || {

@@ -11,7 +11,9 @@ use std::{
     thread,
 };
 
-use crate::port::Port;
+use tracing::error;
+
+use crate::{confine::confine, port::Port};
 
 #[derive(Debug)]
 pub struct Closing {
@@ -23,7 +25,10 @@ impl Closing {
         let (ports, gone) = mpsc::channel();
         thread::Builder::new()
             .name("weft-closing".to_owned())
-            .spawn(move || gone.iter().for_each(drop))?;
+            .spawn(move || match confine() {
+                Ok(()) => gone.iter().for_each(drop),
+                Err(error) => error!(%error, "who closes ports cannot confine itself"),
+            })?;
         Ok(Self { ports })
     }
 

@@ -1,0 +1,108 @@
+//! A tap and its queues. It belongs to the namespace in which the tun node
+//! was opened, and lives exactly as long as its fds.
+
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{errno::Errno, net::if_::if_nametoindex};
+use weft_api::forwarder::{Driver, QUEUES_MAX};
+
+use super::{Device, LinkError, is};
+use crate::{netns::Netns, sys};
+
+pub(super) const TUN: &str = "/dev/net/tun";
+
+pub(super) fn add_tap(netns: &Netns, interface: &str, queues: usize) -> Result<Device, LinkError> {
+    if queues == 0 || queues > QUEUES_MAX {
+        return Err(LinkError::Queues {
+            interface: interface.to_owned(),
+            queues,
+        });
+    }
+    // A tap belongs to the namespace in which the node was opened.
+    netns.run(|| match tap_queues(interface, queues) {
+        Err(LinkError::Tap { error, .. }) if is(&error, Errno::EINVAL) => basic(interface),
+        queues => Ok(Device {
+            driver: Driver::Tap,
+            fds: queues?,
+        }),
+    })?
+}
+
+fn tap_queues(interface: &str, queues: usize) -> Result<Vec<OwnedFd>, LinkError> {
+    let mut fds = Vec::with_capacity(queues);
+    for number in 0..queues {
+        let tun = open_tun()?;
+        sys::tap_queue(&tun, interface, number, queues).map_err(|error| LinkError::Tap {
+            interface: interface.to_owned(),
+            error,
+        })?;
+        if number == 0 {
+            // USO came with kernel 6.2; without TSO a tap still carries
+            // finished packets, only slower.
+            sys::tap_offloads(&tun, sys::OFFLOADS_USO)
+                .or_else(|_| sys::tap_offloads(&tun, sys::OFFLOADS))
+                .or_else(|_| sys::tap_offloads(&tun, 0))
+                .map_err(|error| LinkError::Offloads {
+                    interface: interface.to_owned(),
+                    error,
+                })?;
+        }
+        fds.push(tun.into());
+    }
+    Ok(fds)
+}
+
+fn open_tun() -> Result<File, LinkError> {
+    File::options()
+        .read(true)
+        .write(true)
+        .open(TUN)
+        .map_err(|error| LinkError::Tun { error })
+}
+
+/// The driver for kernels and sandboxes that take no more than a plain tap.
+#[cfg(feature = "basic-tap")]
+pub(super) fn basic(interface: &str) -> Result<Device, LinkError> {
+    // tun-tap has one error for the node and for the device; tell them apart.
+    drop(open_tun()?);
+    let fd = sys::basic_tap(interface).map_err(|error| LinkError::Tap {
+        interface: interface.to_owned(),
+        error,
+    })?;
+    Ok(Device {
+        driver: Driver::Basic,
+        fds: vec![fd],
+    })
+}
+
+#[cfg(not(feature = "basic-tap"))]
+pub(super) fn basic(interface: &str) -> Result<Device, LinkError> {
+    Err(LinkError::NoBasicDriver {
+        interface: interface.to_owned(),
+    })
+}
+
+/// Whether a tap whose fds are being closed has left its namespace. Asked by
+/// name, since netlink would answer only once the kernel is done with the
+/// link, and that takes some 20 ms more.
+pub fn has_left(netns: &Netns, interface: &str) -> bool {
+    const DEADLINE: Duration = Duration::from_millis(100);
+    const PAUSE: Duration = Duration::from_micros(200);
+
+    let left = netns.run(|| {
+        let until = Instant::now() + DEADLINE;
+        while if_nametoindex(interface) != Err(Errno::ENODEV) {
+            if Instant::now() > until {
+                return false;
+            }
+            thread::sleep(PAUSE);
+        }
+        true
+    });
+    left.unwrap_or(false)
+}
