@@ -81,8 +81,9 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
         config.store.clone_from(store);
     }
     let signals = Signals::block().context("watch for signals")?;
-    let socket = Socket::bind(&config.socket, &config.access)?;
+    // First, so that nobody connects to a server that does not get its store.
     let store = open(&config)?;
+    let socket = Socket::bind(&config.socket, &config.access)?;
     let (server, ends) = Server::new(socket, signals, config.limits.clone())?;
     let (jobs, tell) = ends.split();
     let mut writer = Writer::start(store, Box::new(wall_clock), config.limits.batch, tell)?

@@ -72,8 +72,13 @@ impl Pace {
         }
     }
 
-    pub fn every(&self) -> Duration {
-        self.every
+    /// How long there will be nothing to raise.
+    pub fn left(&self, book: &Book, now: Instant) -> Duration {
+        if book.mark() != self.mark || !book.may_have_young() {
+            return self.every;
+        }
+        let stood = now.saturating_duration_since(self.since);
+        self.every.saturating_sub(stood)
     }
 
     /// What raises the mark, once it has stood for long enough and something
@@ -156,6 +161,7 @@ mod tests {
         assert_eq!(pace.raise(&book, at(22)), raised);
         // It failed: it has time.
         assert_eq!(pace.raise(&book, at(31)), vec![]);
+        assert_eq!(pace.left(&book, at(31)), Duration::from_secs(1));
         assert_eq!(pace.raise(&book, at(32)), raised);
     }
 
@@ -165,6 +171,7 @@ mod tests {
         with_mark(&mut book, 7);
         let mut pace = Pace::new(&book, EVERY, start);
         assert_eq!(pace.raise(&book, start + 2 * EVERY), vec![]);
+        assert_eq!(pace.left(&book, start + 2 * EVERY), EVERY);
         let mut empty = Pace::new(&Book::default(), EVERY, start);
         assert_eq!(empty.raise(&Book::default(), start + EVERY), vec![]);
     }

@@ -109,8 +109,8 @@ impl Writer {
         let book = Book::load(loaded);
         let turn = sweep::Turn::new(store.is_shared());
         let mut writer = Self {
+            pace: mark::pace(&book, GRACE, store.is_shared()),
             store,
-            pace: Pace::new(&book, GRACE, Instant::now()),
             book,
             clock,
             tell,
@@ -162,7 +162,7 @@ impl Writer {
                     self.serve(batch);
                     self.flush();
                 }
-                default(self.until_swept()) => {}
+                default(self.until_due()) => self.reload_stale(),
             }
             self.raise_mark();
             self.sweep();

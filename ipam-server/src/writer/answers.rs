@@ -3,6 +3,7 @@
 use weft_api::ipam::{Code, Error, Reply, Request};
 
 use super::{Job, Note, TRIES, Writer};
+use crate::plan::Plan;
 
 impl Writer {
     /// What only asks is answered; what was to change something is refused.
@@ -10,12 +11,18 @@ impl Writer {
         let now = (self.clock)();
         for job in jobs {
             let answer = match self.plan(&job.request, now) {
-                Ok(plan) if plan.changes.is_empty() && !self.stale => Ok(plan.reply),
+                Ok(plan) if self.holds_unwritten(&plan) => Ok(plan.reply),
                 Err(refusal) if !self.stale => Err(refusal),
                 _ => Err(error.clone()),
             };
             self.answer(job, answer);
         }
+    }
+
+    /// An answer that writes nothing; its guards hold where nobody else writes.
+    fn holds_unwritten(&self, plan: &Plan) -> bool {
+        let holds = plan.guards.is_empty() || !self.store.is_shared();
+        plan.changes.is_empty() && holds && !self.stale
     }
 
     /// As without a store; but what the book, loaded anew, calls done or in
@@ -30,15 +37,11 @@ impl Writer {
         }
     }
 
-    /// The news of other servers did not come: two of them might make pools
-    /// that overlap.
+    /// The news of other servers did not come.
     pub(super) fn refuse_deaf(&mut self, jobs: &mut Vec<Job>) {
-        let is_unsafe = |job: &mut Job| matches!(job.request, Request::PoolCreate(_));
+        let is_unsafe = |job: &mut Job| is_unsafe_deaf(&job.request);
         let refused: Vec<Job> = jobs.extract_if(.., is_unsafe).collect();
-        self.refuse(
-            &refused,
-            &unavailable("news of other servers are late".into()),
-        );
+        self.refuse(&refused, &deaf());
     }
 
     pub(super) fn answer(&mut self, job: &Job, answer: Result<Reply, Error>) {
@@ -64,6 +67,21 @@ pub(super) fn contended() -> Error {
 
 pub(super) fn unavailable(reason: String) -> Error {
     Error::new(Code::Unavailable, reason, "see to the store, and ask again")
+}
+
+pub(super) fn deaf() -> Error {
+    unavailable("news of other servers are late".into())
+}
+
+/// Whether rows that this server has not heard of could make it wrong, and no
+/// comparison of rows would tell: pools that overlap, two nodes with one
+/// underlay address, a pool or node that goes while it has addresses.
+pub(super) fn is_unsafe_deaf(request: &Request) -> bool {
+    use Request::{NodeDelete, NodePut, PoolCreate, PoolDelete};
+    matches!(
+        request,
+        NodeDelete { .. } | NodePut(_) | PoolCreate(_) | PoolDelete { .. }
+    )
 }
 
 fn only_asks(request: &Request) -> bool {

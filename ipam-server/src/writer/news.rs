@@ -126,6 +126,15 @@ impl Writer {
         event
     }
 
+    /// Nobody asks: watchers are to be told all the same.
+    pub(super) fn reload_stale(&mut self) {
+        if self.stale
+            && let Err(fault) = self.reload()
+        {
+            warn!("{fault}");
+        }
+    }
+
     pub(super) fn reload(&mut self) -> Result<(), StoreError> {
         let loaded = self.store.load()?;
         self.loaded = loaded.revision;

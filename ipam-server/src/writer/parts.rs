@@ -7,7 +7,7 @@ use weft_api::ipam::{Code, Error, Released, Reply, Request};
 
 use super::{
     TRIES, Writer,
-    answers::{contended, needs_all, unavailable},
+    answers::{contended, deaf, is_unsafe_deaf, needs_all, unavailable},
     batch::Batch,
     commit::Ended,
 };
@@ -32,7 +32,10 @@ impl Writer {
             match answer {
                 Some(Err(error)) => return done.despite(error, request),
                 Some(Ok(reply)) => return Ok(done.with(reply)),
-                None => drop(needs_all(request) && self.catch_up()),
+                None if needs_all(request) && !self.catch_up() && is_unsafe_deaf(request) => {
+                    return done.despite(deaf(), request);
+                }
+                None => {}
             }
         }
         done.despite(contended(), request)

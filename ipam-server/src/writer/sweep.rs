@@ -9,7 +9,7 @@
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use weft_api::ipam::{Reply, Time};
@@ -28,6 +28,8 @@ const SWEPT_MAX: usize = 32;
 const SPREAD: Time = 10_000;
 /// Where nothing rests.
 const IDLE: Duration = Duration::from_secs(60);
+/// After a load that failed, where nobody asks for anything.
+const RELOAD_EVERY: Duration = Duration::from_secs(2);
 
 /// When it is this server's turn.
 #[derive(Debug)]
@@ -41,12 +43,10 @@ pub(super) struct Turn {
 
 impl Turn {
     pub fn new(shared: bool) -> Self {
-        // Hashers have random keys.
-        let random = || RandomState::new().build_hasher().finish();
         Self {
             swept: None,
             pause: 0,
-            patience: if shared { random() % SPREAD } else { 0 },
+            patience: patience(shared, SPREAD),
         }
     }
 
@@ -66,16 +66,27 @@ impl Turn {
     }
 }
 
+/// How long one of the servers on a store lets the others go first, in
+/// milliseconds: another time for each, below `most`.
+pub(super) fn patience(shared: bool, most: Time) -> Time {
+    // Hashers have random keys.
+    let random = || RandomState::new().build_hasher().finish();
+    if shared { random() % most.max(1) } else { 0 }
+}
+
 impl Writer {
-    /// How long there will be nothing to sweep, and no mark to raise.
-    pub(super) fn until_swept(&self) -> Duration {
+    /// How long there will be nothing to sweep, no mark to raise and no load
+    /// to try again.
+    pub(super) fn until_due(&self) -> Duration {
+        if self.stale {
+            return RELOAD_EVERY;
+        }
         let now = (self.clock)();
-        let next = self.book.next_rested().filter(|_| !self.stale);
-        let left = next.map_or(IDLE, |rested| {
+        let left = self.book.next_rested().map_or(IDLE, |rested| {
             let left = self.turn.due(rested, now).saturating_sub(now);
             Duration::from_millis(left.max(1)).min(IDLE)
         });
-        left.min(self.pace.every())
+        left.min(self.pace.left(&self.book, Instant::now()))
     }
 
     /// Frees what has rested, if it is this server's turn.

@@ -220,28 +220,60 @@ fn of_two_pools_that_overlap_one_is_made() {
             pool(0, format!("10.{round}.0.0/16")),
             pool(1, format!("10.{round}.128.0/17")),
         ];
-        let answers: Vec<_> = thread::scope(|scope| {
-            let asked: Vec<_> = servers
-                .iter()
-                .zip(&requests)
-                .map(|(server, request)| scope.spawn(|| server.ask(request)))
-                .collect();
-            asked
-                .into_iter()
-                .map(|asked| asked.join().expect("no panic"))
-                .collect()
-        });
-        let made = answers.iter().filter(|answer| answer.is_ok()).count();
-        assert_eq!(made, 1, "{answers:?}");
-        for refused in answers.into_iter().filter_map(Result::err) {
-            let ClientError::Refused(refusal) = refused else {
-                panic!("{refused}");
-            };
-            assert_eq!(refusal.code, Code::Taken, "{refusal}");
-        }
+        one_is_granted(&servers, &requests);
     }
     for server in &servers {
         assert_clean(server);
+    }
+}
+
+#[test]
+fn of_two_nodes_with_one_underlay_address_one_is_put() {
+    let (directory, _member, store) = world();
+    let servers: Vec<_> = (0..2)
+        .map(|number| Server::start(directory.path(), number, &store))
+        .collect();
+    for round in 0..20 {
+        // In turn they share an underlay address and a VTEP MAC address.
+        let shared = round % 2;
+        let node = |server: usize| -> Request {
+            let address = server * shared;
+            let mac = server * (1 - shared);
+            let node = format!(
+                r#"{{"op":"node-put","name":"n{round}-{server}","port":8472,"vni":1,
+                "underlay":["192.0.{round}.{}/16"],"vtep_mac":"02:00:00:00:{round:02x}:0{mac}"}}"#,
+                address + 1,
+            );
+            serde_json::from_str(&node).expect("a request")
+        };
+        one_is_granted(&servers, &[node(0), node(1)]);
+    }
+    for server in &servers {
+        assert_clean(server);
+    }
+}
+
+/// Asks each server one thing at the same moment: the others hear that it is
+/// taken.
+fn one_is_granted(servers: &[Server], requests: &[Request]) {
+    let answers: Vec<_> = thread::scope(|scope| {
+        let asked: Vec<_> = servers
+            .iter()
+            .zip(requests)
+            .map(|(server, request)| scope.spawn(|| server.ask(request)))
+            .collect();
+        asked
+            .into_iter()
+            .map(|asked| asked.join().expect("no panic"))
+            .collect()
+    });
+    let made = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert_eq!(made, 1, "{answers:?}");
+    for refused in answers.into_iter().filter_map(Result::err) {
+        let ClientError::Refused(refusal) = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(refusal.code, Code::Taken, "{refusal}");
     }
 }
 

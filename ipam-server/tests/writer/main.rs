@@ -11,7 +11,7 @@ use serde_json::json;
 use weft_api::ipam::{Code, Error, Event, Reply, Request, Time};
 use weft_ipam::{
     store::{News, Store},
-    writer::Writer,
+    writer::{Note, Writer},
 };
 
 use rig::*;
@@ -229,6 +229,21 @@ fn missed_news_load_all_anew_and_watch_again() {
         1,
         "it watches again"
     );
+}
+
+#[test]
+fn missed_news_are_loaded_in_the_end_though_nobody_asks() {
+    let script = Scripted::default();
+    let rig = Rig::pooled(&script);
+    other(&script.rows, node("n7", 7));
+    script.deaf.store(1, Ordering::SeqCst);
+    let mut tell = script.watches.lock().expect("whole").remove(0);
+    tell(News::Missed);
+    let note = rig.notes.recv_timeout(PATIENCE).expect("watchers are told");
+    assert!(matches!(
+        note,
+        Note::Resync(Event::Snapshot { nodes, .. }) if nodes.len() == 1
+    ));
 }
 
 #[test]
@@ -466,4 +481,40 @@ fn of_two_servers_pools_that_overlap_the_second_is_refused() {
     script.watches.lock().expect("whole").clear();
     other(&script.rows, node("n1", 1));
     assert_eq!(rig.refused(pool("10.2.0.0/24")), Code::Unavailable);
+}
+
+#[test]
+fn who_does_not_hear_others_doubles_and_deletes_nothing() {
+    let script = Scripted {
+        silent: true,
+        ..Scripted::default()
+    };
+    other(&script.rows, pool("10.1.0.0/24"));
+    let mut rig = Rig::start(&script);
+    // No news come of it, and only the settings' row tells that it was.
+    other(&script.rows, node("n1", 1));
+    assert_eq!(rig.refused(node("n2", 1)), Code::Unavailable);
+    for gone in [
+        json!({"op": "node-delete", "name": "n1"}),
+        json!({"op": "pool-delete", "name": "default"}),
+    ] {
+        assert_eq!(rig.refused(request(gone)), Code::Unavailable);
+    }
+    rig.granted(allocate("c1"));
+}
+
+#[test]
+fn without_a_store_that_others_write_too_nothing_is_said_to_stand() {
+    for (news, expected) in [(true, Some(Code::Unavailable)), (false, None)] {
+        let script = Scripted {
+            news,
+            ..Scripted::default()
+        };
+        let mut rig = Rig::pooled(&script);
+        rig.granted(allocate("c1"));
+        rig.steps([Step::Failed]);
+        // Another server may have released it and given it away.
+        let again = rig.ask(allocate("c1"));
+        assert_eq!(again.err().map(|error| error.code), expected);
+    }
 }

@@ -61,6 +61,8 @@ pub struct Scripted {
     pub news: bool,
     /// They come no earlier than the writer asks how far they are.
     pub late: Option<Arc<Mutex<Vec<News>>>>,
+    /// How far they are is not told.
+    pub silent: bool,
 }
 
 pub fn trouble() -> StoreError {
@@ -133,6 +135,9 @@ impl Store for Scripted {
     }
 
     fn frontier(&mut self) -> Result<Option<Revision>, StoreError> {
+        if self.silent {
+            return Err(trouble());
+        }
         let Some(late) = &self.late else {
             return Ok(None);
         };
