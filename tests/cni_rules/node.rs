@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_api::{
     forwarder::Port,
-    ipam::{Allocation, Reply, Request},
+    ipam::{Allocation, Reply, Request, is_young},
 };
 use weft_cni::{forwarder::Client, netlink::Netlink, netns::Netns};
 use weft_testkit::cni::{Attachment, Runtime, answer, finish};
@@ -50,6 +50,7 @@ impl Node {
         };
         let forwarder = "node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']\n";
         std::fs::write(node.at("forwarder.toml"), forwarder).expect("write");
+        std::fs::write(node.at("ipam.toml"), "gc_grace_seconds = 1\n").expect("write");
         node.start_ipam();
         node.start_forwarder();
         let mut ipam = node.ipam();
@@ -75,7 +76,11 @@ impl Node {
     }
 
     pub fn start_ipam(&mut self) {
-        let options = [("--socket", "ipam.sock"), ("--store", "ipam.redb")];
+        let options = [
+            ("--socket", "ipam.sock"),
+            ("--store", "ipam.redb"),
+            ("--config", "ipam.toml"),
+        ];
         self.daemon("weft-ipam", "ipam.sock", &options);
     }
 
@@ -166,6 +171,22 @@ impl Node {
                 all.into_iter().filter(|one| one.handle.is_some()).collect()
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Until GC may free what is allocated.
+    pub fn wait_until_old(&self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let Ok(Reply::Status(status)) = self.ipam().request(&Request::Status) else {
+                panic!("no status");
+            };
+            let young = |one: &Allocation| is_young(one.mark, status.mark);
+            if !self.allocations().iter().any(young) {
+                return;
+            }
+            assert!(Instant::now() < until, "the mark is raised");
+            thread::sleep(Duration::from_millis(100));
         }
     }
 
