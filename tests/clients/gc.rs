@@ -36,6 +36,7 @@ fn gc_frees_what_died_behind_the_runtimes_back() {
         let all = ["elsewhere", "kept", "lost"].map(handle);
         assert_eq!(held(&cluster), all);
         assert_eq!(first.ports().len(), 2);
+        cluster.wait_until_old();
         gc(first, &["default-kept"]);
         assert_eq!(held(&cluster), [handle("elsewhere"), handle("kept")]);
         assert_eq!(first.ports(), [handle("kept")]);

@@ -9,6 +9,8 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -42,6 +44,7 @@ impl Cluster {
         use_executable(WEFT);
         let spec = Spec {
             pods: 1,
+            gc_grace_seconds: Some(1),
             ..Spec::default()
         };
         let lab = Lab::up(&spec).expect("a lab");
@@ -89,6 +92,20 @@ impl Cluster {
         handles
             .filter(|handle| !handle.starts_with("lab/"))
             .collect()
+    }
+
+    /// Until GC may free what is allocated.
+    pub fn wait_until_old(&self) {
+        let mut client = self.lab.ipam.as_ref().expect("one").client().expect("up");
+        let mut mark = || match client.request(&ipam::Request::Status) {
+            Ok(ipam::Reply::Status(status)) => status.mark,
+            other => panic!("{other:?}"),
+        };
+        let (made, until) = (mark(), Instant::now() + Duration::from_secs(60));
+        while ipam::is_young(made, mark()) {
+            assert!(Instant::now() < until, "the mark is raised");
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Nothing is left of any pod of a runtime.
