@@ -263,20 +263,15 @@ fn route_by(pod: &Netlink, index: u32, gateway: IpAddr) -> Result<(), NetlinkErr
         // Every link has a route to link-local addresses.
         IpAddr::V6(_) => (Ipv6Net::default().into(), None),
     };
-    if let Some(to) = own {
+    let own = own.map(|own| (own, None));
+    for (to, via) in own.into_iter().chain([(all, Some(gateway))]) {
         pod.add_route(&Route {
             to,
             index,
-            via: None,
+            via,
             onlink: false,
         })?;
     }
-    pod.add_route(&Route {
-        to: all,
-        index,
-        via: Some(gateway),
-        onlink: false,
-    })?;
     pod.add_neighbour(index, gateway, GATEWAY_MAC)
 }
 

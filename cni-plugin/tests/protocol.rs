@@ -89,6 +89,21 @@ fn kubernetes_arguments_are_read() {
     assert_eq!(pod.args.pod_uid.as_deref(), Some("u"));
 }
 
+#[test]
+fn a_list_of_attachments_is_one_by_either_name_and_though_it_is_null() {
+    let listed = |change: Value| {
+        let config = config(&change).expect("valid");
+        config.valid.map(|valid| valid.len())
+    };
+    let one = json!([{"containerID": "c1", "ifname": "eth0"}]);
+    let (name, older) = ("cni.dev/valid-attachments", "cni.dev/attachments");
+    assert_eq!(listed(json!({})), None);
+    assert_eq!(listed(json!({name: null})), Some(0));
+    assert_eq!(listed(json!({older: []})), Some(0));
+    assert_eq!(listed(json!({older: one})), Some(1));
+    assert_eq!(listed(json!({name: null, older: one})), Some(1));
+}
+
 fn config(change: &Value) -> Result<Config, Failure> {
     let mut config = json!({"cniVersion": "1.1.0", "name": "pods", "type": "weft-cni"});
     for (key, value) in change.as_object().expect("an object") {

@@ -183,6 +183,8 @@ impl Worker {
             Some(&self.tables),
         );
         self.tables = new;
+        // A port's last owner closes its fds: let that not be this thread.
+        drop(old);
         self.shared
             .acknowledge(self.steering.index, self.tables.snapshot.epoch);
     }

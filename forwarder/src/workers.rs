@@ -220,3 +220,59 @@ fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use weft_api::{
+        forwarder::Node,
+        names::{Mac, Name, Vni},
+    };
+
+    use super::*;
+    use crate::publish::State;
+
+    fn uplink() -> UplinkConfig {
+        let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        let free = free.expect("a free port");
+        UplinkConfig {
+            addresses: vec![free.ip()],
+            port: free.port(),
+            mtu: 1500,
+            entropy_ports: 1,
+            gso: false,
+            gro: false,
+        }
+    }
+
+    fn tables(uplink: &UplinkConfig, epoch: u64) -> Tables {
+        let own = Node {
+            name: Name::new("n1").expect("valid"),
+            underlay: uplink.addresses.clone(),
+            vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+            vni: Vni::DEFAULT,
+            port: uplink.port,
+            blocks: Vec::new(),
+            tunnel: Vec::new(),
+        };
+        let snapshot = State::new(own, uplink.mtu).snapshot(Epoch(epoch));
+        Tables {
+            snapshot: snapshot.expect("no contradiction"),
+            ports: Vec::new(),
+        }
+    }
+
+    /// Else a worker might be the last to own a port that is gone, and its
+    /// packets wait while the kernel takes the port's link down.
+    #[test]
+    fn no_worker_holds_old_tables_once_new_ones_are_in_force() {
+        let uplink = uplink();
+        let workers = Workers::start(2, &uplink, tables(&uplink, 0)).expect("workers");
+        for epoch in 1..2000 {
+            let old = workers.tables();
+            workers.publish(tables(&uplink, epoch));
+            assert_eq!(Arc::strong_count(&old), 1, "epoch {epoch}");
+        }
+    }
+}

@@ -44,6 +44,7 @@ impl Cluster {
         use_executable(WEFT);
         let spec = Spec {
             pods: 1,
+            gc_grace_seconds: Some(1),
             ..Spec::default()
         };
         let lab = Lab::up(&spec).expect("a lab");
@@ -93,24 +94,15 @@ impl Cluster {
             .collect()
     }
 
-    /// What has an address now is old enough for GC.
+    /// Until GC may free what is allocated.
     pub fn wait_until_old(&self) {
         let mut client = self.lab.ipam.as_ref().expect("one").client().expect("up");
-        let mut ask = |request| client.request(&request).expect("an answer");
-        let all = ipam::Request::Allocations {
-            node: None,
-            borrowed: false,
+        let mut mark = || match client.request(&ipam::Request::Status) {
+            Ok(ipam::Reply::Status(status)) => status.mark,
+            other => panic!("{other:?}"),
         };
-        let until = Instant::now() + Duration::from_secs(60);
-        loop {
-            let (ipam::Reply::Allocations(all), ipam::Reply::Status(status)) =
-                (ask(all.clone()), ask(ipam::Request::Status))
-            else {
-                panic!("answers of another kind");
-            };
-            if !all.iter().any(|one| ipam::is_young(one.mark, status.mark)) {
-                return;
-            }
+        let (made, until) = (mark(), Instant::now() + Duration::from_secs(60));
+        while ipam::is_young(made, mark()) {
             assert!(Instant::now() < until, "the mark is raised");
             thread::sleep(Duration::from_millis(100));
         }

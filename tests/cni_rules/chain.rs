@@ -249,10 +249,10 @@ fn an_ipam_plugin_does_not_give_twice() {
         .expect_err("held");
     assert_eq!(twice["code"], 100, "{twice}");
     node.run(|| runtime.status(&chain)).expect("it serves");
+    node.wait_until_old();
     node.run(|| runtime.gc(&chain, &[&pod])).expect("collected");
     assert_eq!(node.allocations().len(), 1);
     node.run(|| runtime.check(&chain, &pod)).expect("held");
-    node.wait_until_old();
     node.run(|| runtime.gc(&chain, &[])).expect("collected");
     assert_eq!(node.allocations(), []);
     let gone = node

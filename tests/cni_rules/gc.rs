@@ -57,6 +57,24 @@ fn gc_frees_what_is_not_listed_and_nothing_of_other_networks() {
     assert_eq!(ports(&node), left[..1]);
 }
 
+/// A veth does not go with the forwarder's fds as a tap does.
+#[test]
+fn gc_takes_the_link_of_a_stale_veth() {
+    weft_testkit::needs_namespaces!();
+    let node = Node::start();
+    let mut runtime = node.runtime();
+    let mut plugin = node.plugin();
+    plugin["attach"] = "veth".into();
+    let list = list("1.1.0", &[plugin]);
+    let stale = Pod::new("stale");
+    node.run(|| runtime.add(&list, &stale.attachment()))
+        .expect("added");
+    node.wait_until_old();
+    node.run(|| runtime.gc(&list, &[])).expect("collected");
+    node.assert_clean("after GC");
+    assert!(!stale.has("eth0"));
+}
+
 /// Runs GC with the list that its runtime had before `add`.
 fn gc_across(node: &Node, config: &Value, add: impl FnOnce()) -> Result<Value, Value> {
     let child = node.run(|| node.runtime().start(&node.at("bin/weft-cni"), "GC", None));
@@ -64,7 +82,8 @@ fn gc_across(node: &Node, config: &Value, add: impl FnOnce()) -> Result<Value, V
     let mut config = config.clone();
     config["cniVersion"] = "1.1.0".into();
     config["name"] = "pods".into();
-    config["cni.dev/valid-attachments"] = json!([]);
+    // As Go programs write a list of none.
+    config["cni.dev/valid-attachments"] = Value::Null;
     answer(&finish(child, config.to_string().as_bytes()))
 }
 
@@ -76,8 +95,8 @@ fn an_attachment_newer_than_the_list_survives() {
     let (old, new) = (Pod::new("old"), Pod::new("new"));
     node.run(|| runtime.add(&node.list(), &old.attachment()))
         .expect("added");
-    let attachment = new.attachment();
     node.wait_until_old();
+    let attachment = new.attachment();
     let collected = gc_across(&node, &node.plugin(), || {
         node.run(|| runtime.add(&node.list(), &attachment))
             .expect("added");

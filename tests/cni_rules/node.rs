@@ -174,7 +174,7 @@ impl Node {
         }
     }
 
-    /// What has an address now is old enough for GC.
+    /// Until GC may free what is allocated.
     pub fn wait_until_old(&self) {
         let until = Instant::now() + Duration::from_secs(60);
         loop {

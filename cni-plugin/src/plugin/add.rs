@@ -128,8 +128,10 @@ impl<'a> Plan<'a> {
                         error @ (ClientError::Refused(_)
                         | ClientError::Line(LineError::Connect { .. })),
                     ) => Err(server::of_ipam(&error)),
-                    // It may have been given all the same.
-                    Err(error) if self.is_attached()? => Err(server::of_ipam(&error)),
+                    // It may have been given all the same, and be in use.
+                    Err(error) if self.is_attached().unwrap_or(true) => {
+                        Err(server::of_ipam(&error))
+                    }
                     Err(error) => Err(undone(server::of_ipam(&error), self.give_back())),
                 };
             }

@@ -23,7 +23,14 @@ use crate::{
 
 pub(super) fn del(order: &Order, pod: &Pod, netns: Option<&Path>) -> Result<(), Failure> {
     let attachment = order.attachment(pod);
-    let port = port(&attachment)?;
+    let port = match port(&attachment) {
+        Ok(port) => port,
+        Err(failure) => {
+            // ADD has refused it before it made anything.
+            eprintln!("weft-cni: DEL: {failure}");
+            return Ok(());
+        }
+    };
     let mut failures = Vec::new();
     let mut forwarder = match Client::connect(&order.config.forwarder) {
         Ok(client) => Some(client),

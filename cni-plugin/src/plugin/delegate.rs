@@ -21,19 +21,19 @@ pub(super) fn run(order: &Order, name: &str, verb: &str) -> Result<Option<Value>
 /// Lets plugin `name` free what is not listed. The attachments that are
 /// `newer` than the list are added to it: their addresses are in use.
 pub(super) fn gc(order: &Order, name: &str, newer: &[Attachment]) -> Result<(), Failure> {
-    let mut config: Value = serde_json::from_slice(&order.stdin).unwrap_or_default();
-    match config
-        .get_mut(VALID_ATTACHMENTS)
-        .and_then(Value::as_array_mut)
-    {
-        Some(listed) if !newer.is_empty() => {
-            let entry =
-                |one: &Attachment| json!({"containerID": one.container, "ifname": one.interface});
-            listed.extend(newer.iter().map(entry));
-            run_with(order, name, "GC", config.to_string().as_bytes()).map(drop)
-        }
-        _ => run(order, name, "GC").map(drop),
+    if newer.is_empty() {
+        return run(order, name, "GC").map(drop);
     }
+    let mut config: Value = serde_json::from_slice(&order.stdin).unwrap_or_default();
+    let entry = |one: &Attachment| json!({"containerID": one.container, "ifname": one.interface});
+    for key in VALID_ATTACHMENTS {
+        match config.get_mut(key) {
+            Some(Value::Array(listed)) => listed.extend(newer.iter().map(entry)),
+            Some(listed) => *listed = newer.iter().map(entry).collect(),
+            None => {}
+        }
+    }
+    run_with(order, name, "GC", config.to_string().as_bytes()).map(drop)
 }
 
 fn run_with(order: &Order, name: &str, verb: &str, stdin: &[u8]) -> Result<Option<Value>, Failure> {

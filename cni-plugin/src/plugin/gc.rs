@@ -16,6 +16,7 @@ use weft_socket::ipam::Client as IpamClient;
 use super::{Order, delegate, server};
 use crate::{
     forwarder::{Client, ClientError},
+    link::{self, LinkError},
     protocol::{Failure, Ipam, Weft, code},
 };
 
@@ -145,8 +146,9 @@ fn detach_stale(
     let mut failures = Vec::new();
     for name in stale {
         eprintln!("weft-cni: GC: {name} is stale");
-        match client.detach(name) {
-            Ok(()) => {}
+        match client.detach(name.clone()) {
+            // A tap goes with its fds, a veth does not.
+            Ok(()) => failures.extend(link::remove_host_end(&name).err().map(of_link)),
             // A DEL came first.
             Err(ClientError::Refused(refusal)) if refusal.code == Code::NotFound => {}
             Err(error) => {
@@ -159,6 +161,10 @@ fn detach_stale(
         }
     }
     failures
+}
+
+fn of_link(error: LinkError) -> Failure {
+    Failure::new(code::LINK, error.to_string())
 }
 
 pub(super) fn release_stale(

@@ -14,8 +14,8 @@ use super::{Args, Dns, Failure, Outcome, Route, Runtime, Version, code, environm
 /// Longest configuration in bytes; a result of a thousand interfaces fits.
 pub const CONFIG_MAX: usize = 8 << 20;
 
-/// Where GC finds the attachments that exist.
-pub const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+/// Where GC finds the attachments that exist. Both names are in use.
+pub const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 const FORWARDER: &str = "/run/weft/forwarder.sock";
 const IPAM: &str = "/run/weft/ipam.sock";
@@ -269,15 +269,15 @@ fn ipam(map: &Map<String, Value>) -> Result<Ipam, Failure> {
     }))
 }
 
-/// Both names under which attachments are listed are in use.
+/// None where nothing is said. Go programs write a list of none as null.
 fn valid(map: &Map<String, Value>, network: &Name) -> Result<Option<Vec<Attachment>>, Failure> {
-    let mut listed: Option<Vec<Map<String, Value>>> = field(map, VALID_ATTACHMENTS)?;
-    if listed.is_none() {
-        listed = field(map, "cni.dev/attachments")?;
-    }
-    let Some(listed) = listed else {
+    if !VALID_ATTACHMENTS.iter().any(|key| map.contains_key(*key)) {
         return Ok(None);
-    };
+    }
+    let mut listed: Option<Vec<Map<String, Value>>> = None;
+    for key in VALID_ATTACHMENTS {
+        listed = listed.or(field(map, key)?);
+    }
     let parse = |entry: &Map<String, Value>| {
         Ok(Attachment {
             network: network.clone(),
@@ -285,5 +285,6 @@ fn valid(map: &Map<String, Value>, network: &Name) -> Result<Option<Vec<Attachme
             interface: needed(entry, "ifname")?,
         })
     };
+    let listed = listed.unwrap_or_default();
     listed.iter().map(parse).collect::<Result<_, _>>().map(Some)
 }

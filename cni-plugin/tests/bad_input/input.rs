@@ -154,6 +154,11 @@ fn del_deletes_what_add_refused_for_its_input() {
         Ok(Value::Null)
     );
     assert_eq!(scene.ipam.asked().len(), deleted + 1);
+    // Each name is short enough, but not all of them together.
+    let long = json!({"name": "n".repeat(126)});
+    let failure = scene.call("ADD", &long).expect_err("too long");
+    assert_eq!(failure["code"], 4, "{failure}");
+    assert_eq!(scene.call("DEL", &long), Ok(Value::Null));
 }
 
 #[test]

@@ -97,7 +97,7 @@ const OF_THE_FORWARDER: [Case; 8] = [
     },
 ];
 
-const OF_THE_IPAM_SERVER: [Case; 9] = [
+const OF_THE_IPAM_SERVER: [Case; 10] = [
     Case {
         what: "no address left",
         forwarder: honestly,
@@ -129,6 +129,14 @@ const OF_THE_IPAM_SERVER: [Case; 9] = [
         code: 11,
         says: "hung up",
         asked: (IN_DOUBT, RELEASED),
+    },
+    Case {
+        what: "half an answer to allocate, and a forwarder that ends",
+        forwarder: |op| at(op, "list", || Reply::Bytes(b"{\"ok\":[")),
+        ipam: |op| at(op, "allocate", || Reply::Bytes(b"{}\n")),
+        code: 6,
+        says: "ipam.sock",
+        asked: (IN_DOUBT, ALLOCATED),
     },
     Case {
         what: "an answer of another kind to allocate",

@@ -38,7 +38,8 @@ pub const GATEWAY_V6: std::net::Ipv6Addr =
 pub enum Request {
     /// Adopt a pod's device. Its fds come with the line.
     Attach(Attach),
-    /// Let a port go: its fds are closed when the answer arrives.
+    /// Let a port go: no worker uses its fds when the answer arrives, and they
+    /// are closed soon after.
     Detach { name: Name },
     /// All ports.
     List,

@@ -2,6 +2,7 @@
 //! tunnel addresses, the pods' addresses.
 
 use std::{
+    fs,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -34,9 +35,6 @@ const POOLS: [(&str, &str, u8); 2] = [
 
 const NETWORK: &str = "lab";
 
-/// What is left over in a lab is told from what is new while the lab lives.
-const CONFIG: &str = "gc_grace_seconds = 1\n";
-
 /// A running IPAM server.
 #[derive(Debug)]
 pub struct Ipam {
@@ -46,15 +44,22 @@ pub struct Ipam {
 
 impl Ipam {
     /// Starts one whose files are in `dir`.
-    pub(crate) fn start(starter: &Starter, dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        starter: &Starter,
+        dir: &Path,
+        gc_grace_seconds: Option<u32>,
+    ) -> anyhow::Result<Self> {
         let [socket, store, log] =
             ["sock", "redb", "log"].map(|end| dir.join(format!("ipam.{end}")));
-        let config = dir.join("ipam.toml");
-        std::fs::write(&config, CONFIG).with_context(|| format!("write {config:?}"))?;
         let mut command = role::ipam()?;
-        command.arg("--config").arg(&config);
         command.arg("--socket").arg(&socket);
         command.arg("--store").arg(&store);
+        if let Some(seconds) = gc_grace_seconds {
+            let config = dir.join("ipam.toml");
+            fs::write(&config, format!("gc_grace_seconds = {seconds}\n"))
+                .with_context(|| format!("write {config:?}"))?;
+            command.arg("--config").arg(&config);
+        }
         let answers = || {
             let client = Client::connect(&socket);
             client.is_ok_and(|mut client| client.request(&Request::Status).is_ok())

@@ -101,7 +101,7 @@ impl Lab {
         }
         let (ipam, forwarders) = match spec.kind {
             Kind::Weft => {
-                let ipam = Ipam::start(&starter, dir)?;
+                let ipam = Ipam::start(&starter, dir, spec.gc_grace_seconds)?;
                 let ground = Ground {
                     starter: &starter,
                     spec,

@@ -35,6 +35,9 @@ pub struct Spec {
     /// NICs do and virtual machines' do not.
     pub underlay_offload: bool,
     pub outer: Outer,
+    /// The IPAM server's `gc_grace_seconds`; `None` leaves its own.
+    #[serde(default)]
+    pub gc_grace_seconds: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +77,7 @@ impl Default for Spec {
             workers: None,
             underlay_offload: true,
             outer: Outer::V4,
+            gc_grace_seconds: None,
         }
     }
 }
