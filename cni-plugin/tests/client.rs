@@ -151,7 +151,7 @@ fn who_may_not_connect_is_told_how_to() {
     });
     let said = error.to_string();
     assert!(
-        said.contains("the forwarder") && said.contains("mode and uids"),
+        said.contains("weft-forwarder") && said.contains("mode and uids"),
         "{said}"
     );
     assert!(!said.contains("running?"), "{said}");
