@@ -11,6 +11,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 const WIRE: &str = "weft-wire";
 const API: &str = "weft-api";
+const ETCD: &str = "weft-etcd";
 const ENGINE: &str = "weft-engine";
 const POLICY: &str = "weft-policy";
 const TESTKIT: &str = "weft-testkit";
@@ -29,9 +30,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     (TESTKIT, &[ENGINE, POLICY, WIRE]),
     ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
     (CNI, &[API, SOCKET]),
+    (ETCD, &[]),
     (INTEROP, &[API]),
     (SOCKET, &[API]),
-    ("weft-ipam", &[API, INTEROP, SOCKET]),
+    ("weft-ipam", &[API, ETCD, INTEROP, SOCKET]),
     ("weft-lab", &[API, CNI, SOCKET]),
 ];
 
