@@ -36,6 +36,8 @@ const SUBNETS: &str = "/coreos.com/network/subnets/";
 const CONFIG: &str = r#"{"EnableIPv6":true,"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0",
     "SubnetMax":"10.244.2.0","IPv6Network":"fd00:10:244::/48","IPv6SubnetMin":"fd00:10:244:1::",
     "IPv6SubnetMax":"fd00:10:244:2::","Backend":{"Type":"vxlan"}}"#;
+const THREE: &str = r#"{"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0",
+    "SubnetMax":"10.244.3.0","Backend":{"Type":"vxlan"}}"#;
 const OURS: &str = "10.244.1.0-24&fd00:10:244:1::-64";
 const THEIRS: &str = "10.244.2.0-24&fd00:10:244:2::-64";
 const THEIR_LEASE: &str = concat!(
@@ -116,6 +118,66 @@ fn what_happens_to_leases_happens_to_peers_and_no_more() {
     net.wait_for_peers(2);
 }
 
+/// While the member hears nothing, its peer goes and etcd forgets how.
+#[test]
+fn what_etcd_compacted_unseen_is_read_anew() {
+    needs_namespaces!();
+    let mut net = Network::new();
+    let their_key = format!("{SUBNETS}{THEIRS}");
+    net.etcd.put(&their_key, THEIR_LEASE);
+    let member = net.member();
+    net.wait_for_peers(2);
+    member.signal(Signal::SIGSTOP);
+    net.etcd.control(&["del", &their_key]);
+    net.etcd.put("/other", "x");
+    let text = net.etcd.control(&["get", "-w", "json", "/other"]);
+    let json: Json = serde_json::from_str(&text).expect("JSON");
+    let revision = json["header"]["revision"].to_string();
+    net.etcd.control(&["compact", &revision]);
+    net.etcd.restart();
+    member.signal(Signal::SIGCONT);
+    net.wait_for_peers(0);
+    assert_eq!(net.etcd.awaited(OURS), OUR_LEASE);
+}
+
+/// As many as there is room for; the one too many is told so.
+#[test]
+fn nodes_that_start_together_get_a_subnet_each() {
+    needs_namespaces!();
+    let net = Network::new();
+    net.etcd.put("/coreos.com/network/config", THREE);
+    let nodes: Vec<_> = (1..=4).map(|place| net.lone_node(place)).collect();
+    let command = |place: usize| {
+        let mut command = net.join(&nodes[place].1);
+        command
+            .arg("--public-ip")
+            .arg(format!("198.51.100.{}", place + 1));
+        command
+    };
+    let _members: Vec<_> = (0..3)
+        .map(|place| Running(command(place).spawn().expect("it runs")))
+        .collect();
+    eventually("three leases", || net.etcd.leases().len() == 3);
+    for (_, forwarder) in &nodes[..3] {
+        eventually("two peers each", || peers(forwarder).len() == 2);
+    }
+    let output = command(3).output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("every /24 of it is taken"), "{told}");
+}
+
+/// An administrator's reservation has no end, and stays one.
+#[test]
+fn a_reservation_is_used_and_stays_one() {
+    needs_namespaces!();
+    let net = Network::new();
+    let reserved = r#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1"}"#;
+    net.etcd.put(&format!("{SUBNETS}{THEIRS}"), reserved);
+    let _member = net.member();
+    eventually("the lease", || net.etcd.awaited(THEIRS) == OUR_LEASE);
+    assert_eq!(net.etcd.lease_of(THEIRS), 0);
+}
+
 #[test]
 fn a_network_that_does_not_fit_is_refused_with_the_remedy() {
     needs_namespaces!();
@@ -152,7 +214,7 @@ struct Network {
     ours: Netns,
     theirs: Netns,
     forwarder: Forwarder,
-    _workshop: Workshop,
+    workshop: Workshop,
 }
 
 impl Network {
@@ -176,20 +238,49 @@ impl Network {
             forwarder: forwarder.expect("a forwarder"),
             ours,
             theirs,
-            _workshop: workshop,
+            workshop,
         }
     }
 
     fn command(&self) -> Command {
+        let mut command = self.join(&self.forwarder);
+        command.args(["--vtep-mac", "02:00:00:00:01:01"]).args([
+            "--public-ip",
+            "192.0.2.1",
+            "--public-ip",
+            "2001:db8::1",
+        ]);
+        command
+    }
+
+    fn join(&self, forwarder: &Forwarder) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
         command
-            .args(["join", "flannel", "--vtep-mac", "02:00:00:00:01:01"])
-            .args(["--public-ip", "192.0.2.1", "--public-ip", "2001:db8::1"])
+            .args(["join", "flannel"])
             .arg(format!("--etcd=etcd://127.0.0.1:{}", self.etcd.port))
             .arg("--control")
-            .arg(&self.forwarder.control)
+            .arg(&forwarder.control)
             .stdin(Stdio::null());
         command
+    }
+
+    /// With an address and nobody to speak with.
+    fn lone_node(&self, place: u8) -> (Netns, Forwarder) {
+        let name = format!("lone{place}");
+        let node = workshop::node(&name).expect("a node");
+        all(
+            &node,
+            &[
+                "ip link set lo up",
+                &format!("ip address add 198.51.100.{place}/32 dev lo"),
+            ],
+        );
+        let configuration = format!(
+            "node = '{name}'\nworkers = 1\n[uplink]\naddresses = ['198.51.100.{place}']\nport = \
+             8472\nvni = 1\nmtu = 1500\n"
+        );
+        let forwarder = self.workshop.forwarder(&name, &configuration, &node);
+        (node, forwarder.expect("a forwarder"))
     }
 
     fn member(&self) -> Running {
@@ -201,11 +292,7 @@ impl Network {
     }
 
     fn peers(&self) -> Vec<Peer> {
-        let mut client = self.forwarder.client().expect("a client");
-        match client.request(&Request::Peers).expect("an answer") {
-            Reply::Peers(peers) => peers,
-            other => panic!("{other:?}"),
-        }
+        peers(&self.forwarder)
     }
 
     fn wait_for_peers(&self, count: usize) {
@@ -224,6 +311,14 @@ impl Network {
         let theirs = pod(self.plan[1].pods[0].clone(), 1);
         add_pod_to_bridge(&self.theirs, &theirs, POD_MTU);
         (ours, theirs)
+    }
+}
+
+fn peers(forwarder: &Forwarder) -> Vec<Peer> {
+    let mut client = forwarder.client().expect("a client");
+    match client.request(&Request::Peers).expect("an answer") {
+        Reply::Peers(peers) => peers,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -304,9 +399,13 @@ impl<'a> Flanneld<'a> {
 struct Running(Child);
 
 impl Running {
-    fn stop(&mut self) {
+    fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.0.id()).expect("a pid");
-        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it lives");
+        kill(Pid::from_raw(pid), signal).expect("it lives");
+    }
+
+    fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
         assert!(self.0.wait().expect("a status").success());
     }
 }
@@ -320,8 +419,9 @@ impl Drop for Running {
 
 struct Etcd {
     port: u16,
-    _process: Running,
-    _directory: TempDir,
+    peer: u16,
+    process: Running,
+    directory: TempDir,
 }
 
 impl Etcd {
@@ -335,13 +435,25 @@ impl Etcd {
         let process = spawn(directory.path(), port, peer);
         let etcd = Self {
             port,
-            _process: Running(process),
-            _directory: directory,
+            peer,
+            process: Running(process),
+            directory,
         };
-        eventually("etcd answers", || {
-            etcd.try_control(&["endpoint", "status"]).is_some()
-        });
+        etcd.wait_ready();
         etcd
+    }
+
+    fn restart(&mut self) {
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
+        self.process = Running(spawn(self.directory.path(), self.port, self.peer));
+        self.wait_ready();
+    }
+
+    fn wait_ready(&self) {
+        eventually("etcd answers", || {
+            self.try_control(&["endpoint", "status"]).is_some()
+        });
     }
 
     fn try_control(&self, arguments: &[&str]) -> Option<String> {
