@@ -50,6 +50,8 @@ const OUR_LEASE: &str = concat!(
     r#""BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:01:01"},"#,
     r#""BackendV6Data":{"VNI":1,"VtepMAC":"02:00:00:00:01:01"}}"#
 );
+const CONFIGURATION: &str = "node = 'n1'\nworkers = 2\n[uplink]\naddresses = ['192.0.2.1', \
+             '2001:db8::1']\nport = 8472\nvni = 1\nmtu = 1500\n";
 const POD_MTU: u16 = 1430;
 
 #[test]
@@ -128,16 +130,32 @@ fn what_etcd_compacted_unseen_is_read_anew() {
     let member = net.member();
     net.wait_for_peers(2);
     member.signal(Signal::SIGSTOP);
+    // Ends the member's stream, so that nothing waits in it.
+    net.etcd.restart();
     net.etcd.control(&["del", &their_key]);
     net.etcd.put("/other", "x");
     let text = net.etcd.control(&["get", "-w", "json", "/other"]);
     let json: Json = serde_json::from_str(&text).expect("JSON");
     let revision = json["header"]["revision"].to_string();
     net.etcd.control(&["compact", &revision]);
-    net.etcd.restart();
     member.signal(Signal::SIGCONT);
     net.wait_for_peers(0);
     assert_eq!(net.etcd.awaited(OURS), OUR_LEASE);
+}
+
+#[test]
+fn a_forwarder_that_starts_anew_is_told_again() {
+    needs_namespaces!();
+    let mut net = Network::new();
+    net.etcd.put(&format!("{SUBNETS}{THEIRS}"), THEIR_LEASE);
+    let _member = net.member();
+    net.wait_for_peers(2);
+    let pid = i32::try_from(net.forwarder.pid()).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+    eventually("the forwarder is gone", || net.forwarder.client().is_err());
+    let again = net.workshop.forwarder("n1", CONFIGURATION, &net.ours);
+    net.forwarder = again.expect("a forwarder");
+    net.wait_for_peers(2);
 }
 
 /// As many as there is room for; the one too many is told so.
@@ -229,9 +247,7 @@ impl Network {
         let [ours, theirs] = ["ours", "theirs"].map(|name| workshop::node(name).expect("a node"));
         join(&ours, &theirs);
         let workshop = Workshop::open().expect("a workshop");
-        let configuration = "node = 'n1'\nworkers = 2\n[uplink]\naddresses = ['192.0.2.1', \
-             '2001:db8::1']\nport = 8472\nvni = 1\nmtu = 1500\n";
-        let forwarder = workshop.forwarder("n1", configuration, &ours);
+        let forwarder = workshop.forwarder("n1", CONFIGURATION, &ours);
         Self {
             etcd,
             plan: spec.plan(),
