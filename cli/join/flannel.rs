@@ -35,8 +35,9 @@ const PREFIX: &str = "/coreos.com/network";
 pub struct Args {
     #[command(flatten)]
     target: Target,
-    /// Where etcd is: etcd://HOST:PORT[,HOST:PORT…][/PREFIX], or etcds:// for
-    /// TLS [prefix: /coreos.com/network].
+    /// Where etcd is: etcd://HOST:PORT/PREFIX, or etcds:// for TLS. More of
+    /// HOST:PORT stand behind a comma; without a prefix it is
+    /// /coreos.com/network.
     #[arg(long, value_name = "URL")]
     etcd: String,
     /// The address that other nodes reach this one by, one of each family

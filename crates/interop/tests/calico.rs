@@ -68,6 +68,14 @@ fn what_others_wrote_of_a_node_stays() {
 }
 
 #[test]
+fn a_block_is_written_as_it_was_read() {
+    let block = Block::parse("k", BLOCK.as_bytes()).expect("a block");
+    let written = serde_json::to_value(&block).expect("plain data");
+    let golden: Json = serde_json::from_str(BLOCK).expect("JSON");
+    assert_eq!(written, golden);
+}
+
+#[test]
 fn keys_are_calicos() {
     let v4 = "10.244.1.0/26".parse().expect("a CIDR");
     let v6 = "fd00:10:244:1::/122".parse().expect("a CIDR");
