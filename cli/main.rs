@@ -7,6 +7,7 @@ mod doctor;
 mod drops;
 mod install;
 mod ipam;
+mod join;
 mod lab;
 mod output;
 mod status;
@@ -37,6 +38,8 @@ enum Command {
     Status(status::Args),
     Drops(drops::Args),
     Ipam(ipam::Args),
+    #[command(subcommand)]
+    Join(join::Command),
     Install(install::Install),
     Uninstall(install::Uninstall),
     Doctor(doctor::Args),
@@ -83,6 +86,7 @@ impl Command {
             Self::Status(args) => status::run(args),
             Self::Drops(args) => drops::run(args),
             Self::Ipam(args) => ipam::run(args),
+            Self::Join(command) => join::run(command),
             Self::Install(args) => install::install(args),
             Self::Uninstall(args) => install::uninstall(args),
             Self::Doctor(args) => doctor::run(args),

@@ -11,11 +11,13 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 const WIRE: &str = "weft-wire";
 const API: &str = "weft-api";
+const ETCD: &str = "weft-etcd";
 const ENGINE: &str = "weft-engine";
 const POLICY: &str = "weft-policy";
 const TESTKIT: &str = "weft-testkit";
 const SOCKET: &str = "weft-socket";
 const CNI: &str = "weft-cni";
+const INTEROP: &str = "weft-interop";
 const ROOT: &str = "weft";
 
 /// Whom each member may depend on. All may use the testkit in their tests,
@@ -28,8 +30,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     (TESTKIT, &[ENGINE, POLICY, WIRE]),
     ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
     (CNI, &[API, SOCKET]),
+    (ETCD, &[]),
+    (INTEROP, &[API]),
     (SOCKET, &[API]),
-    ("weft-ipam", &[API, SOCKET]),
+    ("weft-ipam", &[API, ETCD, INTEROP, SOCKET]),
     ("weft-lab", &[API, CNI, SOCKET]),
 ];
 
@@ -117,7 +121,12 @@ fn the_core_has_no_descriptor_clock_thread_or_log() {
         "dbg!",
     ];
     let mut wrong = Vec::new();
-    for source in sources(&["crates/wire/src", "crates/engine/src", "crates/policy/src"]) {
+    for source in sources(&[
+        "crates/wire/src",
+        "crates/engine/src",
+        "crates/policy/src",
+        "crates/interop/src",
+    ]) {
         let text = fs::read_to_string(&source).expect("a source file");
         for (place, line) in text.lines().enumerate() {
             let is_comment = line.trim_start().starts_with("//");
@@ -129,7 +138,7 @@ fn the_core_has_no_descriptor_clock_thread_or_log() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for root in ["wire", "engine", "policy"] {
+    for root in ["wire", "engine", "policy", "interop"] {
         let path = format!("{}/crates/{root}/src/lib.rs", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(path).expect("a crate root");
         assert!(

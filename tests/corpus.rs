@@ -6,6 +6,8 @@ use weft_testkit::fuzz;
 
 #[path = "../fuzz/bodies/cni.rs"]
 mod body;
+#[path = "../fuzz/bodies/interop.rs"]
+mod interop_body;
 
 /// A corpus stays readable by people: few files.
 const FILES_MAX: usize = 60;
@@ -58,4 +60,9 @@ fn policy() {
 #[test]
 fn cni() {
     replay("cni", body::cni);
+}
+
+#[test]
+fn interop() {
+    replay("interop", interop_body::interop);
 }

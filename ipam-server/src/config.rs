@@ -82,7 +82,7 @@ impl Config {
 
     /// How the store is reached, where it is an etcd.
     pub fn etcd(&self) -> Result<etcd::Config, ConfigError> {
-        let mut config = etcd::Config::parse(&self.store)?;
+        let mut config = etcd::Config::parse(&self.store, etcd::PREFIX)?;
         config.login = self.etcd.login()?;
         match (&mut config.tls, self.etcd.tls()?) {
             (Some(tls), Some(given)) => *tls = given,

@@ -158,3 +158,18 @@ pub enum StoreError {
         hint: String,
     },
 }
+
+impl From<weft_etcd::Error> for StoreError {
+    fn from(error: weft_etcd::Error) -> Self {
+        let weft_etcd::Error {
+            object,
+            reason,
+            hint,
+        } = error;
+        Self::Backend {
+            object,
+            reason,
+            hint,
+        }
+    }
+}

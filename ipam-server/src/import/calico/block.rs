@@ -12,38 +12,13 @@ use weft_api::{
     ipam::{PodRef, Pool, Time, Use},
     names::{Handle, Name},
 };
+use weft_interop::calico::{Attribute, Block as Row};
 
 use super::{Calico, deleted, owner};
 use crate::model::{Allocation, Block, Key, Value};
 
 /// Holds several addresses of each Windows node's block.
 const WINDOWS: &str = "windows-reserved-ipam-handle";
-
-/// Go writes an empty list as null.
-#[derive(Deserialize)]
-struct Row {
-    cidr: IpNet,
-    affinity: Option<String>,
-    #[serde(rename = "hostAffinity")]
-    host_affinity: Option<String>,
-    #[serde(alias = "affinityClaimTime")]
-    affinity_claim_time: Option<String>,
-    allocations: Option<Vec<Option<i64>>>,
-    unallocated: Option<Vec<i64>>,
-    attributes: Option<Vec<Attribute>>,
-    #[serde(rename = "sequenceNumber", default)]
-    sequence: u64,
-    #[serde(rename = "sequenceNumberForAllocation")]
-    sequences: Option<BTreeMap<String, u64>>,
-}
-
-#[derive(Default, Deserialize)]
-struct Attribute {
-    handle_id: Option<String>,
-    secondary: Option<BTreeMap<String, String>>,
-    #[serde(rename = "releasedAt")]
-    released_at: Option<String>,
-}
 
 impl Calico {
     pub(super) fn block(&mut self, object: &str, key: Option<IpNet>, value: &Json) {
@@ -55,11 +30,7 @@ impl Calico {
             Ok(row) => row,
             Err(error) => return self.imported.wrong(object, error.to_string()),
         };
-        let affinity = row
-            .affinity
-            .as_deref()
-            .map(|text| text.split_once(':').unwrap_or(("?", text)));
-        let affinity = affinity.or(row.host_affinity.as_deref().map(|host| ("host", host)));
+        let affinity = row.owner();
         let owned = affinity.and_then(|(kind, name)| owner(kind, name));
         if let Some((kind, name)) = affinity.filter(|_| owned.is_none()) {
             self.imported

@@ -7,13 +7,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    below,
-    cluster::Cluster,
-    config::Config,
-    fault::Fault,
-    marker::{Seen, Writer},
+use weft_etcd::{
+    Cluster, Config, Fault, below,
     message::{Bytes, Compare, KeyValue, Operation, TXN, TxnRequest, TxnResponse},
+};
+
+use super::{
+    marker::{Seen, Writer},
     row_of,
 };
 use crate::{
@@ -102,7 +102,7 @@ pub(super) fn commit(
             writer.forget_lease();
         }
         if !(fault.is_passing() && attempts.next(endpoint)) {
-            return Err(commit.fail(writer, fault.tell(cluster.object(endpoint))));
+            return Err(commit.fail(writer, fault.tell(cluster.object(endpoint)).into()));
         }
         tracing::debug!(endpoint = cluster.object(endpoint), ?fault, "asking again");
     }

@@ -1,13 +1,11 @@
 //! All rows at one revision, page by page.
 
-use super::{
-    Named, below,
-    cluster::Cluster,
-    end_of,
-    fault::Fault,
+use weft_etcd::{
+    Cluster, Fault, below, end_of,
     message::{Bytes, KeyValue, RANGE, RangeRequest, RangeResponse},
-    name_of, row_of,
 };
+
+use super::{Named, name_of, row_of};
 use crate::store::{Loaded, StoreError};
 
 /// How often a load starts anew when etcd compacts the revision it reads.
@@ -27,7 +25,7 @@ pub(super) fn load(cluster: &Cluster) -> Result<Loaded, StoreError> {
             Ok(loaded) => return Ok(loaded),
             Err(Failure::Fault(_, fault)) if fault.is_compacted() && tries < TRIES => {}
             Err(Failure::Fault(endpoint, fault)) => {
-                return Err(fault.tell(cluster.object(endpoint)));
+                return Err(fault.tell(cluster.object(endpoint)).into());
             }
             Err(Failure::Row(error)) => return Err(error),
         }
@@ -107,6 +105,7 @@ mod tests {
             key: Bytes(vec![b'k'; 100]),
             value: Bytes(vec![b'v'; size - 100]),
             mod_revision: 1,
+            ..KeyValue::default()
         };
         assert_eq!(next_limit(&[row(1024), row(1024)]), 8192);
         assert_eq!(next_limit(&[row(100)]), LARGEST_PAGE);

@@ -15,12 +15,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    below,
-    cluster::Cluster,
-    lease::Lease,
+use weft_etcd::{
+    Cluster, Lease, below,
     message::{Bytes, Compare, KeyValue, Operation, Relation, TXN, TxnRequest, TxnResponse},
 };
+
 use crate::{
     model::Revision,
     store::{Outcome, StoreError},
@@ -119,7 +118,7 @@ impl Writer {
                     again = false;
                     self.forget_lease();
                 }
-                Err((endpoint, fault)) => return Err(fault.tell(cluster.object(endpoint))),
+                Err((endpoint, fault)) => return Err(fault.tell(cluster.object(endpoint)).into()),
             }
         }
     }

@@ -10,30 +10,25 @@
 //! Invariant: a commit that was not answered cannot be made any more once
 //! a later commit or load returned.
 
-mod cluster;
 mod commit;
-mod config;
-mod fault;
-mod lease;
 mod load;
 mod marker;
-mod message;
-mod watch;
+mod news;
 
 use std::{sync::Arc, time::Duration};
 
-use self::{
-    cluster::Cluster,
-    marker::Writer,
+pub use weft_etcd::{ClientFiles, Config, ConfigError, Endpoint, Lease, Limits, Login, Times, Tls};
+use weft_etcd::{
+    Cluster, Watch,
     message::{Bytes, KeyValue},
-    watch::Watch,
 };
-pub use self::{
-    config::{ClientFiles, Config, ConfigError, Endpoint, Limits, Login, Times, Tls},
-    lease::Lease,
-};
+
+use self::marker::Writer;
 use super::{Change, CommitError, Guard, Loaded, News, Outcome, Row, Store, StoreError};
 use crate::model::{Key, Revision, RowError, Value};
+
+/// Rows are below it when the URL names no other.
+pub const PREFIX: &str = "/weft/ipam/v1";
 
 /// Dropping it ends its watch and interrupts what is asked.
 #[derive(Debug)]
@@ -56,7 +51,7 @@ impl Etcd {
 
     /// A lease that lives as long as it is kept and etcd hears of it.
     pub fn lease(&self, time: Duration) -> Result<Lease, StoreError> {
-        Lease::grant(&self.cluster, time)
+        Ok(Lease::grant(&self.cluster, time)?)
     }
 }
 
@@ -91,6 +86,7 @@ impl Store for Etcd {
     }
 
     fn watch(&mut self, revision: Revision, tell: Box<dyn FnMut(News) + Send>) {
+        let tell = news::telling(self.cluster.config.prefix.clone(), tell);
         self.watch = Some(Watch::start(Arc::clone(&self.cluster), revision, tell));
     }
 }
@@ -101,17 +97,6 @@ impl Drop for Etcd {
         self.writer.forget_lease();
         self.cluster.shut_down();
     }
-}
-
-/// Of a row or marker with this name; without one, where they all start.
-fn below(prefix: &str, name: &str) -> Bytes {
-    Bytes(format!("{prefix}/{name}").into_bytes())
-}
-
-/// Where they all have ended.
-fn end_of(prefix: &str) -> Bytes {
-    const AFTER_SLASH: char = '0';
-    Bytes(format!("{prefix}{AFTER_SLASH}").into_bytes())
 }
 
 /// What stands under the prefix.

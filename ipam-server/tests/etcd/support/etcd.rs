@@ -14,7 +14,7 @@ use nix::{
 use tempfile::TempDir;
 use weft_ipam::store::{
     Store,
-    etcd::{Config, Etcd, Times},
+    etcd::{Config, Etcd, PREFIX, Times},
 };
 
 use super::eventually;
@@ -156,7 +156,8 @@ pub fn config(ports: &[u16]) -> Config {
         .iter()
         .map(|port| format!("127.0.0.1:{port}"))
         .collect();
-    let mut config = Config::parse(&format!("etcd://{}", hosts.join(","))).expect("a valid URL");
+    let mut config =
+        Config::parse(&format!("etcd://{}", hosts.join(",")), PREFIX).expect("a valid URL");
     config.times = Times {
         connect: Duration::from_millis(500),
         request: Duration::from_millis(1500),

@@ -14,17 +14,11 @@ use std::{
 
 use ureq::Agent;
 
-use super::{
-    Named,
+use crate::{
     cluster::Cluster,
     end_of,
     fault::Fault,
-    message::{Event, EventKind, Refusal, WATCH, WatchCreate, WatchLine, WatchRequest},
-    name_of, row_of,
-};
-use crate::{
-    model::{Revision, RowError},
-    store::{News, Update},
+    message::{Event, Refusal, WATCH, WatchCreate, WatchLine, WatchRequest},
 };
 
 /// etcd tells its progress every ten to eleven minutes: a stream that is
@@ -34,11 +28,20 @@ const SILENCE: Duration = Duration::from_secs(12 * 60);
 /// Between two tries to open the stream; doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-type Tell = Box<dyn FnMut(News) + Send>;
+/// What is told; false ends the watch.
+pub type Tell = Box<dyn FnMut(Told) -> bool + Send>;
+
+#[derive(Debug)]
+pub enum Told {
+    /// All events of one revision.
+    Events { revision: u64, events: Vec<Event> },
+    /// Not all is known any more: nothing follows. Load and watch anew.
+    Missed,
+}
 
 /// Dropping it ends both threads, at once where they wait.
 #[derive(Debug)]
-pub(super) struct Watch(Arc<Shared>);
+pub struct Watch(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -69,7 +72,7 @@ enum End {
 }
 
 impl Watch {
-    pub fn start(cluster: Arc<Cluster>, revision: Revision, tell: Tell) -> Self {
+    pub fn start(cluster: Arc<Cluster>, revision: u64, tell: Tell) -> Self {
         let shared = Arc::new(Shared::default());
         let (reading, asking) = (Arc::clone(&shared), Arc::clone(&shared));
         let asked = Arc::clone(&cluster);
@@ -95,7 +98,7 @@ impl Drop for Watch {
 }
 
 impl Shared {
-    fn read(&self, cluster: &Cluster, revision: Revision, mut tell: Tell) {
+    fn read(&self, cluster: &Cluster, revision: u64, mut tell: Tell) {
         let mut reached = revision;
         let mut pause = PAUSE.0;
         loop {
@@ -110,9 +113,12 @@ impl Shared {
                 pause = PAUSE.0;
             }
             match end {
-                End::Stopped => return,
+                End::Stopped => {
+                    self.stop();
+                    return;
+                }
                 End::Missed => {
-                    self.tell(&mut tell, News::Missed);
+                    self.tell(&mut tell, Told::Missed);
                     self.stop();
                     return;
                 }
@@ -138,7 +144,7 @@ impl Shared {
         cluster: &Cluster,
         endpoint: usize,
         agent: &Agent,
-        reached: &mut Revision,
+        reached: &mut u64,
         tell: &mut Tell,
     ) -> End {
         let query = request(&cluster.config.prefix, *reached);
@@ -164,7 +170,7 @@ impl Shared {
         cluster: &Cluster,
         endpoint: usize,
         line: WatchLine,
-        reached: &mut Revision,
+        reached: &mut u64,
         tell: &mut Tell,
     ) -> Result<(), End> {
         if let Some(refusal) = line.error {
@@ -189,15 +195,8 @@ impl Shared {
             *reached = result.header.revision.max(*reached);
         }
         for (revision, events) in by_revision(result.events, *reached) {
-            let updates = match updates(&cluster.config.prefix, events) {
-                Ok(updates) => updates,
-                Err(error) => {
-                    tracing::warn!(%error, "a row that is not understood");
-                    return Err(End::Missed);
-                }
-            };
             *reached = revision;
-            if !self.tell(tell, News::Updates { revision, updates }) {
+            if !self.tell(tell, Told::Events { revision, events }) {
                 return Err(End::Stopped);
             }
         }
@@ -246,13 +245,10 @@ impl Shared {
         }
     }
 
-    /// False when the watch was stopped: then nothing is told.
-    fn tell(&self, tell: &mut Tell, news: News) -> bool {
+    /// False when the watch was stopped, before or by whoever is told.
+    fn tell(&self, tell: &mut Tell, told: Told) -> bool {
         let stopped = self.state().stopped;
-        if !stopped {
-            tell(news);
-        }
-        !stopped
+        !stopped && tell(told)
     }
 
     fn stop(&self) {
@@ -281,10 +277,10 @@ impl Shared {
 /// From `reached` itself on, whose events are known: a watch from a revision
 /// that was just compacted would not be told that this revision's deletions
 /// are gone. From the one before, it is.
-fn request(prefix: &str, reached: Revision) -> WatchRequest {
+fn request(prefix: &str, reached: u64) -> WatchRequest {
     WatchRequest {
         create_request: WatchCreate {
-            key: super::below(prefix, ""),
+            key: crate::below(prefix, ""),
             range_end: end_of(prefix),
             start_revision: reached.max(1),
             progress_notify: true,
@@ -305,8 +301,8 @@ fn read_line(stream: &mut dyn BufRead) -> Result<WatchLine, Fault> {
 }
 
 /// The events that are new, cut where the revision changes.
-fn by_revision(events: Vec<Event>, reached: Revision) -> Vec<(Revision, Vec<Event>)> {
-    let mut commits: Vec<(Revision, Vec<Event>)> = Vec::new();
+fn by_revision(events: Vec<Event>, reached: u64) -> Vec<(u64, Vec<Event>)> {
+    let mut commits: Vec<(u64, Vec<Event>)> = Vec::new();
     for event in events {
         let revision = event.kv.mod_revision;
         if revision <= reached {
@@ -320,26 +316,10 @@ fn by_revision(events: Vec<Event>, reached: Revision) -> Vec<(Revision, Vec<Even
     commits
 }
 
-/// Markers are left out: a commit of a marker alone has no updates.
-fn updates(prefix: &str, events: Vec<Event>) -> Result<Vec<Update>, RowError> {
-    let mut updates = Vec::with_capacity(events.len());
-    for event in events {
-        let Named::Row(key) = name_of(prefix, &event.kv.key)? else {
-            continue;
-        };
-        let row = match event.kind {
-            EventKind::Put => Some(row_of(&key, &event.kv)?),
-            EventKind::Delete => None,
-        };
-        updates.push(Update { key, row });
-    }
-    Ok(updates)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::etcd::message::KeyValue;
+    use crate::message::{EventKind, KeyValue};
 
     #[test]
     fn events_of_one_revision_stay_together_and_known_ones_are_left_out() {

@@ -11,9 +11,6 @@ use std::{
 
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-/// Rows are below it when the URL names no other.
-const PREFIX: &str = "/weft/ipam/v1";
-
 /// Whom the machine trusts, where no authority is named.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -90,7 +87,8 @@ pub enum ConfigError {
 
 impl Config {
     /// `etcd://HOST:PORT[,HOST:PORT…][/PREFIX]`, or `etcds://` for TLS.
-    pub fn parse(url: &str) -> Result<Self, ConfigError> {
+    /// `usual` is the prefix of one that names none.
+    pub fn parse(url: &str, usual: &str) -> Result<Self, ConfigError> {
         let wrong = |reason: &str| ConfigError::Url {
             url: url.to_owned(),
             reason: reason.to_owned(),
@@ -117,7 +115,7 @@ impl Config {
             .collect::<Result<_, _>>()?;
         Ok(Self {
             endpoints,
-            prefix: parse_prefix(prefix).map_err(|reason| wrong(&reason))?,
+            prefix: parse_prefix(prefix, usual).map_err(|reason| wrong(&reason))?,
             tls,
             login: None,
             times: Times::default(),
@@ -125,7 +123,7 @@ impl Config {
         })
     }
 
-    pub(super) fn url(&self, endpoint: &Endpoint, path: &str) -> String {
+    pub fn url(&self, endpoint: &Endpoint, path: &str) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{endpoint}{path}")
     }
@@ -158,10 +156,10 @@ impl FromStr for Endpoint {
     }
 }
 
-fn parse_prefix(text: &str) -> Result<String, String> {
+fn parse_prefix(text: &str, usual: &str) -> Result<String, String> {
     let text = text.strip_suffix('/').unwrap_or(text);
     if text.is_empty() {
-        return Ok(PREFIX.to_owned());
+        return Ok(usual.to_owned());
     }
     let valid = text
         .split('/')
@@ -173,7 +171,7 @@ fn parse_prefix(text: &str) -> Result<String, String> {
 }
 
 impl Tls {
-    pub(super) fn read(&self) -> Result<TlsConfig, ConfigError> {
+    pub fn read(&self) -> Result<TlsConfig, ConfigError> {
         let authority = match &self.authority {
             Some(path) => path.clone(),
             None => PathBuf::from(SYSTEM_AUTHORITIES),
@@ -286,15 +284,15 @@ mod tests {
 
     #[test]
     fn urls_are_read() {
-        let config = Config::parse("etcd://10.0.0.1:2379,[::1]:2379,etcd-2.infra:1/a/b/")
+        let config = Config::parse("etcd://10.0.0.1:2379,[::1]:2379,etcd-2.infra:1/a/b/", "/x")
             .expect("a valid URL");
         let hosts: Vec<_> = config.endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(hosts, ["10.0.0.1:2379", "[::1]:2379", "etcd-2.infra:1"]);
         assert_eq!(config.prefix, "/a/b");
         assert_eq!(config.tls, None);
 
-        let config = Config::parse("etcds://h:2379").expect("a valid URL");
-        assert_eq!(config.prefix, "/weft/ipam/v1");
+        let config = Config::parse("etcds://h:2379", "/weft/x").expect("a valid URL");
+        assert_eq!(config.prefix, "/weft/x");
         assert_eq!(config.tls, Some(Tls::default()));
         assert_eq!(
             config.url(&config.endpoints[0], "/v3/x"),
@@ -317,7 +315,7 @@ mod tests {
             ("etcd://h:2379//x", "prefix"),
             ("etcd://u:p@h:2379", "TOML"),
         ] {
-            let error = Config::parse(url).expect_err(url).to_string();
+            let error = Config::parse(url, "/x").expect_err(url).to_string();
             assert!(error.contains(reason), "{url}: {error}");
         }
     }

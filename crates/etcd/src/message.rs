@@ -10,19 +10,19 @@ use serde::{
     de::{DeserializeOwned, Error},
 };
 
-pub(super) const RANGE: &str = "/v3/kv/range";
-pub(super) const TXN: &str = "/v3/kv/txn";
-pub(super) const WATCH: &str = "/v3/watch";
-pub(super) const LEASE_GRANT: &str = "/v3/lease/grant";
-pub(super) const LEASE_KEEP_ALIVE: &str = "/v3/lease/keepalive";
-pub(super) const LEASE_REVOKE: &str = "/v3/lease/revoke";
-pub(super) const AUTHENTICATE: &str = "/v3/auth/authenticate";
+pub const RANGE: &str = "/v3/kv/range";
+pub const TXN: &str = "/v3/kv/txn";
+pub const WATCH: &str = "/v3/watch";
+pub const LEASE_GRANT: &str = "/v3/lease/grant";
+pub const LEASE_KEEP_ALIVE: &str = "/v3/lease/keepalive";
+pub const LEASE_REVOKE: &str = "/v3/lease/revoke";
+pub const AUTHENTICATE: &str = "/v3/auth/authenticate";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Bytes(pub Vec<u8>);
+pub struct Bytes(pub Vec<u8>);
 
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct RangeRequest {
+pub struct RangeRequest {
     pub key: Bytes,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range_end: Option<Bytes>,
@@ -36,7 +36,7 @@ pub(super) struct RangeRequest {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RangeResponse {
+pub struct RangeResponse {
     pub header: Header,
     pub kvs: Vec<KeyValue>,
     pub more: bool,
@@ -44,7 +44,7 @@ pub(super) struct RangeResponse {
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Header {
+pub struct Header {
     #[serde(deserialize_with = "read_number")]
     pub cluster_id: u64,
     #[serde(deserialize_with = "read_number")]
@@ -53,16 +53,19 @@ pub(super) struct Header {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct KeyValue {
+pub struct KeyValue {
     pub key: Bytes,
     pub value: Bytes,
     #[serde(deserialize_with = "read_number")]
     pub mod_revision: u64,
+    /// 0: none.
+    #[serde(deserialize_with = "read_number")]
+    pub lease: u64,
 }
 
 /// When all of `compare` holds, `success` is done, else `failure`.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct TxnRequest {
+pub struct TxnRequest {
     pub compare: Vec<Compare>,
     pub success: Vec<Operation>,
     pub failure: Vec<Operation>,
@@ -71,7 +74,7 @@ pub(super) struct TxnRequest {
 /// Of one row.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "target")]
-pub(super) enum Compare {
+pub enum Compare {
     /// That it was written last at this revision.
     #[serde(rename = "MOD")]
     Modified {
@@ -97,12 +100,12 @@ pub(super) enum Compare {
 
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub(super) enum Relation {
+pub enum Relation {
     NotEqual,
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub(super) enum Operation {
+pub enum Operation {
     #[serde(rename = "request_put")]
     Put {
         key: Bytes,
@@ -121,7 +124,7 @@ pub(super) enum Operation {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct TxnResponse {
+pub struct TxnResponse {
     pub header: Header,
     pub succeeded: bool,
     pub responses: Vec<OperationResponse>,
@@ -130,7 +133,7 @@ pub(super) struct TxnResponse {
 /// Of all but reads nothing is of interest.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct OperationResponse {
+pub struct OperationResponse {
     pub response_range: Option<RangeResponse>,
 }
 
@@ -142,13 +145,13 @@ impl OperationResponse {
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct WatchRequest {
+pub struct WatchRequest {
     pub create_request: WatchCreate,
 }
 
 /// Without `fragment`, etcd never splits the events of one revision.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct WatchCreate {
+pub struct WatchCreate {
     pub key: Bytes,
     pub range_end: Bytes,
     #[serde(serialize_with = "write_number")]
@@ -160,14 +163,14 @@ pub(super) struct WatchCreate {
 /// One line of the stream.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct WatchLine {
+pub struct WatchLine {
     pub result: Option<WatchResponse>,
     pub error: Option<Refusal>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct WatchResponse {
+pub struct WatchResponse {
     pub header: Header,
     pub created: bool,
     pub canceled: bool,
@@ -179,7 +182,7 @@ pub(super) struct WatchResponse {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Event {
+pub struct Event {
     #[serde(rename = "type")]
     pub kind: EventKind,
     pub kv: KeyValue,
@@ -187,27 +190,27 @@ pub(super) struct Event {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub(super) enum EventKind {
+pub enum EventKind {
     #[default]
     Put,
     Delete,
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct LeaseGrantRequest {
+pub struct LeaseGrantRequest {
     #[serde(rename = "TTL", serialize_with = "write_number")]
     pub seconds: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct LeaseRequest {
+pub struct LeaseRequest {
     #[serde(rename = "ID", serialize_with = "write_number")]
     pub id: u64,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct LeaseResponse {
+pub struct LeaseResponse {
     pub header: Header,
     #[serde(rename = "ID", deserialize_with = "read_number")]
     pub id: u64,
@@ -219,31 +222,31 @@ pub(super) struct LeaseResponse {
 /// The one line of its stream.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct KeepAliveResponse {
+pub struct KeepAliveResponse {
     pub result: Option<LeaseResponse>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RevokeResponse {
+pub struct RevokeResponse {
     pub header: Header,
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct AuthenticateRequest<'a> {
+pub struct AuthenticateRequest<'a> {
     pub name: &'a str,
     pub password: &'a str,
 }
 
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct AuthenticateResponse {
+pub struct AuthenticateResponse {
     pub token: String,
 }
 
 /// The body of an answer that is not 200, and a stream's last line.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Refusal {
+pub struct Refusal {
     /// Of gRPC.
     #[serde(alias = "grpc_code")]
     pub code: u32,
@@ -251,7 +254,7 @@ pub(super) struct Refusal {
 }
 
 /// What an answer says about who gives it.
-pub(super) trait Answer: DeserializeOwned {
+pub trait Answer: DeserializeOwned {
     fn header(&self) -> Option<&Header>;
 }
 

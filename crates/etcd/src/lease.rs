@@ -11,14 +11,14 @@ use std::{
     time::Duration,
 };
 
-use super::{
+use crate::{
+    Error,
     cluster::Cluster,
     message::{
         KeepAliveResponse, LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, LeaseGrantRequest,
         LeaseRequest, LeaseResponse, RevokeResponse,
     },
 };
-use crate::store::StoreError;
 
 /// How often in its time a lease is kept alive.
 const KEPT_IN_TIME: u32 = 3;
@@ -49,7 +49,7 @@ struct State {
 impl Lease {
     /// For whole seconds; etcd makes it longer where that is less than an
     /// election takes.
-    pub(super) fn grant(cluster: &Arc<Cluster>, time: Duration) -> Result<Self, StoreError> {
+    pub fn grant(cluster: &Arc<Cluster>, time: Duration) -> Result<Self, Error> {
         let query = LeaseGrantRequest {
             seconds: time.as_secs().max(1),
         };
@@ -72,6 +72,11 @@ impl Lease {
             cluster: Arc::clone(cluster),
             shared,
         })
+    }
+
+    /// Lets what stands under it live on, for the rest of its time.
+    pub fn leave(self) {
+        self.shared.state().gone = true;
     }
 
     /// To put rows under it; none once etcd told that it has ended.

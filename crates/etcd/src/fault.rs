@@ -3,11 +3,10 @@
 
 use std::io;
 
-use super::message::Refusal;
-use crate::store::StoreError;
+use crate::{Error, message::Refusal};
 
 #[derive(Debug)]
-pub(super) enum Fault {
+pub enum Fault {
     /// Nothing was asked.
     Unreachable(String),
     /// It was asked, or part of it was, and there is no answer.
@@ -85,14 +84,14 @@ impl Fault {
         matches!(self, Self::Refused(refusal) if refusal.message.contains(words))
     }
 
-    pub fn tell(self, object: String) -> StoreError {
+    pub fn tell(self, object: String) -> Error {
         let hint = self.hint().to_owned();
         let reason = match self {
             Self::Unreachable(reason) | Self::Unanswered(reason) | Self::Foreign(reason) => reason,
             Self::Refused(refusal) => refusal.message,
             Self::OtherCluster => "it belongs to another cluster than before".to_owned(),
         };
-        StoreError::Backend {
+        Error {
             object,
             reason,
             hint,
@@ -119,9 +118,7 @@ impl Fault {
                 "name a client address of etcd 3.4 or newer with its JSON gateway on, \
                  and etcds:// where it speaks TLS"
             }
-            Self::OtherCluster => {
-                "name members of one cluster only; after a restore, restart weft-ipam"
-            }
+            Self::OtherCluster => "name members of one cluster only; after a restore, restart weft",
             Self::Refused(_) => self.refusal_hint(),
         }
     }
@@ -184,7 +181,7 @@ const REFUSALS: [(&str, &str); 14] = [
     ),
     (
         "future revision",
-        "etcd's data went back in time: restart weft-ipam after a restore",
+        "etcd's data went back in time: restart weft after a restore",
     ),
 ];
 

@@ -11,7 +11,8 @@ use std::{
 use serde::Serialize;
 use ureq::{Agent, BodyReader, tls::TlsConfig};
 
-use super::{
+use crate::{
+    Error,
     config::{Config, ConfigError},
     fault::Fault,
     message::{
@@ -19,7 +20,6 @@ use super::{
         RangeRequest, RangeResponse, Refusal,
     },
 };
-use crate::store::StoreError;
 
 /// Between two rounds over the endpoints; doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(60);
 const REFUSAL_BYTES: u64 = 64 * 1024;
 
 #[derive(Debug)]
-pub(super) struct Cluster {
+pub struct Cluster {
     pub config: Config,
     tls: Option<TlsConfig>,
     agent: Agent,
@@ -51,7 +51,7 @@ struct State {
 
 /// The attempts of one operation: which endpoint comes next, and until when.
 #[derive(Debug)]
-pub(super) struct Attempts<'a> {
+pub struct Attempts<'a> {
     cluster: &'a Cluster,
     end: Instant,
     pause: Duration,
@@ -84,7 +84,7 @@ impl Cluster {
 
     /// Asks what may be asked twice, until an endpoint answers or the time
     /// is over.
-    pub fn read<Q: Serialize, A: Answer>(&self, path: &str, query: &Q) -> Result<A, StoreError> {
+    pub fn read<Q: Serialize, A: Answer>(&self, path: &str, query: &Q) -> Result<A, Error> {
         self.read_fault(path, query)
             .map_err(|(endpoint, fault)| fault.tell(self.object(endpoint)))
     }
@@ -175,7 +175,7 @@ impl Cluster {
     /// the leader's word.
     pub fn probe(&self, endpoint: usize, time: Duration) -> Result<(), Fault> {
         let query = RangeRequest {
-            key: super::below(&self.config.prefix, ""),
+            key: crate::below(&self.config.prefix, ""),
             keys_only: true,
             ..RangeRequest::default()
         };
@@ -317,7 +317,7 @@ fn settings(
         .max_redirects(0)
         // The environment's proxy is for the web.
         .proxy(None)
-        .user_agent(concat!("weft-ipam/", env!("CARGO_PKG_VERSION")))
+        .user_agent(concat!("weft/", env!("CARGO_PKG_VERSION")))
         .max_idle_age(IDLE)
         .timeout_connect(Some(config.times.connect));
     match tls {

@@ -1,0 +1,236 @@
+//! How a node is reached: the spec of its resource in etcd, and the
+//! annotations of its Kubernetes object.
+
+use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use weft_api::names::Mac;
+
+use super::{CALICO, derived_mac, node_key};
+use crate::Error;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub name: String,
+    pub v4: Tunnel,
+    pub v6: Tunnel,
+}
+
+/// The VXLAN of one family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The node's own, with the length of its link's prefix.
+    pub address: Option<IpNet>,
+    /// In the pod network.
+    pub tunnel: Option<IpAddr>,
+    /// None: it follows from the name.
+    pub mac: Option<Mac>,
+}
+
+/// What one tunnel is told by: fields of the spec, and annotations.
+struct Names {
+    address: &'static str,
+    tunnel: &'static str,
+    mac: &'static str,
+    address_annotation: &'static str,
+    tunnel_annotation: &'static str,
+    mac_annotation: &'static str,
+}
+
+const V4: Names = Names {
+    address: "ipv4Address",
+    tunnel: "ipv4VXLANTunnelAddr",
+    mac: "vxlanTunnelMACAddr",
+    address_annotation: "projectcalico.org/IPv4Address",
+    tunnel_annotation: "projectcalico.org/IPv4VXLANTunnelAddr",
+    mac_annotation: "projectcalico.org/VXLANTunnelMACAddr",
+};
+const V6: Names = Names {
+    address: "ipv6Address",
+    tunnel: "ipv6VXLANTunnelAddr",
+    mac: "vxlanTunnelMACAddrV6",
+    address_annotation: "projectcalico.org/IPv6Address",
+    tunnel_annotation: "projectcalico.org/IPv6VXLANTunnelAddr",
+    mac_annotation: "projectcalico.org/VXLANTunnelMACAddrV6",
+};
+
+impl Record {
+    /// Of the value at `key`.
+    pub fn parse(key: &str, value: &[u8]) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Raw {
+            metadata: Metadata,
+            #[serde(default)]
+            spec: Json,
+        }
+        #[derive(Deserialize)]
+        struct Metadata {
+            name: String,
+        }
+        let raw: Raw = crate::json(key, CALICO, value)?;
+        let read = |names: &Names, v4| {
+            let bgp = raw.spec.get("bgp").unwrap_or(&Json::Null);
+            let field = |of: &Json, name: &'static str| match of.get(name) {
+                None | Some(Json::Null) => Ok(None),
+                Some(Json::String(text)) => Ok(Some(text.clone()).filter(|t| !t.is_empty())),
+                Some(other) => Err(Error::field(key, name, format!("{other} is no text"))),
+            };
+            Tunnel::read(
+                key,
+                v4,
+                [
+                    (names.address, field(bgp, names.address)?),
+                    (names.tunnel, field(&raw.spec, names.tunnel)?),
+                    (names.mac, field(&raw.spec, names.mac)?),
+                ],
+            )
+        };
+        Ok(Self {
+            v4: read(&V4, true)?,
+            v6: read(&V6, false)?,
+            name: raw.metadata.name,
+        })
+    }
+
+    /// Of the annotations of a Kubernetes node.
+    pub fn of_annotations(
+        name: &str,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<Self, Error> {
+        let read = |names: &Names, v4| {
+            let fields = [
+                names.address_annotation,
+                names.tunnel_annotation,
+                names.mac_annotation,
+            ];
+            let found = fields.map(|name| (name, annotations.get(name).cloned()));
+            Tunnel::read(name, v4, found)
+        };
+        Ok(Self {
+            v4: read(&V4, true)?,
+            v6: read(&V6, false)?,
+            name: name.to_owned(),
+        })
+    }
+
+    /// As Calico's own node writes it; what else stands in `before`, another
+    /// writer's, stays.
+    pub fn to_json(&self, before: Option<Json>) -> Json {
+        let mut node = before.filter(Json::is_object).unwrap_or_else(|| json!({}));
+        node["kind"] = "Node".into();
+        node["apiVersion"] = "projectcalico.org/v3".into();
+        set(&mut node, &["metadata", "name"], Some(self.name.clone()));
+        for (names, tunnel) in [(&V4, &self.v4), (&V6, &self.v6)] {
+            let [address, inner, mac] = tunnel.texts();
+            set(&mut node, &["spec", "bgp", names.address], address);
+            set(&mut node, &["spec", names.tunnel], inner);
+            set(&mut node, &["spec", names.mac], mac);
+        }
+        node
+    }
+
+    pub fn annotations(&self) -> BTreeMap<String, String> {
+        let families = [(&V4, &self.v4), (&V6, &self.v6)].into_iter();
+        families
+            .flat_map(|(names, tunnel)| {
+                let [address, inner, mac] = tunnel.texts();
+                [
+                    (names.address_annotation, address),
+                    (names.tunnel_annotation, inner),
+                    (names.mac_annotation, mac),
+                ]
+            })
+            .filter_map(|(name, text)| Some((name.to_owned(), text?)))
+            .collect()
+    }
+
+    pub fn key(&self) -> String {
+        node_key(&self.name)
+    }
+
+    pub fn mac(&self, v6: bool) -> Mac {
+        let tunnel = if v6 { &self.v6 } else { &self.v4 };
+        tunnel.mac.unwrap_or_else(|| derived_mac(&self.name, v6))
+    }
+}
+
+impl Tunnel {
+    fn read(
+        key: &str,
+        v4: bool,
+        [address, tunnel, mac]: [(&'static str, Option<String>); 3],
+    ) -> Result<Self, Error> {
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        let wrong = |field, text: &str| {
+            let problem = format!("{text:?} is no address of {family}; correct it");
+            Error::field(key, field, problem)
+        };
+        let of = |net: &IpNet| net.addr().is_ipv4() == v4;
+        let (field, text) = address;
+        let address = text
+            .map(|text| net(&text).filter(of).ok_or_else(|| wrong(field, &text)))
+            .transpose()?;
+        let (field, text) = tunnel;
+        let tunnel = text
+            .map(|text| {
+                let address = IpAddr::from_str(&text).ok();
+                address
+                    .filter(|a| a.is_ipv4() == v4)
+                    .ok_or_else(|| wrong(field, &text))
+            })
+            .transpose()?;
+        let (field, text) = mac;
+        let mac = text
+            .map(|text| {
+                text.parse()
+                    .map_err(|error| Error::field(key, field, error))
+            })
+            .transpose()?;
+        Ok(Self {
+            address,
+            tunnel,
+            mac,
+        })
+    }
+
+    fn texts(&self) -> [Option<String>; 3] {
+        [
+            self.address.map(|a| a.to_string()),
+            self.tunnel.map(|a| a.to_string()),
+            self.mac.map(|a| a.to_string()),
+        ]
+    }
+}
+
+/// With or without a length.
+fn net(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).ok()
+}
+
+/// Sets, or takes away, what stands at `path`; whatever is no object on the
+/// way becomes one.
+fn set(root: &mut Json, path: &[&str], text: Option<String>) {
+    let Some((last, path)) = path.split_last() else {
+        return;
+    };
+    let mut at = root;
+    for name in path {
+        if text.is_none() && !at.get(name).is_some_and(Json::is_object) {
+            return;
+        }
+        if !at[*name].is_object() {
+            at[*name] = json!({});
+        }
+        at = &mut at[*name];
+    }
+    match (text, at.as_object_mut()) {
+        (Some(text), _) => at[*last] = text.into(),
+        (None, Some(object)) => {
+            object.remove(*last);
+        }
+        (None, None) => {}
+    }
+}

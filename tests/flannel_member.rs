@@ -1,0 +1,555 @@
+//! `weft join flannel` makes a node one of a flannel network: with a real
+//! etcd, and with a node that takes the part of flanneld and programs the
+//! kernel's VXLAN by what the keys say and nothing else.
+
+use std::{
+    fs::File,
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+use weft_api::forwarder::{Peer, Reply, Request};
+use weft_cni::{link::Attach, netns::Netns};
+use weft_lab::{
+    Forwarder, NodePlan, Outer, Pod, PodPlan, Spec, exchange,
+    probe::{Family, Probe},
+    use_executable,
+    workshop::{self, Workshop},
+};
+use weft_testkit::needs_namespaces;
+
+#[path = "support/kernel_node.rs"]
+mod kernel_node;
+use kernel_node::{add_pod_to_bridge, all, join, route_packets};
+
+const SUBNETS: &str = "/coreos.com/network/subnets/";
+/// One subnet of each family is for us, the other is theirs.
+const CONFIG: &str = r#"{"EnableIPv6":true,"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0",
+    "SubnetMax":"10.244.2.0","IPv6Network":"fd00:10:244::/48","IPv6SubnetMin":"fd00:10:244:1::",
+    "IPv6SubnetMax":"fd00:10:244:2::","Backend":{"Type":"vxlan"}}"#;
+const THREE: &str = r#"{"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0",
+    "SubnetMax":"10.244.3.0","Backend":{"Type":"vxlan"}}"#;
+const OURS: &str = "10.244.1.0-24&fd00:10:244:1::-64";
+const THEIRS: &str = "10.244.2.0-24&fd00:10:244:2::-64";
+const THEIR_LEASE: &str = concat!(
+    r#"{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8::2","BackendType":"vxlan","#,
+    r#""BackendData":{"VNI":1,"VtepMAC":"66:00:00:00:02:04"},"#,
+    r#""BackendV6Data":{"VNI":1,"VtepMAC":"66:00:00:00:02:06"}}"#
+);
+const OUR_LEASE: &str = concat!(
+    r#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"vxlan","#,
+    r#""BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:01:01"},"#,
+    r#""BackendV6Data":{"VNI":1,"VtepMAC":"02:00:00:00:01:01"}}"#
+);
+const CONFIGURATION: &str = "node = 'n1'\nworkers = 2\n[uplink]\naddresses = ['192.0.2.1', \
+             '2001:db8::1']\nport = 8472\nvni = 1\nmtu = 1500\n";
+const POD_MTU: u16 = 1430;
+
+#[test]
+fn a_member_and_a_flannel_node_carry_each_other() {
+    needs_namespaces!();
+    let net = Network::new();
+    let (flanneld, _member) = (net.flanneld(), net.member());
+    assert_eq!(net.etcd.awaited(OURS), OUR_LEASE, "as flannel writes it");
+    flanneld.follow();
+    net.wait_for_peers(2);
+    let (ours, theirs) = net.pods();
+    for (from, to) in [(&ours, &theirs), (&theirs, &ours)] {
+        for family in Family::ALL {
+            for probe in Probe::ALL {
+                probe.run(from, to, family, POD_MTU).expect("an answer");
+            }
+            exchange::bulk(from, to, family, 1 << 20).expect("every byte");
+            let headers = if family == Family::V4 { 28 } else { 48 };
+            let full = usize::from(POD_MTU) - headers;
+            let sizes = [1, 2, 63, 64, 1000, full - 1, full, full + 1, 4000];
+            exchange::datagrams(from, to, family, sizes).expect("every datagram");
+        }
+    }
+}
+
+#[test]
+fn what_happens_to_leases_happens_to_peers_and_no_more() {
+    needs_namespaces!();
+    let net = Network::new();
+    let their_key = format!("{SUBNETS}{THEIRS}");
+    net.etcd.put(&their_key, THEIR_LEASE);
+    let mut member = net.member();
+    net.etcd.awaited(OURS);
+    net.wait_for_peers(2);
+    net.etcd.control(&["del", &their_key]);
+    net.wait_for_peers(0);
+    net.etcd.put(&their_key, THEIR_LEASE);
+    net.wait_for_peers(2);
+    // Neither is a lease, and neither takes the good one's peers away.
+    net.etcd.put(&format!("{SUBNETS}nonsense"), "{");
+    net.etcd
+        .put(&format!("{SUBNETS}10.244.3.0-24"), r#"{"PublicIP":null}"#);
+    let moved = THEIR_LEASE.replace("66:00:00:00:02:04", "66:00:00:00:02:05");
+    net.etcd.put(&their_key, &moved);
+    eventually("the moved MAC is seen", || {
+        let macs = net
+            .peers()
+            .into_iter()
+            .map(|peer| peer.node.vtep_mac.to_string());
+        macs.collect::<Vec<_>>()
+            .contains(&"66:00:00:00:02:05".to_owned())
+    });
+    net.wait_for_peers(2);
+
+    // A deleted lease is taken again, and a stopped member's stays for a day.
+    net.etcd.control(&["del", &format!("{SUBNETS}{OURS}")]);
+    assert_eq!(net.etcd.awaited(OURS), OUR_LEASE);
+    member.stop();
+    let kept = net.etcd.lease_of(OURS);
+    assert!(kept > 0, "it has an end");
+    let _again = net.member();
+    eventually("the same subnet under another lease", || {
+        let now = net.etcd.lease_of(OURS);
+        now > 0 && now != kept
+    });
+    net.wait_for_peers(2);
+}
+
+/// While the member hears nothing, its peer goes and etcd forgets how.
+#[test]
+fn what_etcd_compacted_unseen_is_read_anew() {
+    needs_namespaces!();
+    let mut net = Network::new();
+    let their_key = format!("{SUBNETS}{THEIRS}");
+    net.etcd.put(&their_key, THEIR_LEASE);
+    let member = net.member();
+    net.wait_for_peers(2);
+    member.signal(Signal::SIGSTOP);
+    // Ends the member's stream, so that nothing waits in it.
+    net.etcd.restart();
+    net.etcd.control(&["del", &their_key]);
+    net.etcd.put("/other", "x");
+    let text = net.etcd.control(&["get", "-w", "json", "/other"]);
+    let json: Json = serde_json::from_str(&text).expect("JSON");
+    let revision = json["header"]["revision"].to_string();
+    net.etcd.control(&["compact", &revision]);
+    member.signal(Signal::SIGCONT);
+    net.wait_for_peers(0);
+    assert_eq!(net.etcd.awaited(OURS), OUR_LEASE);
+}
+
+#[test]
+fn a_forwarder_that_starts_anew_is_told_again() {
+    needs_namespaces!();
+    let mut net = Network::new();
+    net.etcd.put(&format!("{SUBNETS}{THEIRS}"), THEIR_LEASE);
+    let _member = net.member();
+    net.wait_for_peers(2);
+    let pid = i32::try_from(net.forwarder.pid()).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+    eventually("the forwarder is gone", || net.forwarder.client().is_err());
+    let again = net.workshop.forwarder("n1", CONFIGURATION, &net.ours);
+    net.forwarder = again.expect("a forwarder");
+    net.wait_for_peers(2);
+}
+
+/// As many as there is room for; the one too many is told so.
+#[test]
+fn nodes_that_start_together_get_a_subnet_each() {
+    needs_namespaces!();
+    let net = Network::new();
+    net.etcd.put("/coreos.com/network/config", THREE);
+    let nodes: Vec<_> = (1..=4).map(|place| net.lone_node(place)).collect();
+    let command = |place: usize| {
+        let mut command = net.join(&nodes[place].1);
+        command
+            .arg("--public-ip")
+            .arg(format!("198.51.100.{}", place + 1));
+        command
+    };
+    let _members: Vec<_> = (0..3)
+        .map(|place| Running(command(place).spawn().expect("it runs")))
+        .collect();
+    eventually("three leases", || net.etcd.leases().len() == 3);
+    for (_, forwarder) in &nodes[..3] {
+        eventually("two peers each", || peers(forwarder).len() == 2);
+    }
+    let output = command(3).output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("every /24 of it is taken"), "{told}");
+}
+
+/// An administrator's reservation has no end, and stays one.
+#[test]
+fn a_reservation_is_used_and_stays_one() {
+    needs_namespaces!();
+    let net = Network::new();
+    let reserved = r#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1"}"#;
+    net.etcd.put(&format!("{SUBNETS}{THEIRS}"), reserved);
+    let _member = net.member();
+    eventually("the lease", || net.etcd.awaited(THEIRS) == OUR_LEASE);
+    assert_eq!(net.etcd.lease_of(THEIRS), 0);
+}
+
+#[test]
+fn a_network_that_does_not_fit_is_refused_with_the_remedy() {
+    needs_namespaces!();
+    let net = Network::new();
+    for (config, words) in [
+        ("{", "/coreos.com/network/config"),
+        (r#"{"Network":"10.244.0.0/16"}"#, "udp"),
+        (
+            r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","Port":4789}}"#,
+            "uplink.port",
+        ),
+        (
+            r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#,
+            "DirectRouting",
+        ),
+    ] {
+        net.etcd.put("/coreos.com/network/config", config);
+        let output = net.command().output().expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && told.contains(words),
+            "{config}: {told}"
+        );
+    }
+    net.etcd.control(&["del", "/coreos.com/network/config"]);
+    let output = net.command().output().expect("it runs");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("it is missing"));
+}
+
+/// Our node with a forwarder, the kernel's node, and an etcd.
+struct Network {
+    etcd: Etcd,
+    plan: Vec<NodePlan>,
+    ours: Netns,
+    theirs: Netns,
+    forwarder: Forwarder,
+    workshop: Workshop,
+}
+
+impl Network {
+    fn new() -> Self {
+        use_executable(env!("CARGO_BIN_EXE_weft"));
+        let etcd = Etcd::start();
+        etcd.put("/coreos.com/network/config", CONFIG);
+        let spec = Spec {
+            outer: Outer::V4,
+            ..Spec::default()
+        };
+        let [ours, theirs] = ["ours", "theirs"].map(|name| workshop::node(name).expect("a node"));
+        join(&ours, &theirs);
+        let workshop = Workshop::open().expect("a workshop");
+        let forwarder = workshop.forwarder("n1", CONFIGURATION, &ours);
+        Self {
+            etcd,
+            plan: spec.plan(),
+            forwarder: forwarder.expect("a forwarder"),
+            ours,
+            theirs,
+            workshop,
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.join(&self.forwarder);
+        command.args(["--vtep-mac", "02:00:00:00:01:01"]).args([
+            "--public-ip",
+            "192.0.2.1",
+            "--public-ip",
+            "2001:db8::1",
+        ]);
+        command
+    }
+
+    fn join(&self, forwarder: &Forwarder) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+        command
+            .args(["join", "flannel"])
+            .arg(format!("--etcd=etcd://127.0.0.1:{}", self.etcd.port))
+            .arg("--control")
+            .arg(&forwarder.control)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// With an address and nobody to speak with.
+    fn lone_node(&self, place: u8) -> (Netns, Forwarder) {
+        let name = format!("lone{place}");
+        let node = workshop::node(&name).expect("a node");
+        all(
+            &node,
+            &[
+                "ip link set lo up",
+                &format!("ip address add 198.51.100.{place}/32 dev lo"),
+            ],
+        );
+        let configuration = format!(
+            "node = '{name}'\nworkers = 1\n[uplink]\naddresses = ['198.51.100.{place}']\nport = \
+             8472\nvni = 1\nmtu = 1500\n"
+        );
+        let forwarder = self.workshop.forwarder(&name, &configuration, &node);
+        (node, forwarder.expect("a forwarder"))
+    }
+
+    fn member(&self) -> Running {
+        Running(self.command().spawn().expect("it runs"))
+    }
+
+    fn flanneld(&self) -> Flanneld<'_> {
+        Flanneld::start(&self.theirs, &self.etcd)
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        peers(&self.forwarder)
+    }
+
+    fn wait_for_peers(&self, count: usize) {
+        eventually("the forwarder's peers", || self.peers().len() == count);
+    }
+
+    fn pods(&self) -> (Pod, Pod) {
+        let pod = |plan: PodPlan, node| {
+            let netns = workshop::node(&plan.name).expect("a pod");
+            Pod { plan, node, netns }
+        };
+        let ours = pod(self.plan[0].pods[0].clone(), 0);
+        let attach = Attach::Tap { queues: 2 };
+        ours.plug(attach, POD_MTU, &self.ours, &self.forwarder)
+            .expect("wired");
+        let theirs = pod(self.plan[1].pods[0].clone(), 1);
+        add_pod_to_bridge(&self.theirs, &theirs, POD_MTU);
+        (ours, theirs)
+    }
+}
+
+fn peers(forwarder: &Forwarder) -> Vec<Peer> {
+    let mut client = forwarder.client().expect("a client");
+    match client.request(&Request::Peers).expect("an answer") {
+        Reply::Peers(peers) => peers,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Plays flanneld: a device for each family, and for the other node's lease a
+/// neighbour, a forwarding entry and a route, in that order.
+struct Flanneld<'a> {
+    node: &'a Netns,
+    etcd: &'a Etcd,
+}
+
+impl<'a> Flanneld<'a> {
+    fn start(node: &'a Netns, etcd: &'a Etcd) -> Self {
+        node.run(route_packets).expect("enter");
+        for (device, mac, local, address, mtu) in [
+            (
+                "flannel.1",
+                "66:00:00:00:02:04",
+                "192.0.2.2",
+                "10.244.2.0/32",
+                1450,
+            ),
+            (
+                "flannel-v6.1",
+                "66:00:00:00:02:06",
+                "2001:db8::2",
+                "fd00:10:244:2::/128",
+                1430,
+            ),
+        ] {
+            all(
+                node,
+                &[
+                    &format!(
+                        "ip link add {device} address {mac} mtu {mtu} type vxlan id 1 local \
+                         {local} dev eth0 dstport 8472 nolearning"
+                    ),
+                    &format!("ip link set {device} addrgenmode none up"),
+                    &format!("ip address add {address} dev {device}"),
+                ],
+            );
+        }
+        etcd.put(&format!("{SUBNETS}{THEIRS}"), THEIR_LEASE);
+        Self { node, etcd }
+    }
+
+    /// Programs the kernel by every lease but its own.
+    fn follow(&self) {
+        for (name, value) in self.etcd.leases().iter().filter(|(name, _)| name != THEIRS) {
+            let value: Json = serde_json::from_str(value).expect("JSON");
+            assert_eq!(value["BackendType"], "vxlan");
+            let subnets = name
+                .split('&')
+                .map(|subnet| subnet.rsplit_once('-').expect("a subnet"));
+            for ((first, len), (device, public, data)) in subnets.zip([
+                ("flannel.1", "PublicIP", "BackendData"),
+                ("flannel-v6.1", "PublicIPv6", "BackendV6Data"),
+            ]) {
+                let public = value[public].as_str().expect("an address");
+                let mac = value[data]["VtepMAC"].as_str().expect("a MAC");
+                all(
+                    self.node,
+                    &[
+                        &format!(
+                            "ip neigh replace {first} lladdr {mac} dev {device} nud permanent"
+                        ),
+                        &format!(
+                            "bridge fdb append {mac} dev {device} dst {public} self permanent"
+                        ),
+                        &format!("ip route add {first}/{len} via {first} dev {device} onlink"),
+                    ],
+                );
+            }
+        }
+    }
+}
+
+/// Killed when dropped.
+struct Running(Child);
+
+impl Running {
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.0.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("it lives");
+    }
+
+    fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        assert!(self.0.wait().expect("a status").success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Etcd {
+    port: u16,
+    peer: u16,
+    process: Running,
+    directory: TempDir,
+}
+
+impl Etcd {
+    fn start() -> Self {
+        let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let [port, peer] = listeners
+            .each_ref()
+            .map(|l| l.local_addr().expect("bound").port());
+        drop(listeners);
+        let directory = TempDir::new().expect("a temporary directory");
+        let process = spawn(directory.path(), port, peer);
+        let etcd = Self {
+            port,
+            peer,
+            process: Running(process),
+            directory,
+        };
+        etcd.wait_ready();
+        etcd
+    }
+
+    fn restart(&mut self) {
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
+        self.process = Running(spawn(self.directory.path(), self.port, self.peer));
+        self.wait_ready();
+    }
+
+    fn wait_ready(&self) {
+        eventually("etcd answers", || {
+            self.try_control(&["endpoint", "status"]).is_some()
+        });
+    }
+
+    fn try_control(&self, arguments: &[&str]) -> Option<String> {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints=127.0.0.1:{}", self.port))
+            .args(arguments)
+            .output()
+            .expect("etcdctl is installed");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(text)
+    }
+
+    fn control(&self, arguments: &[&str]) -> String {
+        self.try_control(arguments).expect("etcdctl succeeds")
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        self.control(&["put", "--", key, value]);
+    }
+
+    /// By the last part of their keys.
+    fn leases(&self) -> Vec<(String, String)> {
+        let text = self.control(&["get", "--prefix", SUBNETS]);
+        let lines: Vec<_> = text.lines().collect();
+        let pairs = lines.chunks_exact(2);
+        pairs
+            .map(|pair| (pair[0].replace(SUBNETS, ""), pair[1].to_owned()))
+            .collect()
+    }
+
+    fn awaited(&self, name: &str) -> String {
+        let mut found = None;
+        eventually(name, || {
+            found = self.leases().into_iter().find(|(other, _)| other == name);
+            found.is_some()
+        });
+        found.expect("just seen").1
+    }
+
+    fn lease_of(&self, name: &str) -> u64 {
+        let text = self.control(&["get", "-w", "json", &format!("{SUBNETS}{name}")]);
+        let json: Json = serde_json::from_str(&text).expect("JSON");
+        json["kvs"][0]["lease"].as_u64().unwrap_or(0)
+    }
+}
+
+fn spawn(directory: &Path, port: u16, peer: u16) -> Child {
+    let log = File::create(directory.join("log")).expect("a log file");
+    let (client, peer) = (
+        format!("http://127.0.0.1:{port}"),
+        format!("http://127.0.0.1:{peer}"),
+    );
+    Command::new("etcd")
+        .arg("--data-dir")
+        .arg(directory.join("data"))
+        .args([
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ])
+        .args([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ])
+        .arg(format!("--initial-cluster=default={peer}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("Debian's etcd-server is installed")
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < end, "not within 30 s: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
