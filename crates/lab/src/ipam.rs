@@ -196,6 +196,7 @@ impl NodePlan {
             port: DEFAULT_PORT,
             tunnel: self.tunnel.to_vec(),
             labels: Default::default(),
+            registered: None,
         })
     }
 

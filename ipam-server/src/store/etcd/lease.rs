@@ -74,6 +74,12 @@ impl Lease {
         })
     }
 
+    /// Keeps it alive no more, and leaves it to end in its time.
+    pub(super) fn run_out(self) {
+        self.shared.stop();
+        self.shared.state().gone = true;
+    }
+
     /// To put rows under it; none once etcd told that it has ended.
     pub fn id(&self) -> Option<u64> {
         (!self.shared.state().gone).then_some(self.id)
