@@ -8,6 +8,7 @@ mod drops;
 mod install;
 mod ipam;
 mod lab;
+mod node;
 mod output;
 mod status;
 mod target;
@@ -37,6 +38,7 @@ enum Command {
     Status(status::Args),
     Drops(drops::Args),
     Ipam(ipam::Args),
+    Node(node::Args),
     Install(install::Install),
     Uninstall(install::Uninstall),
     Doctor(doctor::Args),
@@ -83,6 +85,7 @@ impl Command {
             Self::Status(args) => status::run(args),
             Self::Drops(args) => drops::run(args),
             Self::Ipam(args) => ipam::run(args),
+            Self::Node(args) => node::run(args),
             Self::Install(args) => install::install(args),
             Self::Uninstall(args) => install::uninstall(args),
             Self::Doctor(args) => doctor::run(args),
