@@ -13,16 +13,19 @@ use std::{
 use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 use mio::{Events, Interest, Poll, Token, Waker, net::UnixListener, unix::SourceFd};
 use nix::sys::signal::Signal;
-use tracing::{debug, warn};
+use tracing::debug;
 use weft_api::ipam::{Answer, Code, Error, Event, Reply, Request};
 use weft_socket::{Signals, guard::Socket};
 
 use crate::writer::{Job, Note, Ticket};
+pub use ends::Ends;
+
 use client::{Client, Turn, line_of};
 use ring::Ring;
 
 mod client;
 mod door;
+mod ends;
 mod outgoing;
 mod request;
 mod ring;
@@ -86,34 +89,6 @@ pub struct Server {
     jobs: Sender<Job>,
     notes: Receiver<Vec<Note>>,
     silenced: Sender<Ticket>,
-}
-
-/// The writer's ends of what lies between it and the server.
-#[derive(Debug)]
-pub struct Ends {
-    pub jobs: Receiver<Job>,
-    pub notes: Sender<Vec<Note>>,
-    pub waker: Arc<Waker>,
-    /// Registrations whose connections have ended.
-    pub silenced: Receiver<Ticket>,
-}
-
-impl Ends {
-    /// For [`crate::writer::Writer`]: what it runs on and what it starts with.
-    /// Nothing else keeps them, so that the server sees when it has ended.
-    pub fn split(self) -> (Receiver<Job>, crate::writer::Tell) {
-        let Self {
-            jobs, notes, waker, ..
-        } = self;
-        let tell = Box::new(move |told| {
-            if notes.send(told).is_ok()
-                && let Err(fault) = waker.wake()
-            {
-                warn!("the socket's thread cannot be woken: {fault}");
-            }
-        });
-        (jobs, tell)
-    }
 }
 
 impl Server {
