@@ -1,6 +1,6 @@
 //! `weft ipam`: the IPAM server's operator. A subject a file.
 
-mod age;
+pub mod age;
 mod check;
 mod node;
 mod pool;
@@ -10,7 +10,7 @@ mod settings;
 mod show;
 mod status;
 mod watch;
-mod words;
+pub mod words;
 
 use std::{
     env,
@@ -38,6 +38,15 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// See and change who has which address.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which server is asked, and for whom.
+#[derive(Debug, clap::Args)]
+pub struct Server {
     /// The IPAM server's socket [default: $WEFT_IPAM, else
     /// /run/weft/ipam.sock].
     #[arg(long, value_name = "PATH", global = true)]
@@ -48,8 +57,6 @@ pub struct Args {
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
-    #[command(subcommand)]
-    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,12 +84,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Command::Check(check) = &args.command
         && let Some(foreign) = check.foreign()
     {
-        return check::foreign(check, foreign, args.json);
+        return check::foreign(check, foreign, args.server.json);
     }
-    let mut session = Session {
-        client: connect(&path(args.socket, args.lab)?)?,
-        json: args.json,
-    };
+    let mut session = args.server.session()?;
     match args.command {
         Command::Show(args) => show::run(args, &mut session),
         Command::Check(args) => check::run(&args, &mut session),
@@ -96,6 +100,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Config => settings::show(&mut session),
         Command::Status => status::run(&mut session),
         Command::Watch(args) => watch::run(args, session),
+    }
+}
+
+impl Server {
+    pub fn session(self) -> anyhow::Result<Session> {
+        Ok(Session {
+            client: connect(&path(self.socket, self.lab)?)?,
+            json: self.json,
+        })
     }
 }
 
@@ -134,14 +147,14 @@ fn told(error: ClientError) -> anyhow::Error {
 }
 
 /// One command's conversation with the server.
-struct Session {
+pub struct Session {
     client: Client,
     json: bool,
 }
 
 impl Session {
     /// Asks for what only one kind of reply can answer.
-    fn ask<T>(
+    pub fn ask<T>(
         &mut self,
         request: &Request,
         expected: impl FnOnce(Reply) -> Option<T>,
@@ -165,7 +178,7 @@ impl Session {
     }
 
     /// Shows what was answered, to a program or to a person.
-    fn print<T: Serialize>(
+    pub fn print<T: Serialize>(
         &self,
         value: &T,
         page: impl FnOnce(&T) -> String,

@@ -9,6 +9,7 @@ mod install;
 mod ipam;
 mod join;
 mod lab;
+mod node;
 mod output;
 mod status;
 mod target;
@@ -40,6 +41,7 @@ enum Command {
     Ipam(ipam::Args),
     #[command(subcommand)]
     Join(join::Command),
+    Node(node::Args),
     Install(install::Install),
     Uninstall(install::Uninstall),
     Doctor(doctor::Args),
@@ -87,6 +89,7 @@ impl Command {
             Self::Drops(args) => drops::run(args),
             Self::Ipam(args) => ipam::run(args),
             Self::Join(command) => join::run(command),
+            Self::Node(args) => node::run(args),
             Self::Install(args) => install::install(args),
             Self::Uninstall(args) => install::uninstall(args),
             Self::Doctor(args) => doctor::run(args),

@@ -94,6 +94,7 @@ impl Put {
             port: self.port,
             tunnel: self.tunnel,
             labels: self.label.into_iter().collect(),
+            registered: None,
         })
     }
 }

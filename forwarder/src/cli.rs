@@ -44,6 +44,9 @@ struct Arguments {
     /// Learn the other nodes from the IPAM server at this socket.
     #[arg(long, value_name = "PATH")]
     ipam: Option<PathBuf>,
+    /// Make this node known to that server for as long as it runs.
+    #[arg(long)]
+    register: bool,
     /// Threads that carry packets.
     #[arg(long, value_name = "COUNT")]
     workers: Option<usize>,
@@ -85,6 +88,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let config = configure(arguments)?;
+    let registration = config.registration()?;
     if let Err(fault) = raise_open_files() {
         warn!("the limit of open files stays as it is: {fault}");
     }
@@ -101,7 +105,9 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     announce(&arguments.control, &config);
     let mut server = Server::new(socket, metrics, signals, forwarder)?;
     if let Some(ipam) = &config.ipam {
-        server.follow(ipam).context("follow the IPAM server")?;
+        server
+            .follow(ipam, registration)
+            .context("follow the IPAM server")?;
     }
     let signal = server.run()?;
     info!(%signal, "the forwarder ends");
@@ -118,6 +124,7 @@ fn configure(arguments: &Arguments) -> anyhow::Result<Config> {
         config.set_workers(workers)?;
     }
     config.metrics = arguments.metrics.or(config.metrics);
+    config.register |= arguments.register;
     config.ipam = arguments.ipam.clone().or(config.ipam);
     Ok(config)
 }

@@ -2,6 +2,7 @@
 //! leaves this file is complete and within its limits.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{IpAddr, SocketAddr},
     num::NonZero,
@@ -9,10 +10,12 @@ use std::{
     thread,
 };
 
+use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 use weft_api::{
     forwarder::DEFAULT_PORT,
+    ipam,
     names::{Mac, Name, Vni},
 };
 
@@ -44,6 +47,10 @@ pub struct Config {
     pub uids: Vec<u32>,
     /// The socket of the IPAM server to follow.
     pub ipam: Option<PathBuf>,
+    /// Makes the node known to that server, so long as it runs.
+    pub register: bool,
+    /// Of the node that registers, for the pools' node selectors.
+    pub labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +85,35 @@ impl Config {
     pub fn set_workers(&mut self, workers: usize) -> Result<(), ConfigError> {
         self.workers = within("workers", workers, 1, WORKERS_MAX)?;
         Ok(())
+    }
+
+    /// What the node tells the IPAM server of itself, if it is to.
+    pub fn registration(&self) -> Result<Option<ipam::Node>, ConfigError> {
+        if !self.register {
+            return Ok(None);
+        }
+        let refuse = |problem: &str, remedy: &str| Err(value("ipam.register", problem, remedy));
+        if self.ipam.is_none() {
+            return refuse("there is no IPAM server", "name its socket by ipam.socket");
+        }
+        if self.uplink.addresses.is_empty() {
+            return refuse(
+                "there is no address to register",
+                "list the node's addresses in uplink.addresses",
+            );
+        }
+        let underlay = subnets_of(&self.uplink.addresses)
+            .map_err(|problem| value("ipam.register", problem, "set ipam.register to false"))?;
+        Ok(Some(ipam::Node {
+            name: self.node.clone(),
+            underlay,
+            vtep_mac: self.vtep_mac,
+            vni: self.vni,
+            port: self.uplink.port,
+            tunnel: Vec::new(),
+            labels: self.labels.clone(),
+            registered: None,
+        }))
     }
 }
 
@@ -137,6 +173,8 @@ struct Control {
 #[serde(deny_unknown_fields, default)]
 struct Ipam {
     socket: Option<PathBuf>,
+    register: bool,
+    labels: BTreeMap<String, String>,
 }
 
 impl File {
@@ -171,6 +209,8 @@ impl File {
             mode: self.control.mode()?,
             uids: self.control.uids,
             ipam: self.ipam.socket,
+            register: self.ipam.register,
+            labels: self.ipam.labels,
         };
         config.set_workers(self.workers.unwrap_or_else(default_workers))?;
         Ok(config)
@@ -276,6 +316,24 @@ fn interfaces_of(addresses: &[IpAddr]) -> io::Result<Vec<String>> {
         .filter(|i| holds(i.address))
         .map(|i| i.interface_name);
     Ok(found.collect())
+}
+
+/// Each with the prefix that its interface has, or alone.
+fn subnets_of(addresses: &[IpAddr]) -> io::Result<Vec<IpNet>> {
+    let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| {
+        let storage = storage?;
+        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+        let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()));
+        v4.or(v6)
+    };
+    let found: Vec<_> = getifaddrs()?
+        .filter_map(|one| IpNet::with_netmask(ip(one.address)?, ip(one.netmask)?).ok())
+        .collect();
+    let subnet = |address: &IpAddr| {
+        let known = found.iter().find(|net| net.addr() == *address);
+        known.copied().unwrap_or_else(|| IpNet::from(*address))
+    };
+    Ok(addresses.iter().map(subnet).collect())
 }
 
 fn default_workers() -> usize {

@@ -85,9 +85,11 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let store = open(&config)?;
     let socket = Socket::bind(&config.socket, &config.access)?;
     let (server, ends) = Server::new(socket, signals, config.limits.clone())?;
+    let silenced = ends.silenced.clone();
     let (jobs, tell) = ends.split();
     let mut writer = Writer::start(store, Box::new(wall_clock), config.limits.batch, tell)?
-        .with_grace(config.gc_grace);
+        .with_grace(config.gc_grace)
+        .with_members(config.node_grace, silenced);
     for pool in &config.pools {
         make_pool(&mut writer, pool).with_context(|| format!("pool {}", pool.name))?;
     }

@@ -12,7 +12,11 @@ use serde::Deserialize;
 use weft_api::ipam::Pool;
 use weft_socket::guard::Access;
 
-use crate::{server::Limits, store::etcd, writer::GRACE};
+use crate::{
+    server::Limits,
+    store::etcd,
+    writer::{GRACE, NODE_GRACE},
+};
 
 const SOCKET_DEFAULT: &str = "/run/weft/ipam.sock";
 const STORE_DEFAULT: &str = "/var/lib/weft/ipam.redb";
@@ -27,6 +31,8 @@ pub struct Config {
     pub limits: Limits,
     /// How old what `gc` frees is at least.
     pub gc_grace: Duration,
+    /// How long a node that registered stays known while it is not heard.
+    pub node_grace: Duration,
     /// Made at the start where they are not there yet.
     pub pools: Vec<Pool>,
 }
@@ -83,6 +89,7 @@ impl Config {
     /// How the store is reached, where it is an etcd.
     pub fn etcd(&self) -> Result<etcd::Config, ConfigError> {
         let mut config = etcd::Config::parse(&self.store, etcd::PREFIX)?;
+        config.times.tenure = self.node_grace;
         config.login = self.etcd.login()?;
         match (&mut config.tls, self.etcd.tls()?) {
             (Some(tls), Some(given)) => *tls = given,
@@ -147,6 +154,7 @@ impl EtcdKeys {
 struct File {
     store: Option<String>,
     gc_grace_seconds: Option<usize>,
+    node_grace_seconds: Option<usize>,
     socket: SocketKeys,
     etcd: EtcdKeys,
     limits: LimitKeys,
@@ -185,7 +193,10 @@ impl File {
             usual_grace,
             86400,
         )?;
+        let usual = usize::try_from(NODE_GRACE.as_secs()).unwrap_or(usize::MAX);
+        let node_grace = within("node_grace_seconds", self.node_grace_seconds, usual, 3600)?;
         Ok(Config {
+            node_grace: Duration::from_secs(node_grace as u64),
             gc_grace: Duration::from_secs(grace as u64),
             access: self.socket.access()?,
             socket: self.socket.path.unwrap_or_else(|| SOCKET_DEFAULT.into()),

@@ -190,6 +190,11 @@ impl fmt::Display for Key {
 }
 
 impl Value {
+    /// Whether the row is to go when the server that wrote it is not heard.
+    pub fn is_mortal(&self) -> bool {
+        matches!(self, Self::Node(node) if node.registered.is_some())
+    }
+
     /// JSON.
     pub fn encode(&self) -> Vec<u8> {
         let encoded = match self {

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use weft_api::{
-    ipam::{Code, Error, Family, Node, Released, Reply, Time, Use},
+    ipam::{Code, Error, Family, Node, Registered, Released, Reply, Time, Use},
     names::Name,
 };
 
@@ -21,6 +22,7 @@ const NAMED_MOST: usize = 5;
 
 pub fn put(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
     sound(node)?;
+    unregistered(node)?;
     unique(book, node)?;
     let known = book.node(&node.name);
     if known == Some(node) {
@@ -39,6 +41,104 @@ pub fn put(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
     Ok(draft.plan(Reply::Done))
 }
 
+/// By the node itself, which may come again, also with other details. One that
+/// has no underlay address of the known one is another node of that name.
+pub fn register(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
+    sound(node)?;
+    unregistered(node)?;
+    let known = book.node(&node.name);
+    if let Some(known) = known {
+        if known.registered.is_none() {
+            return by_hand(known, node);
+        }
+        if !node.underlay.iter().any(|net| has(known, net.addr())) {
+            return Err(Error::new(
+                Code::Taken,
+                format!(
+                    "node {}: the node at {} has registered that name, and this one is at {}",
+                    node.name,
+                    listed(&known.underlay),
+                    listed(&node.underlay)
+                ),
+                "give one of the two another name, or wait until the other is withdrawn",
+            ));
+        }
+    }
+    unique(book, node)?;
+    let mut draft = Draft::new(book, now);
+    draft.one_at_a_time();
+    let since = known.and_then(|known| known.registered).unwrap_or(now);
+    let node = Node {
+        registered: Some(since),
+        ..node.clone()
+    };
+    // Also where nothing changes: from now on this server's lease keeps it.
+    draft.put(Key::Node(node.name.clone()), Some(Value::Node(node)));
+    Ok(draft.plan(Reply::Registered(Registered { by_hand: false })))
+}
+
+/// Takes a registered node's record away; its blocks stay its own.
+pub fn withdraw(book: &Book, name: &Name, now: Time) -> Plan {
+    let mut draft = Draft::new(book, now);
+    if book
+        .node(name)
+        .is_some_and(|node| node.registered.is_some())
+    {
+        draft.put(Key::Node(name.clone()), None);
+    }
+    draft.plan(Reply::Done)
+}
+
+fn by_hand(known: &Node, node: &Node) -> Result<Plan, Error> {
+    let same = (known.vtep_mac, known.vni, known.port) == (node.vtep_mac, node.vni, node.port)
+        && known.underlay.len() == node.underlay.len()
+        && node.underlay.iter().all(|net| has(known, net.addr()));
+    if same {
+        return Ok(Plan::answer(Reply::Registered(Registered {
+            by_hand: true,
+        })));
+    }
+    let told = |node: &Node| {
+        let Node {
+            vtep_mac,
+            vni,
+            port,
+            ..
+        } = node;
+        let underlay = listed(&node.underlay);
+        format!(
+            "{underlay}, MAC {vtep_mac}, VNI {}, port {port}",
+            vni.value()
+        )
+    };
+    Err(Error::new(
+        Code::Taken,
+        format!(
+            "node {}: an operator made it known with {}, and it registers with {}",
+            node.name,
+            told(known),
+            told(node)
+        ),
+        "correct that record by weft ipam node put, or delete it",
+    ))
+}
+
+fn unregistered(node: &Node) -> Result<(), Error> {
+    if node.registered.is_none() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Invalid,
+        format!("node {}: registered is for the server to set", node.name),
+        "leave it out",
+    ))
+}
+
+fn listed(underlay: &[IpNet]) -> String {
+    let addresses: Vec<_> = underlay.iter().map(|net| net.addr().to_string()).collect();
+    addresses.join(" and ")
+}
+
 fn has(node: &Node, address: IpAddr) -> bool {
     node.underlay.iter().any(|net| net.addr() == address)
 }
@@ -50,6 +150,16 @@ pub fn delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
             Code::NotFound,
             format!("there is no node {name}"),
             "name one that `weft ipam node list` shows",
+        ));
+    }
+    if book
+        .node(name)
+        .is_some_and(|node| node.registered.is_some())
+    {
+        return Err(Error::new(
+            Code::InUse,
+            format!("node {name} is registered, and would register again"),
+            "stop its forwarder first",
         ));
     }
     let of_use = |tunnel: bool| {

@@ -62,6 +62,8 @@ pub fn plan(book: &Book, request: &Request, now: Time) -> Result<Plan, Error> {
         Request::NodePut(node) => node::put(book, node, now),
         Request::NodeDelete { name } => node::delete(book, name, now),
         Request::Nodes => Ok(Plan::answer(Reply::Nodes(book.nodes().cloned().collect()))),
+        Request::NodeRegister(node) => node::register(book, node, now),
+        Request::NodeLeave { name } => Ok(node::withdraw(book, name, now)),
         Request::Configure(change) => admin::configure(book, change, now),
         Request::Config => Ok(Plan::answer(Reply::Config(book.config().clone()))),
         Request::Watch { .. } | Request::Check { .. } | Request::Status => Err(Error::new(

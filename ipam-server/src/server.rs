@@ -10,19 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 use mio::{Events, Interest, Poll, Token, Waker, net::UnixListener, unix::SourceFd};
 use nix::sys::signal::Signal;
-use tracing::{debug, warn};
+use tracing::debug;
 use weft_api::ipam::{Answer, Code, Error, Event, Reply, Request};
 use weft_socket::{Signals, guard::Socket};
 
 use crate::writer::{Job, Note, Ticket};
+pub use ends::Ends;
+
 use client::{Client, Turn, line_of};
 use ring::Ring;
 
 mod client;
 mod door;
+mod ends;
 mod outgoing;
 mod request;
 mod ring;
@@ -85,30 +88,7 @@ pub struct Server {
     ring: Ring,
     jobs: Sender<Job>,
     notes: Receiver<Vec<Note>>,
-}
-
-/// The writer's ends of what lies between it and the server.
-#[derive(Debug)]
-pub struct Ends {
-    pub jobs: Receiver<Job>,
-    pub notes: Sender<Vec<Note>>,
-    pub waker: Arc<Waker>,
-}
-
-impl Ends {
-    /// For [`crate::writer::Writer`]: what it runs on and what it starts with.
-    /// Nothing else keeps them, so that the server sees when it has ended.
-    pub fn split(self) -> (Receiver<Job>, crate::writer::Tell) {
-        let Self { jobs, notes, waker } = self;
-        let tell = Box::new(move |told| {
-            if notes.send(told).is_ok()
-                && let Err(fault) = waker.wake()
-            {
-                warn!("the socket's thread cannot be woken: {fault}");
-            }
-        });
-        (jobs, tell)
-    }
+    silenced: Sender<Ticket>,
 }
 
 impl Server {
@@ -122,6 +102,7 @@ impl Server {
         let waker = Arc::new(Waker::new(registry, WRITER)?);
         let (jobs, taken) = bounded(limits.requests);
         let (told, notes) = bounded(NOTES_MAX);
+        let (silenced, heard_last) = unbounded();
         let server = Self {
             poll,
             socket,
@@ -138,11 +119,13 @@ impl Server {
             ring: Ring::new(0),
             jobs,
             notes,
+            silenced,
         };
         let ends = Ends {
             jobs: taken,
             notes: told,
             waker,
+            silenced: heard_last,
         };
         Ok((server, ends))
     }
@@ -311,13 +294,19 @@ impl Server {
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Result<Reply, Error>, now: Instant) {
-        let Some(token) = self.waiting.remove(&ticket) else {
-            return;
-        };
         let clients = self.clients.len();
-        let Some(client) = self.clients.get_mut(&token) else {
+        let token = self.waiting.remove(&ticket);
+        let client = token.and_then(|token| Some((token, self.clients.get_mut(&token)?)));
+        let registers = matches!(answer, Ok(Reply::Registered(_)));
+        let Some((token, client)) = client else {
+            if registers {
+                self.silence(ticket);
+            }
             return;
         };
+        if registers {
+            client.registrations.push(ticket);
+        }
         client.answer(&match answer {
             Ok(Reply::Status(mut status)) => {
                 status.clients = clients;
@@ -382,7 +371,16 @@ impl Server {
         if let Some(mut client) = self.clients.remove(&token) {
             // Closing the stream ends the watch in any case.
             let _ = self.poll.registry().deregister(&mut client.stream);
+            for ticket in client.registrations {
+                self.silence(ticket);
+            }
         }
+    }
+
+    /// The registration's node is not heard any more.
+    fn silence(&self, ticket: Ticket) {
+        // A writer that has ended withdraws nobody.
+        let _ = self.silenced.send(ticket);
     }
 }
 

@@ -22,11 +22,14 @@ use answers::{contended, is_doubtful, needs_all, unavailable};
 use batch::Batch;
 use commit::Ended;
 pub use mark::GRACE;
+use members::Members;
+pub use members::NODE_GRACE;
 
 mod answers;
 mod batch;
 mod commit;
 mod mark;
+mod members;
 mod news;
 mod parts;
 mod sweep;
@@ -86,6 +89,7 @@ pub struct Writer {
     deleted: std::collections::VecDeque<(crate::model::Key, Revision)>,
     news: (Sender<News>, Receiver<News>),
     pace: Pace,
+    members: Members,
 }
 
 impl std::fmt::Debug for Writer {
@@ -107,11 +111,13 @@ impl Writer {
         let loaded = store.load()?;
         let revision = loaded.revision;
         let book = Book::load(loaded);
+        let members = Members::new(&book, store.is_shared());
         let turn = sweep::Turn::new(store.is_shared());
         let mut writer = Self {
             pace: mark::pace(&book, GRACE, store.is_shared()),
             store,
             book,
+            members,
             clock,
             tell,
             notes: Vec::new(),
@@ -153,6 +159,8 @@ impl Writer {
     pub fn run(mut self, jobs: &Receiver<Job>) {
         let news = self.news.1.clone();
         loop {
+            let silenced = self.members.silenced.clone();
+            let pause = self.until_due().min(self.members.until_due());
             select! {
                 recv(news) -> told => if let Ok(told) = told { self.learn(told) },
                 recv(jobs) -> job => {
@@ -162,8 +170,10 @@ impl Writer {
                     self.serve(batch);
                     self.flush();
                 }
-                default(self.until_due()) => self.reload_stale(),
+                recv(silenced) -> ticket => self.members.silence(ticket.ok()),
+                default(pause) => self.reload_stale(),
             }
+            self.keep_members();
             self.raise_mark();
             self.sweep();
             self.flush();
@@ -253,6 +263,7 @@ impl Writer {
                 let report = check::check(self.book.rows(), in_use.as_deref(), now);
                 Ok(Plan::answer(Reply::Report(report)))
             }
+            Request::NodeLeave { name } if !self.members.has(name) => Ok(Plan::answer(Reply::Done)),
             Request::Status => Ok(Plan::answer(Reply::Status(self.status()))),
             _ => plan(&self.book, request, now),
         }

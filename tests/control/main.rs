@@ -7,6 +7,7 @@ mod life;
 mod metrics;
 mod operator;
 mod protocol;
+mod register;
 mod server;
 
 use std::{

@@ -85,6 +85,13 @@ pub enum Request {
         name: Name,
     },
     Nodes,
+    /// Makes the node that asks known for as long as this connection lives,
+    /// and for the server's grace after it.
+    NodeRegister(Box<Node>),
+    /// Withdraws a node that registered with this server, without a grace.
+    NodeLeave {
+        name: Name,
+    },
     /// Changes the settings that are given.
     Configure(ConfigChange),
     Config,

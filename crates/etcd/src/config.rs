@@ -65,6 +65,8 @@ pub struct Times {
     /// What a store that was not heard for so long has left of its own, apart
     /// from rows, goes. In whole seconds.
     pub lease: Duration,
+    /// Likewise for the rows of nodes that registered.
+    pub tenure: Duration,
 }
 
 /// What the cluster accepts in one transaction; a cluster that was started
@@ -264,6 +266,7 @@ impl Default for Times {
             deadline: Duration::from_secs(12),
             pulse: Duration::from_secs(10),
             lease: Duration::from_secs(600),
+            tenure: Duration::from_secs(30),
         }
     }
 }

@@ -207,6 +207,7 @@ impl NodePlan {
             port: DEFAULT_PORT,
             tunnel: self.tunnel.to_vec(),
             labels: Default::default(),
+            registered: None,
         })
     }
 

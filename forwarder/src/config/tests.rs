@@ -21,8 +21,14 @@ fn the_documented_file_tells_the_defaults() {
     assert_eq!(file.vtep_mac, Some(mac_of(&node)));
     let documented = file.complete().expect("valid");
     let bare = config("node = 'node-1'").expect("valid");
-    assert_eq!((documented.mode, documented.uids), (bare.mode, bare.uids));
-    assert_eq!((documented.vni, bare.ipam), (bare.vni, None));
+    assert_eq!((documented.mode, &documented.uids), (bare.mode, &bare.uids));
+    assert_eq!((documented.vni, &bare.ipam), (bare.vni, &None));
+    assert!(
+        documented
+            .registration()
+            .expect("none is asked for")
+            .is_none()
+    );
     assert_eq!(
         format!("{:?}", documented.uplink),
         format!("{:?}", bare.uplink)
@@ -35,7 +41,8 @@ fn every_key_is_taken() {
         "node = 'n1'\nworkers = 3\nvtep_mac = '02:00:00:00:00:07'\nmetrics = '[::1]:9100'\n\
          [uplink]\naddresses = ['192.0.2.1', '2001:db8::1']\nport = 8472\nvni = 1\nmtu = 9000\n\
          entropy_ports = 4\ngso = false\ngro = false\n[control]\nmode = '0660'\nuids = [7]\n\
-         [ipam]\nsocket = '/run/weft/ipam.sock'\n",
+         [ipam]\nsocket = '/run/weft/ipam.sock'\nregister = true\n\
+         labels = { rack = 'a' }\n",
     )
     .expect("valid");
     assert_eq!(
@@ -45,8 +52,12 @@ fn every_key_is_taken() {
     assert_eq!((config.vni.value(), config.uplink.mtu), (1, 9000));
     assert_eq!((config.uplink.port, config.uplink.entropy_ports), (8472, 4));
     assert_eq!((config.uplink.gso, config.uplink.gro), (false, false));
-    assert_eq!((config.mode, config.uids), (0o660, vec![7]));
+    assert_eq!((config.mode, &config.uids), (0o660, &vec![7]));
     assert_eq!(config.ipam, Some("/run/weft/ipam.sock".into()));
+    let node = config.registration().expect("it has all it needs");
+    let node = serde_json::to_value(node).expect("JSON");
+    assert_eq!(node["underlay"][0], "192.0.2.1/32", "no interface has it");
+    assert_eq!(node["labels"]["rack"], "a");
 }
 
 #[test]

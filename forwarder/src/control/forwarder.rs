@@ -17,6 +17,7 @@ use weft_api::{
         Answer, Attach, Code, Driver, Error, Node, Nodes, OverBandwidth, PortState, QUEUES_MAX,
         Reply, Request,
     },
+    ipam,
 };
 use weft_engine::{DropReason, Epoch, Shaper, counters::Traffic};
 
@@ -103,15 +104,29 @@ impl Forwarder {
 
     /// Takes the nodes from the IPAM server at `socket`, whose news come with
     /// `waker`, and from nobody else.
-    pub fn follow(&mut self, socket: &Path, waker: Waker) -> io::Result<()> {
+    pub fn follow(
+        &mut self,
+        socket: &Path,
+        registration: Option<ipam::Node>,
+        waker: Waker,
+    ) -> io::Result<()> {
+        let own = self.state.own().clone();
         self.source = Some(Source {
             socket: socket.to_owned(),
-            following: Following::start(socket, self.state.own().clone(), waker)?,
+            following: Following::start(socket, own, registration, waker)?,
             connected: false,
             revision: None,
             refused: false,
         });
         Ok(())
+    }
+
+    /// Follows no more; a node that registered is withdrawn.
+    pub fn leave(&mut self) {
+        if let Some(source) = self.source.take() {
+            let name = self.state.own().name.clone();
+            source.following.leave(&source.socket, name);
+        }
     }
 
     /// Puts in force what the IPAM server has told. What contradicts the
@@ -124,6 +139,7 @@ impl Forwarder {
             connected,
             revision,
             nodes,
+            ..
         } = source.following.news();
         source.connected = connected;
         if let Some(nodes) = nodes {

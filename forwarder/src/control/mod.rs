@@ -30,6 +30,7 @@ use tracing::{debug, info, warn};
 use weft_api::{
     forwarder::{Answer, Code, Error},
     framing::encode,
+    ipam,
 };
 
 pub use forwarder::{Forwarder, StartError};
@@ -125,9 +126,10 @@ impl Server {
     }
 
     /// Takes the nodes from the IPAM server at `socket` from now on.
-    pub fn follow(&mut self, socket: &Path) -> io::Result<()> {
+    /// `registration` is what that server is told of this node, if anything.
+    pub fn follow(&mut self, socket: &Path, registration: Option<ipam::Node>) -> io::Result<()> {
         let waker = Waker::new(self.poll.registry(), IPAM)?;
-        self.forwarder.follow(socket, waker)
+        self.forwarder.follow(socket, registration, waker)
     }
 
     /// Serves until a signal asks for the end.
@@ -145,6 +147,7 @@ impl Server {
                     METRICS => self.accept_visitors(now),
                     SIGNALS => {
                         if let Some(signal) = self.signals.next() {
+                            self.forwarder.leave();
                             return Ok(signal);
                         }
                     }

@@ -3,7 +3,7 @@
 //! after the last revision.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     mem,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -17,8 +17,10 @@ use tracing::{debug, info, warn};
 use weft_api::{
     forwarder::{Node, Nodes},
     framing::{Line, Lines, encode},
-    ipam::{Answer, Error, Request},
+    ipam::{self, Answer, Error, Reply, Request},
+    names::Name,
 };
+use weft_socket::ipam::Client;
 
 use super::{LeftOut, View};
 
@@ -29,6 +31,10 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(5);
 /// A server that says nothing for so long, not even that it is alive, hangs.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Longest answer to a registration in bytes.
+const ANSWER_MAX: u64 = 64 << 10;
+/// For the server to hear that the node leaves.
+const PARTING: Duration = Duration::from_secs(2);
 /// For the server to take the request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Told {
     pub connected: bool,
+    /// The server holds this node's registration, as far as is known.
+    pub registered: bool,
     pub revision: Option<u64>,
     /// None where they are what they were.
     pub nodes: Option<Nodes>,
@@ -49,12 +57,18 @@ pub struct Following {
 
 impl Following {
     /// Starts to listen at `socket` on behalf of node `own`, and wakes the
-    /// control thread at each news.
-    pub fn start(socket: &Path, own: Node, waker: Waker) -> io::Result<Self> {
+    /// control thread at each news. `registration` makes the node known there.
+    pub fn start(
+        socket: &Path,
+        own: Node,
+        registration: Option<ipam::Node>,
+        waker: Waker,
+    ) -> io::Result<Self> {
         let told = Arc::<Mutex<Told>>::default();
         let mut listener = Listener {
             socket: socket.to_owned(),
             own,
+            registration,
             view: View::default(),
             nodes: None,
             left_out: Vec::new(),
@@ -74,11 +88,28 @@ impl Following {
             ..*told
         }
     }
+
+    /// Takes leave of the server at `socket`, where it knows node `name` by
+    /// this connection alone. What does not arrive, its grace does.
+    pub fn leave(self, socket: &Path, name: Name) {
+        let registered = hold(&self.told).registered;
+        // The thread does not register again.
+        drop(self);
+        if !registered {
+            return;
+        }
+        let left = Client::connect_within(socket, PARTING)
+            .and_then(|mut client| client.request(&Request::NodeLeave { name }));
+        if let Err(fault) = left {
+            warn!("the IPAM server was not told that this node leaves: {fault}");
+        }
+    }
 }
 
 struct Listener {
     socket: PathBuf,
     own: Node,
+    registration: Option<ipam::Node>,
     view: View,
     /// As the control thread was told last.
     nodes: Option<Nodes>,
@@ -95,6 +126,8 @@ enum Lost {
     HungUp,
     #[error("it refuses: {0}")]
     Refused(Error),
+    #[error("it does not register this node: {0}")]
+    Unregistered(Error),
     #[error("it says what no IPAM server says ({0}); are both of one version?")]
     Confused(String),
 }
@@ -131,6 +164,10 @@ impl Listener {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_read_timeout(Some(SILENCE))?;
+        if let Some(node) = self.registration.clone() {
+            register(&mut stream, node)?;
+            hold(&self.told).registered = true;
+        }
         let from = self.view.resume();
         stream.write_all(&encode(&Request::Watch { from }).map_err(io::Error::other)?)?;
         let mut lines = Lines::new(EVENT_MAX);
@@ -202,6 +239,23 @@ impl Listener {
         }
         self.nodes = Some(nodes.clone());
         Some(nodes)
+    }
+}
+
+/// Asks, and waits for the answer.
+fn register(stream: &mut UnixStream, node: ipam::Node) -> Result<(), Lost> {
+    let request = Request::NodeRegister(Box::new(node));
+    stream.write_all(&encode(&request).map_err(io::Error::other)?)?;
+    let mut answer = String::new();
+    // Nothing stands behind the answer before more is asked.
+    if BufReader::new(stream.take(ANSWER_MAX)).read_line(&mut answer)? == 0 {
+        return Err(Lost::HungUp);
+    }
+    match serde_json::from_str(&answer) {
+        Ok(Answer::Ok(reply)) if matches!(*reply, Reply::Registered(_)) => Ok(()),
+        Ok(Answer::Error(error)) => Err(Lost::Unregistered(error)),
+        Ok(_) => Err(Lost::Confused("another answer".to_owned())),
+        Err(error) => Err(Lost::Confused(error.to_string())),
     }
 }
 

@@ -48,6 +48,7 @@ fn node(place: u8) -> Node {
         port: 4789,
         tunnel: Vec::new(),
         labels: BTreeMap::new(),
+        registered: None,
     }
 }
 

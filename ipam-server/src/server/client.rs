@@ -16,6 +16,8 @@ use weft_api::{
     ipam::{Answer, Code, Error, REQUEST_MAX, Request},
 };
 
+use crate::writer::Ticket;
+
 use super::{
     outgoing::{self, Flow, Outgoing},
     request,
@@ -48,6 +50,8 @@ pub struct Client {
     /// Its request is being decided; until when it waits.
     pub waits_until: Option<Instant>,
     pub watches: bool,
+    /// Of nodes that live with this connection.
+    pub registrations: Vec<Ticket>,
     /// It is told why, and no more.
     leaving: bool,
     ended: bool,
@@ -64,6 +68,7 @@ impl Client {
             served_at: now,
             waits_until: None,
             watches: false,
+            registrations: Vec::new(),
             leaving: false,
             ended: false,
         }
@@ -79,7 +84,10 @@ impl Client {
 
     /// Since when nothing is owed to it; none while something is.
     pub fn idle_since(&self) -> Option<Instant> {
-        let idle = self.outgoing.is_empty() && self.waits_until.is_none() && !self.watches;
+        let idle = self.outgoing.is_empty()
+            && self.waits_until.is_none()
+            && !self.watches
+            && self.registrations.is_empty();
         idle.then_some(self.served_at)
     }
 

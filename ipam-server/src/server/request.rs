@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use weft_api::ipam::{Code, Error, REQUEST_MAX, Request};
 
 /// Every operation, and whether it has fields of its own.
-pub const OPERATIONS: [(&str, bool); 22] = [
+pub const OPERATIONS: [(&str, bool); 24] = [
     ("allocate", true),
     ("probe", true),
     ("release", true),
@@ -24,6 +24,8 @@ pub const OPERATIONS: [(&str, bool); 22] = [
     ("node-put", true),
     ("node-delete", true),
     ("nodes", false),
+    ("node-register", true),
+    ("node-leave", true),
     ("configure", true),
     ("config", false),
     ("status", false),

@@ -45,6 +45,7 @@ impl Writer {
     }
 
     pub(super) fn answer(&mut self, job: &Job, answer: Result<Reply, Error>) {
+        self.note_member(job, &answer);
         let note = match (&job.request, answer) {
             (Request::Watch { .. }, Ok(_)) => Note::Snapshot(job.ticket, self.snapshot()),
             (_, answer) => Note::Answer(job.ticket, answer),
@@ -100,10 +101,12 @@ fn only_asks(request: &Request) -> bool {
 /// Whether what others wrote and this server has not heard of would be lost
 /// to the request.
 pub(super) fn needs_all(request: &Request) -> bool {
-    use Request::{Allocate, Check, Gc, NodeDelete, NodePut, PoolCreate, PoolDelete, Probe};
+    use Request::{
+        Allocate, Check, Gc, NodeDelete, NodePut, NodeRegister, PoolCreate, PoolDelete, Probe,
+    };
     match request {
         Allocate(ask) | Probe(ask) => ask.identity.is_some(),
-        Check { .. } | Gc(_) | NodePut(_) | NodeDelete { .. } => true,
+        Check { .. } | Gc(_) | NodePut(_) | NodeRegister(_) | NodeDelete { .. } => true,
         PoolCreate(_) | PoolDelete { .. } => true,
         _ => false,
     }

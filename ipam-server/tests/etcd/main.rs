@@ -6,6 +6,7 @@ use weft_ipam::store::Store;
 mod contract;
 mod failures;
 mod lease;
+mod members;
 mod processes;
 mod store;
 mod support;

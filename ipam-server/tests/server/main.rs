@@ -16,6 +16,7 @@ use tempfile::TempDir;
 mod disk;
 mod life;
 mod load;
+mod members;
 mod notes;
 mod page;
 mod protocol;

@@ -310,6 +310,7 @@ pub fn node(number: u8, labels: &[(&str, &str)]) -> Node {
         port: 4789,
         tunnel: vec![],
         labels: labels.iter().map(text).collect(),
+        registered: None,
     }
 }
 

@@ -29,10 +29,17 @@ pub enum Reply {
     Allocations(Vec<Allocation>),
     Reservations(Vec<Reservation>),
     Nodes(Vec<Node>),
+    Registered(Registered),
     Config(Config),
     Status(Status),
     /// The change is durable.
     Done,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// An operator's record says the same of the node, and stays.
+    pub by_hand: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Use;
+use super::{Time, Use};
 use crate::{
     forwarder::DEFAULT_PORT,
     names::{Mac, Name, Vni},
@@ -89,6 +89,10 @@ pub struct Node {
     pub tunnel: Vec<IpAddr>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Since when the node itself says so; none of an operator's record. The
+    /// server alone sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered: Option<Time>,
 }
 
 fn default_vni() -> Vni {

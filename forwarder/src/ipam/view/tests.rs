@@ -22,6 +22,7 @@ fn node(number: u8) -> Node {
         port: 4789,
         tunnel: Vec::new(),
         labels: BTreeMap::new(),
+        registered: None,
     }
 }
 

@@ -64,15 +64,37 @@ enum Judged {
     Untold,
 }
 
+/// Why a commit was not made, or not for sure.
+pub(super) enum Ended {
+    /// A lease that it named is unknown to etcd.
+    WithoutLease(CommitError),
+    Otherwise(CommitError),
+}
+
+impl Ended {
+    pub fn into_error(self) -> CommitError {
+        let (Self::WithoutLease(error) | Self::Otherwise(error)) = self;
+        error
+    }
+}
+
+impl From<CommitError> for Ended {
+    fn from(error: CommitError) -> Self {
+        Self::Otherwise(error)
+    }
+}
+
+/// `lease` is that of rows which need one.
 pub(super) fn commit(
     cluster: &Arc<Cluster>,
     writer: &mut Writer,
     changes: &[Change],
     guards: &[Guard],
-) -> Result<Revision, CommitError> {
+    lease: u64,
+) -> Result<Revision, Ended> {
     check_size(&cluster.config, changes, guards).map_err(CommitError::Failed)?;
     let mut revision = writer.revision(cluster).map_err(CommitError::Failed)?;
-    let mut commit = Commit::new(&cluster.config.prefix, writer, changes, guards);
+    let mut commit = Commit::new(&cluster.config.prefix, writer, changes, guards, lease);
     let mut attempts = cluster.attempts();
     let mut adoptions = 0;
     loop {
@@ -85,24 +107,30 @@ pub(super) fn commit(
             }
             Ok(answer) => match commit.judge(writer, &answer) {
                 Ok(Judged::Done(revision)) => return Ok(revision),
-                Ok(Judged::Conflict(updates)) => return Err(CommitError::Conflict(updates)),
+                Ok(Judged::Conflict(updates)) => return Err(CommitError::Conflict(updates).into()),
                 Ok(Judged::Again) if adoptions < ADOPTIONS => {
                     adoptions += 1;
                     revision = writer.revision(cluster).map_err(CommitError::Failed)?;
                     continue;
                 }
                 Ok(Judged::Again) => Fault::Foreign("the writer's marker does not stay".into()),
-                Ok(Judged::Untold) => return Err(commit.fail(writer, gone())),
-                Err(error) => return Err(commit.fail(writer, error)),
+                Ok(Judged::Untold) => return Err(commit.fail(writer, gone()).into()),
+                Err(error) => return Err(commit.fail(writer, error).into()),
             },
             Err(fault) => fault,
         };
         commit.doubt |= fault.may_be_done();
-        if fault.is_without_lease() {
+        let without_lease = fault.is_without_lease();
+        if without_lease {
             writer.forget_lease();
         }
         if !(fault.is_passing() && attempts.next(endpoint)) {
-            return Err(commit.fail(writer, fault.tell(cluster.object(endpoint)).into()));
+            let error = commit.fail(writer, fault.tell(cluster.object(endpoint)).into());
+            return Err(if without_lease {
+                Ended::WithoutLease(error)
+            } else {
+                error.into()
+            });
         }
         tracing::debug!(endpoint = cluster.object(endpoint), ?fault, "asking again");
     }
@@ -125,8 +153,16 @@ pub(super) fn fitting(config: &Config, changes: &[Change], guards: &[Guard]) -> 
 }
 
 impl<'a> Commit<'a> {
-    fn new(prefix: &str, writer: &mut Writer, changes: &'a [Change], guards: &'a [Guard]) -> Self {
-        let written = changes.iter().map(|change| Encoded::of(prefix, change));
+    fn new(
+        prefix: &str,
+        writer: &mut Writer,
+        changes: &'a [Change],
+        guards: &'a [Guard],
+        lease: u64,
+    ) -> Self {
+        let written = changes
+            .iter()
+            .map(|change| Encoded::of(prefix, change, lease));
         let compared = guards.iter().map(|guard| Encoded::guard(prefix, guard));
         Self {
             keys: expectations(changes, guards).map(|(key, _)| key).collect(),
@@ -194,13 +230,13 @@ impl<'a> Commit<'a> {
 }
 
 impl Encoded {
-    fn of(prefix: &str, change: &Change) -> Self {
+    fn of(prefix: &str, change: &Change, lease: u64) -> Self {
         let key = below(prefix, &change.key.to_string());
         let write = match &change.value {
             Some(value) => Operation::Put {
                 key: key.clone(),
                 value: Bytes(value.encode()),
-                lease: 0,
+                lease: if value.is_mortal() { lease } else { 0 },
             },
             None => Operation::Delete { key: key.clone() },
         };

@@ -23,7 +23,7 @@ use weft_etcd::{
     message::{Bytes, KeyValue},
 };
 
-use self::marker::Writer;
+use self::{commit::Ended, marker::Writer};
 use super::{Change, CommitError, Guard, Loaded, News, Outcome, Row, Store, StoreError};
 use crate::model::{Key, Revision, RowError, Value};
 
@@ -35,6 +35,8 @@ pub const PREFIX: &str = "/weft/ipam/v1";
 pub struct Etcd {
     cluster: Arc<Cluster>,
     writer: Writer,
+    /// Of the rows that are to go when this store is not heard any more.
+    tenure: Option<Lease>,
     watch: Option<Watch>,
 }
 
@@ -45,6 +47,7 @@ impl Etcd {
         Ok(Self {
             cluster: Arc::new(Cluster::new(config)?),
             writer,
+            tenure: None,
             watch: None,
         })
     }
@@ -52,6 +55,21 @@ impl Etcd {
     /// A lease that lives as long as it is kept and etcd hears of it.
     pub fn lease(&self, time: Duration) -> Result<Lease, StoreError> {
         Ok(Lease::grant(&self.cluster, time)?)
+    }
+
+    /// The lease for those of the changes that need one; 0 is none.
+    fn tenure(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
+        let is_mortal = |change: &Change| change.value.as_ref().is_some_and(Value::is_mortal);
+        if !changes.iter().any(is_mortal) {
+            return Ok(0);
+        }
+        if let Some(id) = self.tenure.as_ref().and_then(Lease::id) {
+            return Ok(id);
+        }
+        let lease = self.lease(self.cluster.config.times.tenure)?;
+        let id = lease.id().unwrap_or(0);
+        self.tenure = Some(lease);
+        Ok(id)
     }
 }
 
@@ -70,7 +88,14 @@ impl Store for Etcd {
     }
 
     fn commit(&mut self, changes: &[Change], guards: &[Guard]) -> Result<Revision, CommitError> {
-        commit::commit(&self.cluster, &mut self.writer, changes, guards)
+        let lease = self.tenure(changes).map_err(CommitError::Failed)?;
+        let ended = commit::commit(&self.cluster, &mut self.writer, changes, guards, lease);
+        if let Err(Ended::WithoutLease(_)) = &ended
+            && let Some(tenure) = self.tenure.take()
+        {
+            tenure.leave();
+        }
+        ended.map_err(Ended::into_error)
     }
 
     fn fitting(&self, changes: &[Change], guards: &[Guard]) -> usize {
@@ -94,6 +119,10 @@ impl Store for Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.watch = None;
+        // The next server on this machine takes the rows over in time.
+        if let Some(tenure) = self.tenure.take() {
+            tenure.leave();
+        }
         self.writer.forget_lease();
         self.cluster.shut_down();
     }

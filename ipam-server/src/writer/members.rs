@@ -1,0 +1,228 @@
+//! The nodes that registered here: their records live as long as their
+//! forwarders' connections, and for a grace after that. A record that was lost
+//! meanwhile, as an etcd's lease ran out while this server was not heard, is
+//! written again.
+//!
+//! Invariant: only a record that is as this server wrote it last is taken away.
+//! One that an operator or another server has written since is theirs.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Receiver, never};
+use tracing::{info, warn};
+use weft_api::{
+    ipam::{Error, Node, Reply, Request},
+    names::Name,
+};
+
+use super::{Job, Ticket, Writer, batch::Batch, commit::Ended};
+use crate::{
+    book::Book,
+    model::{Key, Revision},
+    node,
+};
+
+/// How long a node stays known that is not heard, unless told otherwise: longer
+/// than a forwarder or a server takes to be started anew.
+pub const NODE_GRACE: Duration = Duration::from_secs(30);
+/// Between two tries to write a record.
+const RETRY: Duration = Duration::from_secs(1);
+/// Where nobody is awaited.
+const IDLE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Members {
+    grace: Duration,
+    /// Registrations that nobody keeps any more.
+    pub silenced: Receiver<Ticket>,
+    held: BTreeMap<Name, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    node: Node,
+    /// Of the registration that counts; none of one before this server's start.
+    ticket: Option<Ticket>,
+    /// Of the record as it was written last; none: it is not this server's.
+    revision: Option<Revision>,
+    silent_since: Option<Instant>,
+    retry_at: Instant,
+    /// Why the record could not be written, as it was told last.
+    refusal: Option<String>,
+}
+
+impl Members {
+    /// A store that is not shared holds the records of this server's
+    /// predecessor: their nodes are awaited for a grace.
+    pub fn new(book: &Book, shared: bool) -> Self {
+        let now = Instant::now();
+        let nodes = book.nodes().filter(|node| node.registered.is_some());
+        let orphan = |node: &Node| Held {
+            node: Node {
+                registered: None,
+                ..node.clone()
+            },
+            ticket: None,
+            revision: book.revision_of(&Key::Node(node.name.clone())),
+            silent_since: Some(now),
+            retry_at: now,
+            refusal: None,
+        };
+        let held = nodes.filter(|_| !shared);
+        Self {
+            grace: NODE_GRACE,
+            silenced: never(),
+            held: held.map(|node| (node.name.clone(), orphan(node))).collect(),
+        }
+    }
+
+    pub fn has(&self, name: &Name) -> bool {
+        self.held.contains_key(name)
+    }
+
+    /// None: nothing will be told any more.
+    pub fn silence(&mut self, ticket: Option<Ticket>) {
+        let Some(ticket) = ticket else {
+            self.silenced = never();
+            return;
+        };
+        let mut held = self.held.values_mut();
+        if let Some(held) = held.find(|held| held.ticket == Some(ticket)) {
+            held.silent_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    pub fn until_due(&self) -> Duration {
+        let now = Instant::now();
+        let until = |held: &Held| {
+            let over = held.silent_since.map(|since| since + self.grace);
+            let due = over.map_or(held.retry_at, |over| over.max(held.retry_at));
+            // What is heard and stands is looked at with the news.
+            let open = over.is_some() || held.retry_at > now;
+            open.then(|| due.saturating_duration_since(now))
+        };
+        self.held.values().filter_map(until).min().unwrap_or(IDLE)
+    }
+}
+
+impl Writer {
+    /// How long a node stays known that is not heard, and where it is told
+    /// which registrations nobody keeps any more.
+    #[must_use]
+    pub fn with_members(mut self, grace: Duration, silenced: Receiver<Ticket>) -> Self {
+        (self.members.grace, self.members.silenced) = (grace, silenced);
+        self
+    }
+
+    /// Follows what was answered: who registered is kept, who left is not.
+    pub(super) fn note_member(&mut self, job: &Job, answer: &Result<Reply, Error>) {
+        match (&job.request, answer) {
+            (Request::NodeRegister(node), Ok(Reply::Registered(told))) => {
+                let key = Key::Node(node.name.clone());
+                let held = Held {
+                    node: (**node).clone(),
+                    ticket: Some(job.ticket),
+                    revision: self.book.revision_of(&key).filter(|_| !told.by_hand),
+                    silent_since: None,
+                    retry_at: Instant::now(),
+                    refusal: None,
+                };
+                info!(node = %node.name, by_hand = told.by_hand, "a node registered");
+                self.members.held.insert(node.name.clone(), held);
+            }
+            (Request::NodeLeave { name }, Ok(_)) if self.members.held.remove(name).is_some() => {
+                info!(node = %name, "a node left");
+            }
+            _ => {}
+        }
+    }
+
+    /// Withdraws who is silent for too long, and writes records again that were
+    /// lost.
+    pub(super) fn keep_members(&mut self) {
+        let now = Instant::now();
+        let grace = self.members.grace;
+        let is_due = |(name, held): &(&Name, &Held)| {
+            let over = held.silent_since.is_some_and(|since| since + grace <= now);
+            let lost = held.silent_since.is_none() && self.book.node(name).is_none();
+            held.retry_at <= now && (over || lost || self.stale)
+        };
+        let due = self.members.held.iter().filter(is_due);
+        let due: Vec<Name> = due.map(|(name, _)| name.clone()).collect();
+        for name in due {
+            if let Some(held) = self.members.held.get_mut(&name) {
+                held.retry_at = now + RETRY;
+            }
+            if self.stale
+                && let Err(fault) = self.reload()
+            {
+                warn!("{fault}");
+                continue;
+            }
+            self.keep(&name, now);
+        }
+    }
+
+    fn keep(&mut self, name: &Name, now: Instant) {
+        let Some(held) = self.members.held.get(name) else {
+            return;
+        };
+        let key = Key::Node(name.clone());
+        match held.silent_since {
+            Some(since) if since + self.members.grace <= now => {
+                let own = held.revision.is_some() && self.book.revision_of(&key) == held.revision;
+                if own && !self.withdraw(name) {
+                    return;
+                }
+                self.members.held.remove(name);
+            }
+            None if self.book.node(name).is_none() => self.restore(name),
+            _ => {}
+        }
+    }
+
+    /// Whether it is done.
+    fn withdraw(&mut self, name: &Name) -> bool {
+        let mut batch = Batch::new(self.known + 1);
+        let mut plan = node::withdraw(&self.book, name, (self.clock)());
+        batch.take(&mut self.book, &mut plan);
+        let done = matches!(self.commit(batch), Ended::Durable);
+        if done {
+            info!(node = %name, "a node is withdrawn: it was not heard for its grace");
+        }
+        done
+    }
+
+    fn restore(&mut self, name: &Name) {
+        if !self.catch_up() {
+            return;
+        }
+        let Some(held) = self.members.held.get_mut(name) else {
+            return;
+        };
+        match node::register(&self.book, &held.node, (self.clock)()) {
+            Ok(mut plan) => {
+                let mut batch = Batch::new(self.known + 1);
+                batch.take(&mut self.book, &mut plan);
+                if !matches!(self.commit(batch), Ended::Durable) {
+                    return;
+                }
+                let revision = self.book.revision_of(&Key::Node(name.clone()));
+                if let Some(held) = self.members.held.get_mut(name) {
+                    (held.revision, held.refusal) = (revision, None);
+                }
+                info!(node = %name, "the record of a node was lost and is written again");
+            }
+            Err(error) => {
+                let refusal = error.to_string();
+                if held.refusal.as_ref() != Some(&refusal) {
+                    warn!(node = %name, "its record was lost and cannot be written: {refusal}");
+                }
+                held.refusal = Some(refusal);
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Nodes that register: they live with their connections, and for a grace.
+
+use std::{thread, time::Duration};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{Client, Server, allocate, code, node, pool};
+
+const SHORT: &str = "node_grace_seconds = 1\n";
+
+fn register(name: &str, n: u8) -> Value {
+    let mut request = node(name, n);
+    request["op"] = json!("node-register");
+    request
+}
+
+fn registered(by_hand: bool) -> Value {
+    json!({"ok": {"registered": {"by_hand": by_hand}}})
+}
+
+fn nodes(client: &mut Client) -> Vec<String> {
+    let answer = client.ask(json!({"op": "nodes"}));
+    let nodes = answer["ok"]["nodes"].as_array().expect("nodes");
+    let name = |node: &Value| node["name"].as_str().expect("a name").to_owned();
+    nodes.iter().map(name).collect()
+}
+
+/// Of the next events but those that only say that the server lives.
+fn event(watcher: &mut Client) -> Value {
+    loop {
+        let event = watcher.answer()["event"].take();
+        if event.get("alive").is_none() {
+            return event;
+        }
+    }
+}
+
+#[test]
+fn a_node_lives_with_its_connection_and_a_grace() {
+    let server = Server::with_config(SHORT);
+    let mut operator = server.client();
+    operator.done(pool("p", "10.7.0.0/24"));
+    let mut forwarder = server.client();
+    assert_eq!(forwarder.ask(register("n1", 1)), registered(false));
+    operator.ask(allocate("c1", "n1"));
+    forwarder.send("{\"op\":\"watch\"}\n");
+    let snapshot = event(&mut forwarder)["snapshot"].take();
+    assert!(snapshot["nodes"][0]["registered"].is_u64(), "{snapshot}");
+    assert_eq!(snapshot["routes"].as_array().map(Vec::len), Some(1));
+
+    let mut watcher = server.client();
+    watcher.send("{\"op\":\"watch\"}\n");
+    event(&mut watcher);
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(nodes(&mut operator), ["n1"], "its connection lives");
+    drop(forwarder);
+    let gone = event(&mut watcher);
+    assert_eq!(gone["node-gone"]["name"], json!("n1"), "{gone}");
+    let held = operator.ask(json!({"op": "allocations", "node": "n1"}));
+    let held = held["ok"]["allocations"].as_array().expect("allocations");
+    assert_eq!(held.len(), 1, "its addresses stay its own");
+
+    let mut forwarder = server.client();
+    assert_eq!(forwarder.ask(register("n1", 1)), registered(false));
+    let again = event(&mut watcher);
+    assert_eq!(again["node"]["node"]["name"], json!("n1"), "{again}");
+}
+
+#[test]
+fn who_comes_back_within_its_grace_was_never_gone() {
+    let mut server = Server::with_config("node_grace_seconds = 4\n");
+    let mut forwarder = server.client();
+    forwarder.ask(register("n1", 1));
+    let since = |client: &mut Client| {
+        client.ask(json!({"op": "nodes"}))["ok"]["nodes"][0]["registered"].take()
+    };
+    let before = since(&mut forwarder);
+    drop(forwarder);
+    let mut forwarder = server.client();
+    assert_eq!(forwarder.ask(register("n1", 1)), registered(false));
+    // So for the server itself.
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    let server = server.again();
+    let mut forwarder = server.client();
+    assert_eq!(nodes(&mut forwarder), ["n1"], "the file keeps it");
+    assert_eq!(forwarder.ask(register("n1", 1)), registered(false));
+    thread::sleep(Duration::from_secs(6));
+    assert_eq!(since(&mut forwarder), before);
+}
+
+#[test]
+fn who_does_not_come_back_after_a_restart_is_withdrawn() {
+    let mut server = Server::with_config(SHORT);
+    server.client().ask(register("n1", 1));
+    server.client().done(node("n2", 2));
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    let server = server.again();
+    let mut watcher = server.client();
+    watcher.send("{\"op\":\"watch\"}\n");
+    let first = event(&mut watcher);
+    let still = first["snapshot"]["nodes"].as_array().expect("nodes").len();
+    if still == 2 {
+        let gone = event(&mut watcher);
+        assert_eq!(gone["node-gone"]["name"], json!("n1"), "{gone}");
+    }
+    assert_eq!(nodes(&mut server.client()), ["n2"], "an operator's stays");
+}
+
+#[test]
+fn who_leaves_is_withdrawn_at_once_and_only_by_itself() {
+    let server = Server::start();
+    let mut forwarder = server.client();
+    forwarder.ask(register("n1", 1));
+    let mut operator = server.client();
+    operator.done(node("n2", 2));
+    let refused = operator.ask(json!({"op": "node-delete", "name": "n1"}));
+    assert_eq!(code(&refused), "in-use", "{refused}");
+    operator.done(json!({"op": "node-leave", "name": "n2"}));
+    assert_eq!(nodes(&mut operator), ["n1", "n2"]);
+    operator.done(json!({"op": "node-leave", "name": "n1"}));
+    assert_eq!(nodes(&mut operator), ["n2"]);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(nodes(&mut operator), ["n2"], "it is not written again");
+}
+
+#[test]
+fn of_two_with_one_name_or_address_the_second_is_told_of_the_first() {
+    let server = Server::start();
+    let mut first = server.client();
+    first.ask(register("n1", 1));
+    let mut second = server.client();
+    let mut elsewhere = register("n1", 2);
+    for (request, parts) in [
+        (elsewhere.clone(), ["node n1", "192.0.2.1"]),
+        (register("n2", 1), ["192.0.2.1", "node n1"]),
+    ] {
+        let refused = second.ask(request);
+        assert_eq!(code(&refused), "taken", "{refused}");
+        let message = refused["error"]["message"].as_str().expect("a message");
+        for part in parts {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+    elsewhere["registered"] = json!(7);
+    assert_eq!(code(&second.ask(elsewhere)), "invalid");
+    drop(second);
+    assert_eq!(nodes(&mut first), ["n1"]);
+}
+
+#[test]
+fn an_operators_record_stands_above_what_a_node_says() {
+    let server = Server::with_config(SHORT);
+    let mut operator = server.client();
+    operator.done(node("n1", 1));
+    let mut forwarder = server.client();
+    assert_eq!(forwarder.ask(register("n1", 1)), registered(true));
+    let refused = forwarder.ask(register("n1", 2));
+    assert_eq!(code(&refused), "taken", "{refused}");
+    drop(forwarder);
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(nodes(&mut operator), ["n1"]);
+
+    // Once it is deleted, the node that runs speaks for itself.
+    let mut forwarder = server.client();
+    forwarder.ask(register("n1", 1));
+    operator.done(json!({"op": "node-delete", "name": "n1"}));
+    let mut watcher = server.client();
+    watcher.send("{\"op\":\"watch\"}\n");
+    let mut seen = event(&mut watcher);
+    if seen["snapshot"]["nodes"]
+        .as_array()
+        .is_some_and(Vec::is_empty)
+    {
+        seen = event(&mut watcher);
+    }
+    assert!(seen.to_string().contains("registered"), "{seen}");
+}
