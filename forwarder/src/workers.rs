@@ -91,9 +91,13 @@ impl Workers {
             acknowledge,
         });
         let sender = Arc::new(Sender::open(uplink)?);
-        let receivers: Vec<_> = (0..count)
+        let mut receivers: Vec<_> = (0..count)
             .map(|_| Receiver::open(uplink))
             .collect::<Result<_, _>>()?;
+        if let (Some(ipip), Some(first)) = (sender.ipip(), receivers.first_mut()) {
+            let reader = ipip.reader();
+            first.add_ipip(reader.map_err(|source| WorkersError::Start { index: 0, source })?);
+        }
         let gro = receivers.iter().all(Receiver::gro);
         let mut workers = Self {
             shared,
@@ -174,6 +178,11 @@ impl Workers {
     /// Whether sends use UDP_SEGMENT; false after the kernel refused it.
     pub fn gso(&self) -> bool {
         self.sender.gso()
+    }
+
+    /// Whether IP-in-IP can be sent and received.
+    pub fn ipip(&self) -> bool {
+        self.sender.ipip().is_some()
     }
 
     /// Whether the kernel merges received datagrams into trains.

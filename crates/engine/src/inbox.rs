@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use crate::Way;
+
 /// Bytes for one train: the largest that the kernel hands out.
 pub const TRAIN_MAX: usize = 65_536;
 
@@ -12,13 +14,14 @@ pub struct Inbox {
     pub trains: Vec<Train>,
 }
 
-/// Datagrams from one sender, `stride` bytes each, the last perhaps shorter.
+/// Datagrams, or IP-in-IP packets with their outer headers, from one sender, `stride` bytes each, the last perhaps shorter.
 #[derive(Debug, Clone, Copy)]
 pub struct Train {
     pub start: usize,
     pub len: usize,
     pub stride: usize,
     pub from: IpAddr,
+    pub way: Way,
     /// The outer header's ECN bits.
     pub ecn: u8,
     /// The kernel cut off what did not fit.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node, PortMapping},
+    forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node, PortMapping, Way},
     names::Mac,
 };
 
@@ -88,7 +88,19 @@ pub fn node(node: &Node) -> Result<(), Error> {
             ));
         }
     }
-    Ok(())
+    ways(node).map_err(|problem| invalid(problem, "correct the ways of the node's blocks"))
+}
+
+fn ways(node: &Node) -> Result<(), String> {
+    let stray = |net: &&IpNet| !node.blocks.contains(net);
+    if let Some(net) = node.ways.keys().find(stray) {
+        return Err(format!("{net} has a way and is none of its blocks"));
+    }
+    let mut by_ipip = node.ways.iter().filter(|(_, way)| **way == Way::Ipip);
+    match by_ipip.find(|(net, _)| matches!(net, IpNet::V6(_))) {
+        Some((net, _)) => Err(format!("ipip carries IPv4 only, and {net} is IPv6")),
+        None => Ok(()),
+    }
 }
 
 /// At most one of each family, each one that a datagram can be sent to.
