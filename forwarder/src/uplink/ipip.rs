@@ -178,3 +178,39 @@ fn tos(ecn: u8) -> (Control, usize) {
     };
     (control, space as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use caps::{CapSet, Capability};
+
+    use super::*;
+    use crate::confine::confine;
+
+    fn config(address: &str, ipip: bool) -> UplinkConfig {
+        UplinkConfig {
+            addresses: vec![address.parse().expect("an address")],
+            port: 4789,
+            mtu: 1500,
+            entropy_ports: 1,
+            gso: true,
+            gro: true,
+            ipip,
+        }
+    }
+
+    #[test]
+    fn it_takes_the_capability_the_wish_and_an_ipv4_underlay() {
+        let may = caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_RAW);
+        let open = |address, ipip| Ipip::open(&config(address, ipip)).is_some();
+        assert_eq!(open("127.0.0.1", true), may.expect("readable"));
+        assert!(!open("127.0.0.1", false));
+        assert!(!open("::1", true));
+        let without = thread::spawn(move || {
+            confine().expect("confined");
+            Ipip::open(&config("127.0.0.1", true)).is_some()
+        });
+        assert!(!without.join().expect("it ends"));
+    }
+}
