@@ -32,7 +32,7 @@ mod tests {
 
     fn outer(header_len: u8, total_len: u8) -> Vec<u8> {
         let mut packet = vec![0; usize::from(total_len)];
-        packet[0] = 0x40 | header_len / 4;
+        packet[0] = 0x40 | (header_len / 4);
         packet[3] = total_len;
         packet[9] = 4;
         packet
