@@ -151,7 +151,10 @@ fn no_thread_of_it_keeps_a_capability() {
         assert_eq!(field("NoNewPrivs:"), "1");
         seen += 1;
     }
-    assert_eq!(seen, 3, "two workers and the control thread");
+    assert_eq!(
+        seen, 4,
+        "two workers, who closes ports, and the control thread"
+    );
 }
 
 #[test]

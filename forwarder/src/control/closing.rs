@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use crate::port::Port;
+use crate::{confine::confine, port::Port};
 
 #[derive(Debug)]
 pub struct Closing {
@@ -21,9 +21,20 @@ pub struct Closing {
 impl Closing {
     pub fn start() -> io::Result<Self> {
         let (ports, gone) = mpsc::channel();
+        let (tell, confined) = mpsc::channel();
         thread::Builder::new()
             .name("weft-closing".to_owned())
-            .spawn(move || gone.iter().for_each(drop))?;
+            .spawn(move || {
+                let result = confine();
+                let may = result.is_ok();
+                // The other end waits for it.
+                let _ = tell.send(result);
+                if may {
+                    gone.iter().for_each(drop);
+                }
+            })?;
+        let result = confined.recv().map_err(io::Error::other)?;
+        result.map_err(io::Error::other)?;
         Ok(Self { ports })
     }
 
