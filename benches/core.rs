@@ -91,6 +91,7 @@ fn with_routes(routes: u32) -> weft_engine::Snapshot {
         mac: peer.mac,
         vni: peer.vni,
         mtu: peer.mtu,
+        l3: false,
         ipip: None,
         blocks: (0..routes)
             .map(|place| (block(place), Way::Vxlan))

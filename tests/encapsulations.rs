@@ -25,6 +25,7 @@ use weft_lab::{
     workshop::{self, Workshop, run},
 };
 use weft_testkit::{frames::between, needs_namespaces};
+use weft_wire::{Ethernet, parse, protocol, vxlan};
 
 /// What fits into 1500 bytes: 20 (IP) + 8 (UDP) + 8 (VXLAN) + 14 (Ethernet)
 /// less, and 20 (IP) less.
@@ -39,6 +40,13 @@ fn vxlan_is_ethernet_in_udp() {
     needs_namespaces!();
     let trio = Trio::new(|_, _| Way::Vxlan, VXLAN_MTU);
     trio.talk();
+}
+
+#[test]
+fn vxlan_l3_is_ip_in_udp() {
+    needs_namespaces!();
+    // 14 bytes of Ethernet less than VXLAN takes.
+    Trio::new(|_, _| Way::VxlanL3, VXLAN_MTU + 14).talk();
 }
 
 #[test]
@@ -158,9 +166,11 @@ fn plan() -> Vec<NodePlan> {
 /// A node as another is told of it, with the way to its IPv4 pods.
 fn peer(plan: &NodePlan, way: Way) -> Node {
     let mut node = plan.record().expect("a record");
-    let v4 = node.blocks.iter().filter(|block| block.addr().is_ipv4());
+    let all = node.blocks.iter();
+    let v4 = all.clone().filter(|block| block.addr().is_ipv4());
     node.ways = match way {
         Way::Vxlan => BTreeMap::new(),
+        Way::VxlanL3 => all.map(|&block| (block, Way::VxlanL3)).collect(),
         Way::Ipip => v4.map(|&block| (block, Way::Ipip)).collect(),
     };
     node
@@ -219,7 +229,11 @@ impl Trio {
                 for family in self.families() {
                     let tap = Wiretap::on(&self.nodes[from]);
                     self.probe(from, to, family);
-                    self.check_wire(tap.heard(), from, to, family);
+                    if (self.ways)(from, to) == Way::VxlanL3 {
+                        self.check_l3(&tap.heard(), from, to, family);
+                    } else {
+                        self.check_wire(tap.heard(), from, to, family);
+                    }
                 }
                 let (from, to) = (&self.pods[from], &self.pods[to]);
                 exchange::bulk(from, to, Family::V4, 4 << 20).expect("every byte");
@@ -231,7 +245,8 @@ impl Trio {
 
     /// Those whose full-sized packets fit: IPv6 goes by VXLAN always.
     fn families(&self) -> impl Iterator<Item = Family> {
-        let fits = self.pod_mtu <= VXLAN_MTU;
+        let l3 = (self.ways)(0, 1) == Way::VxlanL3;
+        let fits = l3 || self.pod_mtu <= VXLAN_MTU;
         let all = Family::ALL.into_iter();
         all.filter(move |family| *family == Family::V4 || fits)
     }
@@ -266,6 +281,34 @@ impl Trio {
         }
     }
 
+    /// All datagrams hold IP packets, among them those of these pods.
+    fn check_l3(&self, frames: &[Vec<u8>], from: usize, to: usize, family: Family) {
+        // Outer Ethernet, IPv4 and UDP.
+        const VXLAN: usize = 14 + 20 + 8;
+        let tunnelled = frames.iter().filter(|frame| {
+            frame.get(23) == Some(&protocol::UDP) && frame.get(36..38) == Some(&[0x12, 0xb5])
+        });
+        let mut seen = BTreeSet::new();
+        for frame in tunnelled {
+            let (_, packet) = vxlan::decap(&frame[VXLAN..]).expect("VXLAN");
+            let kind: [u8; 2] = if packet[0] >> 4 == 4 {
+                [8, 0]
+            } else {
+                [0x86, 0xdd]
+            };
+            let framed = [&[0; 12][..], &kind, packet].concat();
+            let Ok(Ethernet::Ip(packet)) = parse(&framed) else {
+                panic!("no IP packet behind the VXLAN header: {framed:02x?}");
+            };
+            seen.insert((packet.key.src, packet.key.dst));
+        }
+        let [here, there] = [from, to].map(|node| family.of(&self.pods[node]));
+        assert!(
+            seen.contains(&(here, there)) && seen.contains(&(there, here)),
+            "{seen:?}"
+        );
+    }
+
     /// The pods' packets are in the form that their block asks for, and in no
     /// other.
     fn check_wire(&self, frames: Vec<Vec<u8>>, from: usize, to: usize, family: Family) {
@@ -294,6 +337,8 @@ type Form = (&'static str, [String; 2], [String; 2]);
 fn way_name(way: Way) -> &'static str {
     match way {
         Way::Vxlan => "eth:ip:udp:vxlan:eth",
+        // tshark takes what follows for Ethernet.
+        Way::VxlanL3 => "eth:ip:udp:vxlan",
         Way::Ipip => "eth:ip",
     }
 }

@@ -22,10 +22,7 @@ use weft_api::{
 use weft_engine::{
     Epoch, Gateway, Ipip, Peer, Port, PortId, Shaper, Snapshot, Vtep, counters::Traffic,
 };
-use weft_wire::{
-    ipip,
-    vxlan::{OVERHEAD_V4, OVERHEAD_V6},
-};
+use weft_wire::ipip;
 
 /// Most ports: as many as a [`PortId`] can tell apart.
 const PORTS_MAX: usize = 1 << 16;
@@ -296,17 +293,14 @@ impl State {
     fn peer(&self, node: &Node, to_peer: Arc<Traffic>, from_peer: Arc<Traffic>) -> Peer {
         let common = |theirs: &&IpAddr| self.uplink.iter().any(|a| a.is_ipv4() == theirs.is_ipv4());
         let remote = node.underlay.iter().find(common);
-        let overhead = if remote.is_some_and(IpAddr::is_ipv4) {
-            OVERHEAD_V4
-        } else {
-            OVERHEAD_V6
-        };
+        let overhead = ways::vxlan_overhead(node, remote.is_some_and(IpAddr::is_ipv4));
         Peer {
             remote: remote.map(|&address| SocketAddr::new(address, node.port)),
             underlay: node.underlay.clone(),
             mac: node.vtep_mac.0,
             vni: node.vni.value(),
             mtu: usize::from(self.uplink_mtu.saturating_sub(overhead)),
+            l3: ways::is_l3(node),
             ipip: self.ipip(node),
             blocks: ways::of(node),
             to_peer,

@@ -147,6 +147,10 @@ pub enum Way {
     /// The Ethernet frame in a VXLAN datagram (RFC 7348).
     #[default]
     Vxlan,
+    /// The IP packet in a VXLAN datagram, without an Ethernet header, as VPP
+    /// has it in layer 3 mode. A node has it for all its blocks that go by
+    /// VXLAN, or for none.
+    VxlanL3,
     /// The IPv4 packet in an IPv4 packet (RFC 2003).
     Ipip,
 }

@@ -80,6 +80,7 @@ impl Outbox {
         let vxlan = vxlan::header(vni);
         let (header, strip) = match tunnel.way {
             Way::Vxlan => (&vxlan[..], 0),
+            Way::VxlanL3 => (&vxlan[..], ETHERNET_LEN),
             Way::Ipip => (&[][..], ETHERNET_LEN),
         };
         if frame.vnet.is_super_frame() {
@@ -109,7 +110,7 @@ impl Outbox {
     fn add(&mut self, tunnel: Tunnel, parts: &[&[u8]]) {
         let len = parts.iter().map(|part| part.len()).sum();
         let socket = match tunnel.way {
-            Way::Vxlan => tunnel.entropy % self.spread,
+            Way::Vxlan | Way::VxlanL3 => tunnel.entropy % self.spread,
             // Without ports there is nothing to spread.
             Way::Ipip => 0,
         };
@@ -160,6 +161,7 @@ impl Send {
     pub fn inner(&self, bytes: usize, count: usize) -> usize {
         match self.way {
             Way::Vxlan => bytes.saturating_sub(count * vxlan::LEN),
+            Way::VxlanL3 => bytes + count * (ETHERNET_LEN - vxlan::LEN),
             Way::Ipip => bytes + count * ETHERNET_LEN,
         }
     }

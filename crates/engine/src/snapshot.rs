@@ -73,6 +73,8 @@ pub struct Peer {
     pub vni: u32,
     /// Bytes of the largest inner IP packet that fits a VXLAN datagram.
     pub mtu: usize,
+    /// Its VXLAN datagrams hold IP packets without an Ethernet header.
+    pub l3: bool,
     /// None if not both nodes have an IPv4 underlay.
     pub ipip: Option<Ipip>,
     /// What lives there, and how to get to it: inner sources are taken only
@@ -115,7 +117,7 @@ impl Peer {
     /// Whether this node and the peer have what `way` needs.
     pub fn has(&self, way: Way) -> bool {
         match way {
-            Way::Vxlan => self.remote.is_some(),
+            Way::Vxlan | Way::VxlanL3 => self.remote.is_some(),
             Way::Ipip => self.ipip.is_some(),
         }
     }

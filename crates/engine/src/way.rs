@@ -10,6 +10,9 @@ pub enum Way {
     /// The Ethernet frame in a VXLAN datagram (RFC 7348).
     #[default]
     Vxlan,
+    /// The IP packet in a VXLAN datagram, without an Ethernet header, as VPP
+    /// has it in layer 3 mode.
+    VxlanL3,
     /// The IPv4 packet in an IPv4 packet (RFC 2003). Sends leave without the
     /// outer header, which the kernel makes; arrivals come with it.
     Ipip,

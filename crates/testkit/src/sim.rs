@@ -11,11 +11,7 @@ use std::{
 
 use weft_engine::{
     Batch, Counters, DropReason, Engine, Inbox, Outbox, Peer, PeerId, Port, PortId, Runs, Scene,
-    Snapshot, Verdict, Way,
-    batch::Frame,
-    fragment::fragment,
-    inbox::{TRAIN_MAX, Train},
-    outbox::Send,
+    Snapshot, Verdict, Way, batch::Frame, fragment::fragment, inbox::Train, outbox::Send,
 };
 use weft_wire::{ETHERNET_LEN, Ethernet, VnetHeader, parse, vnet};
 
@@ -334,7 +330,7 @@ pub fn inbox_of(datagrams: &[Datagrams]) -> Inbox {
         let slot = inbox.slots().nth(place).expect("a slot for each");
         slot[..send.bytes.len()].copy_from_slice(&send.bytes);
         inbox.trains.push(Train {
-            start: place * TRAIN_MAX,
+            start: Inbox::start(place),
             len: send.bytes.len(),
             stride: send.stride,
             from: send.from,

@@ -7,6 +7,8 @@ use weft_api::{
     names::Name,
 };
 
+use weft_wire::vxlan::{ETHERNET_OVERHEAD, OVERHEAD_V4, OVERHEAD_V6};
+
 use super::{places_of, refusal};
 
 /// What it takes to speak IP-in-IP.
@@ -23,14 +25,32 @@ pub struct Unserved {
 
 /// The node's blocks and lone tunnel addresses, each with its way.
 pub(super) fn of(node: &Node) -> Vec<(IpNet, weft_engine::Way)> {
-    let way = |net: &IpNet| match node.ways.get(net).copied().unwrap_or_default() {
+    let usual = if is_l3(node) {
+        Way::VxlanL3
+    } else {
+        Way::Vxlan
+    };
+    let way = |net: &IpNet| match node.ways.get(net).copied().unwrap_or(usual) {
         Way::Vxlan => weft_engine::Way::Vxlan,
+        Way::VxlanL3 => weft_engine::Way::VxlanL3,
         Way::Ipip => weft_engine::Way::Ipip,
     };
     places_of(node)
         .into_iter()
         .map(|net| (net, way(&net)))
         .collect()
+}
+
+/// Whether the node's VXLAN datagrams hold no Ethernet header.
+pub(super) fn is_l3(node: &Node) -> bool {
+    node.ways.values().any(|way| *way == Way::VxlanL3)
+}
+
+/// What VXLAN costs of each outer packet to the node.
+pub(super) fn vxlan_overhead(node: &Node, v4: bool) -> u16 {
+    let overhead = if v4 { OVERHEAD_V4 } else { OVERHEAD_V6 };
+    let spared = if is_l3(node) { ETHERNET_OVERHEAD } else { 0 };
+    overhead - spared
 }
 
 /// Whether all ways of the peers' blocks can be gone; `ipip` says whether
@@ -145,10 +165,29 @@ mod tests {
     }
 
     #[test]
+    fn a_node_without_inner_ethernet_has_it_for_all_blocks() {
+        let mut peer = node(2, &["192.0.2.2"], &BLOCKS, &BLOCKS[1..]);
+        peer.ways.insert(net(BLOCKS[0]), Way::VxlanL3);
+        peer.tunnel = vec![net("10.9.0.1/32").addr()];
+        let state = state(true).with_nodes(nodes(peer)).expect("consistent");
+        let snapshot = state.snapshot(Epoch(1)).expect("consistent");
+        let way = |block| snapshot.route_to(net(block).addr()).map(|route| route.way);
+        let [l3, ipip] = [weft_engine::Way::VxlanL3, weft_engine::Way::Ipip];
+        assert_eq!(way(BLOCKS[0]), Some(l3));
+        assert_eq!(way(BLOCKS[1]), Some(ipip));
+        assert_eq!(way("10.9.0.1/32"), Some(l3));
+        let peer = &snapshot.peers()[0];
+        assert!(peer.l3);
+        assert_eq!(peer.mtu, 1500 - 20 - 8 - 8);
+    }
+
+    #[test]
     fn ways_that_cannot_be_are_refused() {
         let stray = node(2, &["192.0.2.2"], &BLOCKS[..1], &BLOCKS[1..]);
         let v6 = node(2, &["192.0.2.2"], &["fd00:2::/64"], &["fd00:2::/64"]);
-        for peer in [stray, v6] {
+        let mut mixed = node(2, &["192.0.2.2"], &BLOCKS, &[]);
+        mixed.ways.insert(net(BLOCKS[0]), Way::VxlanL3);
+        for peer in [stray, v6, mixed] {
             let error = state(true).with_nodes(nodes(peer)).expect_err("refused");
             assert_eq!(error.code, Code::Invalid, "{error}");
         }

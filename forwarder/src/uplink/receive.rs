@@ -6,10 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use weft_engine::{
-    Inbox, Way,
-    inbox::{TRAIN_MAX, Train},
-};
+use weft_engine::{Inbox, Way, inbox::Train};
 
 use super::{UplinkConfig, UplinkError, open};
 use crate::sys;
@@ -138,7 +135,7 @@ fn train(
     let len = message.msg_len as usize;
     let (segment, ecn) = controls(&message.msg_hdr);
     Some(Train {
-        start: place * TRAIN_MAX,
+        start: Inbox::start(place),
         len,
         stride: segment.unwrap_or(len).max(1),
         from: address(name)?,

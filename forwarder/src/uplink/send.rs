@@ -78,7 +78,7 @@ impl Sender {
     /// Sends to one peer by the send's way.
     pub fn send(&self, send: &Send, peer: &Peer) -> Sent {
         let sent = match send.way {
-            Way::Vxlan => peer.remote.map(|to| self.send_udp(send, to)),
+            Way::Vxlan | Way::VxlanL3 => peer.remote.map(|to| self.send_udp(send, to)),
             Way::Ipip => (self.ipip.as_ref().zip(peer.ipip))
                 .map(|(socket, ipip)| socket.send(send, ipip.remote)),
         };

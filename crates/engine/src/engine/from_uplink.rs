@@ -9,7 +9,7 @@ use weft_wire::{
 
 use super::{Engine, Scene};
 use crate::{
-    DropReason, PeerId, Port, Runs, Way,
+    DropReason, Peer, PeerId, Port, Runs, Way,
     admit::{self, largest},
     bandwidth,
     flow::{Egress, Ingress},
@@ -50,12 +50,14 @@ struct Arrival {
 fn inner_len(way: Way, len: usize) -> usize {
     match way {
         Way::Vxlan => len.saturating_sub(vxlan::LEN),
+        Way::VxlanL3 => len + ETHERNET_LEN - vxlan::LEN,
         Way::Ipip => (len + ETHERNET_LEN).saturating_sub(usize::from(ipip::OVERHEAD)),
     }
 }
 
-/// The Ethernet frame that came in `datagram`. IP-in-IP has none: an Ethernet
-/// header is written over the end of the outer header.
+/// The Ethernet frame that came in `datagram`. Where there is none, an Ethernet
+/// header is written over what stands before the IP packet: outer headers, the
+/// end of the datagram before, which is done with, or the train's headroom.
 fn decap<'a>(
     scene: &Scene<'_>,
     arrival: &Arrival,
@@ -70,17 +72,36 @@ fn decap<'a>(
             if vni != peer.vni {
                 return Err(DropReason::WrongVni);
             }
-            let (end, len) = (start + bytes.len(), frame.len());
-            Ok(&mut buffer[end - len..end])
+            let end = start + bytes.len();
+            let at = end - frame.len();
+            Ok(&mut buffer[at..end])
+        }
+        Way::VxlanL3 => {
+            let (vni, packet) = vxlan::decap(bytes)?;
+            if vni != peer.vni {
+                return Err(DropReason::WrongVni);
+            }
+            let kind = match packet.first() {
+                Some(first) if first >> 4 == 6 => ethertype::IPV6,
+                _ => ethertype::IPV4,
+            };
+            let end = start + bytes.len();
+            let at = end - packet.len();
+            let frame = &mut buffer[at - ETHERNET_LEN..end];
+            Ok(framed(frame, scene, peer, kind))
         }
         Way::Ipip => {
             let Range { start: at, end } = ipip::decap(bytes)?;
             let frame = &mut buffer[start + at - ETHERNET_LEN..start + end];
-            edit::set_macs(frame, scene.tables.vtep.mac, peer.mac);
-            edit::set_ethertype(frame, ethertype::IPV4);
-            Ok(frame)
+            Ok(framed(frame, scene, peer, ethertype::IPV4))
         }
     }
+}
+
+fn framed<'a>(frame: &'a mut [u8], scene: &Scene<'_>, peer: &Peer, ethertype: u16) -> &'a mut [u8] {
+    edit::set_macs(frame, scene.tables.vtep.mac, peer.mac);
+    edit::set_ethertype(frame, ethertype);
+    frame
 }
 
 /// How many packets a frame is on a wire; `vnet` is that of a super-frame.
@@ -100,18 +121,21 @@ impl Engine {
         let mut train = *train;
         let mut arrival = Arrival {
             peer,
-            way: train.way,
+            way: match train.way {
+                Way::Vxlan if scene.tables.peer(peer).l3 => Way::VxlanL3,
+                way => way,
+            },
             outer_ecn: train.ecn,
             segment: None,
         };
         let bytes = &buffer[train.start..train.start + train.len];
-        if train.way == Way::Vxlan && unfinished::is_one_datagram(bytes, train.stride) {
+        if arrival.way == Way::Vxlan && unfinished::is_one_datagram(bytes, train.stride) {
             arrival.segment = Some(train.stride);
             train.stride = train.len;
         }
         let (mut count, mut inner) = (0, 0);
         for datagram in train.datagrams() {
-            inner += inner_len(train.way, datagram.len());
+            inner += inner_len(arrival.way, datagram.len());
             let (packets, decided) = self.decide_datagram(scene, &arrival, datagram, buffer, runs);
             count += packets;
             match decided {

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use weft_engine::{Epoch, Gateway, Ipip, Peer, Port, PortId, Snapshot, Vtep, Way};
-use weft_wire::Mac;
+use weft_wire::{ETHERNET_LEN, Mac};
 
 pub const GATEWAY: Gateway = Gateway {
     mac: [0xee; 6],
@@ -86,6 +86,7 @@ pub(super) fn peer(node: usize) -> Arc<Peer> {
         mac: vtep_mac(node),
         vni: VNI,
         mtu: MTU,
+        l3: false,
         ipip: None,
         blocks: blocks(node)
             .into_iter()
@@ -111,6 +112,15 @@ pub fn by_ipip(peer: &mut Peer) {
             IpNet::V4(_) => Way::Ipip,
             IpNet::V6(_) => Way::Vxlan,
         };
+    }
+}
+
+/// Makes VXLAN without Ethernet the way to all of the peer's blocks.
+pub fn by_vxlan_l3(peer: &mut Peer) {
+    peer.l3 = true;
+    peer.mtu += ETHERNET_LEN;
+    for (_, way) in &mut peer.blocks {
+        *way = Way::VxlanL3;
     }
 }
 
