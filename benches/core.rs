@@ -4,7 +4,7 @@ use std::{hint::black_box, net::Ipv4Addr, sync::Arc, time::Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use weft_engine::{
-    Batch, Counters, Engine, Outbox, PeerId, PortId, Runs, Scene, Tunnel, Verdict,
+    Batch, Counters, Engine, Outbox, PeerId, PortId, Route, Runs, Scene, Tunnel, Verdict, Way,
     flow::{Egress, FlowCache, Ingress},
     segment::segment,
     snapshot::Epoch,
@@ -70,7 +70,7 @@ fn lookups(c: &mut Criterion) {
             b.iter(|| {
                 at = at.wrapping_add(0x9e37_79b9);
                 let address = Ipv4Addr::from(0x0b00_0000 + ((at % routes) << 6) + 9);
-                tables.peer_of(black_box(address.into()))
+                tables.route_to(black_box(address.into()))
             });
         });
     }
@@ -91,7 +91,11 @@ fn with_routes(routes: u32) -> weft_engine::Snapshot {
         mac: peer.mac,
         vni: peer.vni,
         mtu: peer.mtu,
-        blocks: (0..routes).map(block).collect(),
+        l3: false,
+        ipip: None,
+        blocks: (0..routes)
+            .map(|place| (block(place), Way::Vxlan))
+            .collect(),
         to_peer: Arc::default(),
         from_peer: Arc::default(),
     };
@@ -110,7 +114,10 @@ fn flows(c: &mut Criterion) {
             Epoch(1),
             from,
             *key,
-            Egress::Peer(PeerId(0)),
+            Egress::Peer(Route {
+                peer: PeerId(0),
+                way: Way::Vxlan,
+            }),
         );
     }
     let mut at = 0;
@@ -140,6 +147,7 @@ fn segments(c: &mut Criterion) {
 fn encaps(c: &mut Criterion) {
     let tunnel = Tunnel {
         peer: PeerId(0),
+        way: Way::Vxlan,
         entropy: 7,
         ecn: 0,
     };

@@ -134,6 +134,7 @@ fn this_node(args: &Args, config: &Config, status: &Status) -> anyhow::Result<(N
     }
     let usual = || derived_mac(status.node.as_str(), false);
     let node = Node {
+        ways: Default::default(),
         name: status.node.clone(),
         underlay: args.public_ip.clone(),
         vtep_mac: args.vtep_mac.unwrap_or_else(usual),

@@ -146,6 +146,7 @@ struct Uplink {
     entropy_ports: u16,
     gso: bool,
     gro: bool,
+    ipip: bool,
 }
 
 impl Default for Uplink {
@@ -158,6 +159,7 @@ impl Default for Uplink {
             entropy_ports: ENTROPY_PORTS_DEFAULT,
             gso: true,
             gro: true,
+            ipip: true,
         }
     }
 }
@@ -239,6 +241,7 @@ impl Uplink {
             entropy_ports,
             gso: self.gso,
             gro: self.gro,
+            ipip: self.ipip,
         })
     }
 

@@ -7,7 +7,7 @@ use weft_engine::{
     Batch, Counters, DropReason, Outbox, PortId, Runs, Verdict, fragment::fragment,
     segment::segment,
 };
-use weft_wire::{Ethernet, checksum, parse, vnet, vxlan};
+use weft_wire::{Ethernet, checksum, parse, vnet};
 
 use crate::{held::Held, port::Port, steer::Steering, tables::Tables, uplink::Sender};
 
@@ -115,20 +115,14 @@ impl Dispatch {
     fn flush(&self, tables: &Tables) {
         for send in self.outbox.sends() {
             let peer = tables.snapshot.peer(send.peer);
-            let Some(remote) = peer.remote else {
-                self.counters
-                    .lose(DropReason::NoUplink, send.count() as u64);
-                continue;
-            };
-            let sent = self.sender.send(send, remote);
+            let sent = self.sender.send(send, peer);
             self.counters.uplink_writes.add(sent.system_calls);
             self.counters.sent_to_peers.add(sent.datagrams);
             if let Some((reason, datagrams)) = sent.lost {
                 self.counters.lose(reason, datagrams);
             }
-            // Traffic is counted without the VXLAN headers.
-            let headers = sent.datagrams as usize * vxlan::LEN;
-            peer.to_peer.add(sent.datagrams, sent.bytes - headers);
+            let inner = send.inner(sent.bytes, sent.datagrams as usize);
+            peer.to_peer.add(sent.datagrams, inner);
         }
     }
 

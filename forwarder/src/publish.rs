@@ -3,6 +3,7 @@
 //! refused change has changed nothing. No fd, thread or socket is known here.
 
 pub mod checks;
+pub mod ways;
 
 use std::{
     collections::HashMap,
@@ -18,8 +19,10 @@ use weft_api::{
     },
     names::Name,
 };
-use weft_engine::{Epoch, Gateway, Peer, Port, PortId, Shaper, Snapshot, Vtep, counters::Traffic};
-use weft_wire::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
+use weft_engine::{
+    Epoch, Gateway, Ipip, Peer, Port, PortId, Shaper, Snapshot, Vtep, counters::Traffic,
+};
+use weft_wire::ipip;
 
 /// Most ports: as many as a [`PortId`] can tell apart.
 const PORTS_MAX: usize = 1 << 16;
@@ -33,6 +36,8 @@ pub struct State {
     /// The addresses that the uplink is bound to.
     uplink: Arc<[IpAddr]>,
     uplink_mtu: u16,
+    /// The uplink has a raw socket.
+    ipip: bool,
     /// Each at its `PortId`.
     ports: Vec<Option<PortRow>>,
     peers: Vec<PeerRow>,
@@ -65,9 +70,15 @@ impl State {
             own,
             uplink,
             uplink_mtu,
+            ipip: false,
             ports: Vec::new(),
             peers: Vec::new(),
         }
+    }
+
+    /// Says whether the uplink has a raw socket, which IP-in-IP needs.
+    pub fn set_ipip(&mut self, ipip: bool) {
+        self.ipip = ipip;
     }
 
     pub fn own(&self) -> &Node {
@@ -193,6 +204,7 @@ impl State {
         let Nodes { node: own, peers } = nodes;
         self.check_own(&own)?;
         check_peers(&own, &peers)?;
+        ways::check(self.ipip, &peers)?;
         let known: HashMap<&Name, &Arc<Peer>> = self
             .peers
             .iter()
@@ -281,21 +293,33 @@ impl State {
     fn peer(&self, node: &Node, to_peer: Arc<Traffic>, from_peer: Arc<Traffic>) -> Peer {
         let common = |theirs: &&IpAddr| self.uplink.iter().any(|a| a.is_ipv4() == theirs.is_ipv4());
         let remote = node.underlay.iter().find(common);
-        let overhead = if remote.is_some_and(IpAddr::is_ipv4) {
-            OVERHEAD_V4
-        } else {
-            OVERHEAD_V6
-        };
+        let overhead = ways::vxlan_overhead(node, remote.is_some_and(IpAddr::is_ipv4));
         Peer {
             remote: remote.map(|&address| SocketAddr::new(address, node.port)),
             underlay: node.underlay.clone(),
             mac: node.vtep_mac.0,
             vni: node.vni.value(),
             mtu: usize::from(self.uplink_mtu.saturating_sub(overhead)),
-            blocks: places_of(node),
+            l3: ways::is_l3(node),
+            ipip: self.ipip(node),
+            blocks: ways::of(node),
             to_peer,
             from_peer,
         }
+    }
+
+    fn ipip(&self, node: &Node) -> Option<Ipip> {
+        if !self.ipip {
+            return None;
+        }
+        let remote = node.underlay.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        remote.map(|remote| Ipip {
+            remote,
+            mtu: usize::from(self.uplink_mtu.saturating_sub(ipip::OVERHEAD)),
+        })
     }
 }
 

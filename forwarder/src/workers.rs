@@ -91,9 +91,13 @@ impl Workers {
             acknowledge,
         });
         let sender = Arc::new(Sender::open(uplink)?);
-        let receivers: Vec<_> = (0..count)
+        let mut receivers: Vec<_> = (0..count)
             .map(|_| Receiver::open(uplink))
             .collect::<Result<_, _>>()?;
+        if let (Some(ipip), Some(first)) = (sender.ipip(), receivers.first_mut()) {
+            let reader = ipip.reader();
+            first.add_ipip(reader.map_err(|source| WorkersError::Start { index: 0, source })?);
+        }
         let gro = receivers.iter().all(Receiver::gro);
         let mut workers = Self {
             shared,
@@ -176,6 +180,11 @@ impl Workers {
         self.sender.gso()
     }
 
+    /// Whether IP-in-IP can be sent and received.
+    pub fn ipip(&self) -> bool {
+        self.sender.ipip().is_some()
+    }
+
     /// Whether the kernel merges received datagrams into trains.
     pub fn gro(&self) -> bool {
         self.gro
@@ -237,6 +246,7 @@ mod tests {
         let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let free = free.expect("a free port");
         UplinkConfig {
+            ipip: false,
             addresses: vec![free.ip()],
             port: free.port(),
             mtu: 1500,
@@ -248,6 +258,7 @@ mod tests {
 
     fn tables(uplink: &UplinkConfig, epoch: u64) -> Tables {
         let own = Node {
+            ways: Default::default(),
             name: Name::new("n1").expect("valid"),
             underlay: uplink.addresses.clone(),
             vtep_mac: Mac([2, 0, 0, 0, 0, 1]),

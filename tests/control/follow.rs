@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 use weft_api::{
-    forwarder::{Code, Peer, Reply, Status},
+    forwarder::{Code, Peer, Reply, Status, Way},
     ipam::Request,
 };
 
@@ -87,8 +87,13 @@ fn snapshot(net: u8, revision: u64) -> Value {
 }
 
 fn forwarder(net: u8, socket: &Path) -> Server {
+    forwarder_with("", net, socket)
+}
+
+/// `uplink` is more of that section.
+fn forwarder_with(uplink: &str, net: u8, socket: &Path) -> Server {
     Server::with_config(&format!(
-        "node = 'n1'\nworkers = 2\n[uplink]\naddresses = ['127.83.{net}.1']\nport = 4790\n\
+        "node = 'n1'\nworkers = 2\n[uplink]\naddresses = ['127.83.{net}.1']\nport = 4790\n{uplink}\n\
          [ipam]\nsocket = '{}'\n",
         socket.display()
     ))
@@ -223,5 +228,35 @@ fn a_server_that_speaks_nonsense_is_left_and_asked_again() {
     let until = Instant::now() + LIMIT;
     while peers(&server).is_empty() {
         assert!(Instant::now() < until, "the snapshot never came in force");
+    }
+}
+
+#[test]
+fn a_pool_behind_ipip_is_reached_so_or_left_out() {
+    for (net, uplink) in [(8, "ipip = true"), (9, "ipip = false")] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("ipam.sock");
+        let server = forwarder_with(uplink, net, &socket);
+        // What it can depends on the user's rights too.
+        let ipip = status(&server).ipip;
+        assert!(!ipip || net == 8);
+        let mut watcher = Ipam::listen(&socket).watcher();
+        watcher.event(&snapshot(net, 7));
+        let mut route = route("10.3.0.0/24", "n2");
+        route["encapsulation"] = "ipip".into();
+        watcher.event(&json!({"route": {"revision": 8, "route": route}}));
+        becomes(&server, true, 8);
+        let Reply::Peers(peers) = server.client().ok(r#"{"op":"peers"}"#) else {
+            panic!("peers answers with peers");
+        };
+        let node = &peers[0].node;
+        let block = |text: &str| text.parse().expect("a block");
+        let (vxlan, by_ipip) = (block("10.2.0.0/24"), block("10.3.0.0/24"));
+        let (blocks, ways) = match ipip {
+            true => (vec![vxlan, by_ipip], vec![(by_ipip, Way::Ipip)]),
+            false => (vec![vxlan], vec![]),
+        };
+        assert_eq!(node.blocks, blocks);
+        assert_eq!(node.ways, ways.into_iter().collect());
     }
 }

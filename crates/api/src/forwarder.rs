@@ -131,10 +131,29 @@ pub struct Node {
     /// Address blocks that live on the node.
     #[serde(default)]
     pub blocks: Vec<IpNet>,
+    /// How packets for a block get to the node, if not by VXLAN. Of the own
+    /// node it says nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ways: BTreeMap<IpNet, Way>,
     /// The node's own addresses in the pod network (Calico's tunnel address,
     /// flannel's first address of the block), at most one of each family.
     #[serde(default)]
     pub tunnel: Vec<IpAddr>,
+}
+
+/// The form that packets have on the underlay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// The Ethernet frame in a VXLAN datagram (RFC 7348).
+    #[default]
+    Vxlan,
+    /// The IP packet in a VXLAN datagram, without an Ethernet header, as VPP
+    /// has it in layer 3 mode. A node has it for all its blocks that go by
+    /// VXLAN, or for none.
+    VxlanL3,
+    /// The IPv4 packet in an IPv4 packet (RFC 2003).
+    Ipip,
 }
 
 fn default_vni() -> Vni {
@@ -287,6 +306,9 @@ pub struct Status {
     pub gso: bool,
     /// UDP_GRO in use.
     pub gro: bool,
+    /// IP-in-IP can be sent and received.
+    #[serde(default)]
+    pub ipip: bool,
     pub ports: usize,
     pub peers: usize,
     /// None where nodes come by `apply`.

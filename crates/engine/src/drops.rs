@@ -75,7 +75,7 @@ reasons! {
     BandwidthToPod "bandwidth_to_pod" Normal "A pod was sent more than its bandwidth allows.";
 
     // What comes out of the tunnel.
-    UnknownPeer "unknown_peer" Suspect "A datagram came from an underlay address that is no peer's.";
+    UnknownPeer "unknown_peer" Suspect "A datagram or an IP-in-IP packet came from an underlay address that is no peer's.";
     VxlanTruncated "vxlan_truncated" Suspect "The datagram is shorter than a VXLAN header.";
     VxlanNoVni "vxlan_no_vni" Suspect "The VXLAN header does not mark its VNI as valid.";
     VxlanReserved "vxlan_reserved" Suspect "The VXLAN header has a reserved bit set.";

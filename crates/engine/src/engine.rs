@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use weft_wire::{ParseError, edit, vxlan::VxlanError};
+use weft_wire::{ParseError, edit, ipip::IpipError, vxlan::VxlanError};
 
 use crate::{
-    Batch, Counters, DropReason, Inbox, PeerId, Port, Runs, Snapshot, Tunnel, Verdict,
+    Batch, Counters, DropReason, Inbox, Port, Route, Runs, Snapshot, Tunnel, Verdict,
     flow::FlowCache, limit::Bucket,
 };
 
@@ -80,12 +80,13 @@ impl Engine {
     }
 }
 
-/// The verdict for a frame to `peer` whose flow has `hash`.
-fn tunnel(peer: PeerId, hash: u64, frame: &[u8]) -> Verdict {
+/// The verdict for a frame that takes `route` and whose flow has `hash`.
+fn tunnel(route: Route, hash: u64, frame: &[u8]) -> Verdict {
     // The hash's high bits: its low ones place the flow in the cache.
     let entropy = (hash >> 48) as u16;
     Verdict::Tunnel(Tunnel {
-        peer,
+        peer: route.peer,
+        way: route.way,
         entropy,
         ecn: edit::ecn(frame),
     })
@@ -101,6 +102,12 @@ impl From<ParseError> for DropReason {
             | ParseError::Extensions => Self::MalformedIp,
             ParseError::Transport => Self::MalformedTransport,
         }
+    }
+}
+
+impl From<IpipError> for DropReason {
+    fn from(IpipError: IpipError) -> Self {
+        Self::MalformedIp
     }
 }
 

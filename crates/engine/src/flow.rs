@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use rapidhash::quality::RapidHasher;
 use weft_wire::Key;
 
-use crate::snapshot::{Epoch, PeerId, PortId};
+use crate::snapshot::{Epoch, PeerId, PortId, Route};
 
 /// Where a packet came in. Part of a flow's identity: what one port or peer
 /// may send, another may not.
@@ -24,7 +24,7 @@ pub enum Ingress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Egress {
     Port(PortId),
-    Peer(PeerId),
+    Peer(Route),
 }
 
 #[derive(Debug)]

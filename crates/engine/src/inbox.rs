@@ -3,8 +3,15 @@
 
 use std::net::IpAddr;
 
+use crate::Way;
+
 /// Bytes for one train: the largest that the kernel hands out.
 pub const TRAIN_MAX: usize = 65_536;
+
+/// Bytes before each train, for an Ethernet header that its first packet may
+/// lack.
+const HEADROOM: usize = 16;
+const SLOT: usize = HEADROOM + TRAIN_MAX;
 
 #[derive(Debug)]
 pub struct Inbox {
@@ -12,13 +19,14 @@ pub struct Inbox {
     pub trains: Vec<Train>,
 }
 
-/// Datagrams from one sender, `stride` bytes each, the last perhaps shorter.
+/// Datagrams, or IP-in-IP packets with their outer headers, from one sender, `stride` bytes each, the last perhaps shorter.
 #[derive(Debug, Clone, Copy)]
 pub struct Train {
     pub start: usize,
     pub len: usize,
     pub stride: usize,
     pub from: IpAddr,
+    pub way: Way,
     /// The outer header's ECN bits.
     pub ecn: u8,
     /// The kernel cut off what did not fit.
@@ -29,7 +37,7 @@ impl Inbox {
     /// Room for `trains` trains.
     pub fn new(trains: usize) -> Self {
         Self {
-            buffer: vec![0; trains * TRAIN_MAX].into(),
+            buffer: vec![0; trains * SLOT].into(),
             trains: Vec::with_capacity(trains),
         }
     }
@@ -44,7 +52,13 @@ impl Inbox {
 
     /// One slot of [`TRAIN_MAX`] bytes for each train.
     pub fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        self.buffer.chunks_exact_mut(TRAIN_MAX)
+        let slots = self.buffer.chunks_exact_mut(SLOT);
+        slots.map(|slot| &mut slot[HEADROOM..])
+    }
+
+    /// Where the slot at `place` starts in the buffer.
+    pub fn start(place: usize) -> usize {
+        place * SLOT + HEADROOM
     }
 }
 

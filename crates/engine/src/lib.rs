@@ -30,6 +30,7 @@ pub mod segment;
 pub mod snapshot;
 pub mod unfinished;
 pub mod verdict;
+pub mod way;
 
 pub use bandwidth::Shaper;
 pub use batch::Batch;
@@ -39,5 +40,6 @@ pub use drops::DropReason;
 pub use engine::{Engine, Scene};
 pub use inbox::Inbox;
 pub use outbox::Outbox;
-pub use snapshot::{Epoch, Gateway, Peer, PeerId, Port, PortId, Snapshot, Vtep};
+pub use snapshot::{Epoch, Gateway, Ipip, Peer, PeerId, Port, PortId, Route, Snapshot, Vtep};
 pub use verdict::{Tunnel, Verdict};
+pub use way::Way;

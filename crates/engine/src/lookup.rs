@@ -10,10 +10,11 @@ pub fn from_port(tables: &Snapshot, dst: IpAddr) -> Result<Egress, DropReason> {
     if let Some(port) = tables.port_of(dst) {
         return Ok(Egress::Port(port));
     }
-    let peer = tables.peer_of(dst).ok_or(DropReason::NoRoute)?;
-    match tables.peer(peer).remote {
-        Some(_) => Ok(Egress::Peer(peer)),
-        None => Err(DropReason::NoUplink),
+    let route = tables.route_to(dst).ok_or(DropReason::NoRoute)?;
+    if tables.peer(route.peer).has(route.way) {
+        Ok(Egress::Peer(route))
+    } else {
+        Err(DropReason::NoUplink)
     }
 }
 

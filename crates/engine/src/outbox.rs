@@ -8,10 +8,10 @@
 //! Order within a flow is kept by construction: a flow has one socket, and a
 //! datagram joins only the newest send of its peer and socket.
 
-use weft_wire::{Ethernet, checksum, parse, vxlan};
+use weft_wire::{ETHERNET_LEN, Ethernet, checksum, parse, vxlan};
 
 use crate::{
-    DropReason, Tunnel, batch::Frame, fragment::fragment, segment::segment, snapshot::PeerId,
+    DropReason, Tunnel, Way, batch::Frame, fragment::fragment, segment::segment, snapshot::PeerId,
 };
 
 /// Most datagrams in one send (`UDP_MAX_SEGMENTS`, linux/udp.h).
@@ -33,6 +33,7 @@ pub struct Outbox {
 #[derive(Debug)]
 pub struct Send {
     pub peer: PeerId,
+    pub way: Way,
     /// Which of the sockets sends.
     pub socket: u16,
     /// The outer header's ECN bits.
@@ -63,7 +64,8 @@ impl Outbox {
         &self.sends[..self.live]
     }
 
-    /// Encapsulates a frame whose MACs are set, finishing what the pod's
+    /// Encapsulates a frame whose MACs are set, in all but IP-in-IP's outer
+    /// header, finishing what the pod's
     /// kernel left to its device.
     pub fn push(
         &mut self,
@@ -75,10 +77,15 @@ impl Outbox {
         let Ok(Ethernet::Ip(packet)) = parse(bytes) else {
             return Err(DropReason::MalformedIp);
         };
-        let header = vxlan::header(vni);
+        let vxlan = vxlan::header(vni);
+        let (header, strip) = match tunnel.way {
+            Way::Vxlan => (&vxlan[..], 0),
+            Way::VxlanL3 => (&vxlan[..], ETHERNET_LEN),
+            Way::Ipip => (&[][..], ETHERNET_LEN),
+        };
         if frame.vnet.is_super_frame() {
             let emitted = segment(bytes, &packet, &frame.vnet, |headers, payload| {
-                self.add(tunnel, &[&header, headers, &bytes[payload]]);
+                self.add(tunnel, &[header, &headers[strip..], &bytes[payload]]);
             });
             return if emitted {
                 Ok(())
@@ -91,10 +98,10 @@ impl Outbox {
         }
         match frame.cut {
             Some(mtu) => fragment(bytes, &packet, mtu, |piece| {
-                self.add(tunnel, &[&header, piece])
+                self.add(tunnel, &[header, &piece[strip..]])
             }),
             // Ethernet padding is not carried.
-            None => self.add(tunnel, &[&header, &bytes[..packet.end]]),
+            None => self.add(tunnel, &[header, &bytes[strip..packet.end]]),
         }
         Ok(())
     }
@@ -102,8 +109,14 @@ impl Outbox {
     /// Adds one datagram, given in parts, to the send that it joins.
     fn add(&mut self, tunnel: Tunnel, parts: &[&[u8]]) {
         let len = parts.iter().map(|part| part.len()).sum();
-        let socket = tunnel.entropy % self.spread;
-        let same = |send: &Send| send.peer == tunnel.peer && send.socket == socket;
+        let socket = match tunnel.way {
+            Way::Vxlan | Way::VxlanL3 => tunnel.entropy % self.spread,
+            // Without ports there is nothing to spread.
+            Way::Ipip => 0,
+        };
+        let same = |send: &Send| {
+            send.peer == tunnel.peer && send.way == tunnel.way && send.socket == socket
+        };
         let newest = self.sends[..self.live].iter().rposition(same);
         let place = match newest.filter(|&place| self.sends[place].takes(len, tunnel.ecn)) {
             Some(place) => place,
@@ -123,9 +136,10 @@ impl Outbox {
             .map(|send| std::mem::take(&mut send.bytes));
         let mut bytes = spent.unwrap_or_default();
         bytes.clear();
-        let Tunnel { peer, ecn, .. } = tunnel;
+        let Tunnel { peer, way, ecn, .. } = tunnel;
         let send = Send {
             peer,
+            way,
             socket,
             ecn,
             size,
@@ -142,6 +156,16 @@ impl Outbox {
 }
 
 impl Send {
+    /// Bytes of the inner Ethernet frames, or of what they would be, in
+    /// `count` datagrams of `bytes` together.
+    pub fn inner(&self, bytes: usize, count: usize) -> usize {
+        match self.way {
+            Way::Vxlan => bytes.saturating_sub(count * vxlan::LEN),
+            Way::VxlanL3 => bytes + count * (ETHERNET_LEN - vxlan::LEN),
+            Way::Ipip => bytes + count * ETHERNET_LEN,
+        }
+    }
+
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
         self.bytes.chunks(self.size)
     }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 use weft_wire::{Mac, Packet};
 
-use crate::{Shaper, counters::Traffic};
+use crate::{Shaper, Way, counters::Traffic};
 
 /// Counts the snapshots of one forwarder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,12 +71,32 @@ pub struct Peer {
     pub mac: Mac,
     /// The network's number on this way, in both directions.
     pub vni: u32,
-    /// Bytes of the largest inner IP packet that fits the way to the peer.
+    /// Bytes of the largest inner IP packet that fits a VXLAN datagram.
     pub mtu: usize,
-    /// What lives there: inner sources are taken only from these.
-    pub blocks: Vec<IpNet>,
+    /// Its VXLAN datagrams hold IP packets without an Ethernet header.
+    pub l3: bool,
+    /// None if not both nodes have an IPv4 underlay.
+    pub ipip: Option<Ipip>,
+    /// What lives there, and how to get to it: inner sources are taken only
+    /// from these.
+    pub blocks: Vec<(IpNet, Way)>,
     pub to_peer: Arc<Traffic>,
     pub from_peer: Arc<Traffic>,
+}
+
+/// The IP-in-IP way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipip {
+    pub remote: Ipv4Addr,
+    /// Bytes of the largest inner packet that fits.
+    pub mtu: usize,
+}
+
+/// Where an address lives, and how to get there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    pub peer: PeerId,
+    pub way: Way,
 }
 
 /// What every IPv6 link carries (RFC 8200 section 5).
@@ -86,11 +106,19 @@ impl Peer {
     /// Bytes of the largest packet of this one's kind that fits the way. No
     /// IPv6 sender goes below IPv6's least MTU, so what is smaller fits, if
     /// need be in fragments of the outer packet.
-    pub fn mtu_of(&self, packet: &Packet) -> usize {
-        if packet.is_v4() {
-            self.mtu
-        } else {
-            self.mtu.max(IPV6_MTU_MIN)
+    pub fn mtu_of(&self, packet: &Packet, way: Way) -> usize {
+        match (way, self.ipip) {
+            (Way::Ipip, Some(ipip)) => ipip.mtu,
+            _ if packet.is_v4() => self.mtu,
+            _ => self.mtu.max(IPV6_MTU_MIN),
+        }
+    }
+
+    /// Whether this node and the peer have what `way` needs.
+    pub fn has(&self, way: Way) -> bool {
+        match way {
+            Way::Vxlan | Way::VxlanL3 => self.remote.is_some(),
+            Way::Ipip => self.ipip.is_some(),
         }
     }
 }
@@ -135,7 +163,7 @@ pub enum SnapshotError {
 }
 
 /// Whose a block is; none: this node's own.
-type Holders = JointPrefixMap<IpNet, Option<PeerId>>;
+type Holders = JointPrefixMap<IpNet, Option<Route>>;
 
 impl Snapshot {
     /// Ports stand at their own [`PortId`]; peers get theirs by position.
@@ -189,9 +217,9 @@ impl Snapshot {
         self.peer_by_underlay.get(&underlay).copied()
     }
 
-    /// The peer whose block is the longest that holds `address`; none if
-    /// that is a block of this node.
-    pub fn peer_of(&self, address: IpAddr) -> Option<PeerId> {
+    /// The way to the peer whose block is the longest that holds `address`;
+    /// none if that is a block of this node.
+    pub fn route_to(&self, address: IpAddr) -> Option<Route> {
         let (_, holder) = self.holder_of_block.get_lpm(&IpNet::from(address))?;
         *holder
     }
@@ -237,8 +265,9 @@ fn by_block(own: &[IpNet], peers: &[Arc<Peer>]) -> Result<Holders, SnapshotError
     }
     for (id, peer) in numbered(peers) {
         let second = id?;
-        for &block in &peer.blocks {
-            match holder_of_block.insert(block, Some(second)) {
+        for &(block, way) in &peer.blocks {
+            let route = Route { peer: second, way };
+            match holder_of_block.insert(block, Some(route)) {
                 None => {}
                 Some(None) => {
                     return Err(SnapshotError::OwnBlock {
@@ -249,7 +278,7 @@ fn by_block(own: &[IpNet], peers: &[Arc<Peer>]) -> Result<Holders, SnapshotError
                 Some(Some(first)) => {
                     return Err(SnapshotError::Block {
                         block,
-                        first,
+                        first: first.peer,
                         second,
                     });
                 }

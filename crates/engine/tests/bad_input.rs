@@ -1,6 +1,6 @@
 //! Each bad packet has a reason and a counter, and moves no other.
 
-use weft_engine::{Peer, Port};
+use weft_engine::{Peer, Port, Way};
 use weft_testkit::{
     frames::{FrameBuilder, between},
     sim::{Datagrams, GATEWAY, World, datagram, pod_mac, pod_v4, pod_v6, tunnel_v4},
@@ -188,7 +188,8 @@ fn an_address_of_the_nodes_own_block_that_no_pod_holds() {
         0,
         |_| {},
         |peer| {
-            peer.blocks.push("10.244.0.0/16".parse().expect("a prefix"));
+            let block = "10.244.0.0/16".parse().expect("a prefix");
+            peer.blocks.push((block, Way::Vxlan));
         },
     );
     let nobody = between(pod_v4(0, 0), pod_v4(0, 9)).macs(pod_mac(0, 0), GATEWAY.mac);

@@ -313,6 +313,7 @@ fn one_nodes_bad_lease_leaves_the_others_alone() {
 #[test]
 fn this_node_is_a_lease_that_reads_back() {
     let node = Node {
+        ways: Default::default(),
         name: Name::new("n1").expect("a name"),
         underlay: ["192.168.64.3", "2001:db8::3"]
             .map(|a| a.parse().expect("valid"))

@@ -2,6 +2,7 @@
 //! learns the nodes from the lab's IPAM server.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -194,6 +195,7 @@ pub(crate) fn record(node: &NodePlan) -> anyhow::Result<Node> {
         vni: Vni::DEFAULT,
         port: DEFAULT_PORT,
         blocks: node.blocks.to_vec(),
+        ways: BTreeMap::new(),
         tunnel: node.tunnel.to_vec(),
     })
 }

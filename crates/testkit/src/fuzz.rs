@@ -20,11 +20,11 @@ use weft_engine::{
 };
 use weft_policy::{Change, Compiler, Flow, Transport, explain, interpret};
 use weft_wire::{
-    ETHERNET_LEN, Ethernet, FRAME_MAX, Mac, Packet, VnetHeader, checksum, describe, edit,
+    ETHERNET_LEN, Ethernet, FRAME_MAX, Mac, Packet, VnetHeader, checksum, describe, edit, ipip,
     parse::Fragment, vnet, vxlan,
 };
 
-use crate::sim::{self, World, pod_mac};
+use crate::sim::{self, Datagrams, World, pod_mac};
 
 /// The pod of the `neighbours` capture.
 const POD_MAC: Mac = [2, 0, 0, 0, 0, 0x0a];
@@ -160,7 +160,12 @@ pub fn way(bytes: &[u8]) {
         let Some((&[high, low], inner)) = rest.split_first_chunk() else {
             return;
         };
-        let mut train = sim::datagram(0, &addressed(inner, ([0; 6], [0; 6])));
+        let frame = addressed(inner, ([0; 6], [0; 6]));
+        let mut train = if kind & 2 == 0 {
+            sim::datagram(0, &frame)
+        } else {
+            frame_in_ipip(&frame)
+        };
         train.stride = usize::from(u16::from_be_bytes([high, low])).max(1);
         world.moved(1, |world| world.arrive(1, &[train]));
     }
@@ -168,6 +173,17 @@ pub fn way(bytes: &[u8]) {
         let parsed = weft_wire::parse(&received.frame);
         assert!(parsed.is_ok(), "{} arrived", describe(&received.frame));
     }
+}
+
+/// The frame's packet in an IP-in-IP packet, of which the first byte, and so
+/// the header's length, is made up too.
+fn frame_in_ipip(frame: &[u8]) -> Datagrams {
+    let largest = FRAME_MAX - usize::from(ipip::OVERHEAD);
+    let mut packet = sim::ipip(0, &frame[..frame.len().min(largest)]);
+    if let Some((first, made_up)) = packet.bytes.first_mut().zip(frame.first()) {
+        *first ^= made_up & 0x0f;
+    }
+    packet
 }
 
 /// The frame between pods of two nodes, with checksums that are right.

@@ -11,11 +11,7 @@ use std::{
 
 use weft_engine::{
     Batch, Counters, DropReason, Engine, Inbox, Outbox, Peer, PeerId, Port, PortId, Runs, Scene,
-    Snapshot, Verdict,
-    batch::Frame,
-    fragment::fragment,
-    inbox::{TRAIN_MAX, Train},
-    outbox::Send,
+    Snapshot, Verdict, Way, batch::Frame, fragment::fragment, inbox::Train, outbox::Send,
 };
 use weft_wire::{ETHERNET_LEN, Ethernet, VnetHeader, parse, vnet};
 
@@ -45,6 +41,7 @@ pub struct Received {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagrams {
     pub from: IpAddr,
+    pub way: Way,
     pub ecn: u8,
     pub stride: usize,
     pub bytes: Vec<u8>,
@@ -180,6 +177,7 @@ impl Node {
         self.counters.sent_to_peers.add(send.count() as u64);
         Datagrams {
             from: underlay(0),
+            way: send.way,
             ecn: send.ecn,
             stride: send.size,
             bytes: send.bytes.clone(),
@@ -218,7 +216,12 @@ impl World {
     }
 
     fn carry(&mut self, node: usize, mut out: Vec<Datagrams>) {
-        out.iter_mut().for_each(|send| send.from = underlay(node));
+        for send in &mut out {
+            send.from = underlay(node);
+            if send.way == Way::Ipip {
+                *send = outer(node, send);
+            }
+        }
         if self.hold {
             self.nodes[node].held.extend(out);
         } else if !out.is_empty() {
@@ -276,9 +279,47 @@ pub fn datagram(from: usize, inner: &[u8]) -> Datagrams {
     }
     Datagrams {
         from: underlay(from),
+        way: Way::Vxlan,
         ecn: 0,
         stride: bytes.len(),
         bytes,
+    }
+}
+
+/// An IP-in-IP packet as node `from` would send it, around the IP packet of a
+/// frame for the other node.
+pub fn ipip(from: usize, frame: &[u8]) -> Datagrams {
+    let bytes = frame.get(ETHERNET_LEN..).unwrap_or_default().to_vec();
+    let send = Datagrams {
+        from: underlay(from),
+        way: Way::Ipip,
+        ecn: 0,
+        stride: bytes.len().max(1),
+        bytes,
+    };
+    outer(from, &send)
+}
+
+/// The send with the outer headers that the kernel of node `from` makes.
+fn outer(from: usize, send: &Datagrams) -> Datagrams {
+    let mut bytes = Vec::new();
+    for inner in send.bytes.chunks(send.stride) {
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (underlay(from), underlay(1 - from)) else {
+            panic!("the underlay of these nodes is IPv4");
+        };
+        let len = u16::try_from(20 + inner.len()).expect("one packet");
+        let [high, low] = len.to_be_bytes();
+        let mut header = vec![0x45, send.ecn, high, low, 0, 0, 0x40, 0, 64, 4, 0, 0];
+        header.extend(src.octets());
+        header.extend(dst.octets());
+        weft_wire::edit::refresh_ipv4_checksum(&mut header);
+        bytes.extend(header);
+        bytes.extend_from_slice(inner);
+    }
+    Datagrams {
+        stride: send.stride + 20,
+        bytes,
+        ..send.clone()
     }
 }
 
@@ -289,10 +330,11 @@ pub fn inbox_of(datagrams: &[Datagrams]) -> Inbox {
         let slot = inbox.slots().nth(place).expect("a slot for each");
         slot[..send.bytes.len()].copy_from_slice(&send.bytes);
         inbox.trains.push(Train {
-            start: place * TRAIN_MAX,
+            start: Inbox::start(place),
             len: send.bytes.len(),
             stride: send.stride,
             from: send.from,
+            way: send.way,
             ecn: send.ecn,
             truncated: false,
         });

@@ -7,6 +7,10 @@ pub fn set_macs(frame: &mut [u8], dst: Mac, src: Mac) {
     frame[6..12].copy_from_slice(&src);
 }
 
+pub fn set_ethertype(frame: &mut [u8], ethertype: u16) {
+    write_u16(frame, 12, ethertype);
+}
+
 /// Takes one from TTL or hop limit, which must be above zero.
 pub fn decrement_hop_limit(frame: &mut [u8], packet: &Packet) {
     if !packet.is_v4() {

@@ -11,6 +11,7 @@
 pub mod checksum;
 pub mod describe;
 pub mod edit;
+pub mod ipip;
 pub mod parse;
 pub mod vnet;
 pub mod vxlan;
@@ -36,6 +37,7 @@ pub mod ethertype {
 /// IP protocol numbers (IANA).
 pub mod protocol {
     pub const ICMP: u8 = 1;
+    pub const IPIP: u8 = 4;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const ICMPV6: u8 = 58;

@@ -15,6 +15,8 @@ const FLAG_VNI: u8 = 0x08;
 pub const OVERHEAD_V4: u16 = 20 + 8 + 8 + 14;
 /// The same on an IPv6 underlay.
 pub const OVERHEAD_V6: u16 = 40 + 8 + 8 + 14;
+/// What a peer spares of either that takes IP packets without Ethernet headers.
+pub const ETHERNET_OVERHEAD: u16 = 14;
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

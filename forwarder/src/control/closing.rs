@@ -11,8 +11,6 @@ use std::{
     thread,
 };
 
-use tracing::error;
-
 use crate::{confine::confine, port::Port};
 
 #[derive(Debug)]
@@ -23,12 +21,20 @@ pub struct Closing {
 impl Closing {
     pub fn start() -> io::Result<Self> {
         let (ports, gone) = mpsc::channel();
+        let (tell, confined) = mpsc::channel();
         thread::Builder::new()
             .name("weft-closing".to_owned())
-            .spawn(move || match confine() {
-                Ok(()) => gone.iter().for_each(drop),
-                Err(error) => error!(%error, "who closes ports cannot confine itself"),
+            .spawn(move || {
+                let result = confine();
+                let may = result.is_ok();
+                // The other end waits for it.
+                let _ = tell.send(result);
+                if may {
+                    gone.iter().for_each(drop);
+                }
             })?;
+        let result = confined.recv().map_err(io::Error::other)?;
+        result.map_err(io::Error::other)?;
         Ok(Self { ports })
     }
 

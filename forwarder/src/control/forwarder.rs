@@ -3,6 +3,7 @@
 //! answer leaves.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use mio::Waker;
-use tracing::error;
+use tracing::{error, warn};
 use weft_api::{
     forwarder as api,
     forwarder::{
@@ -27,7 +28,10 @@ use crate::{
     ipam::{Following, Told},
     metrics::{Flow, Scrape, Totals},
     port::Port,
-    publish::{PeerRow, State, Takes, refusal},
+    publish::{
+        PeerRow, State, Takes, refusal,
+        ways::{self, Unserved},
+    },
     tables::Tables,
     uplink::{self, UplinkError},
     workers::{Workers, WorkersError},
@@ -81,9 +85,10 @@ impl Forwarder {
             vni: config.vni,
             port: config.uplink.port,
             blocks: Vec::new(),
+            ways: BTreeMap::new(),
             tunnel: Vec::new(),
         };
-        let state = State::new(own, config.uplink.mtu);
+        let mut state = State::new(own, config.uplink.mtu);
         let epoch = Epoch::default();
         let tables = Tables {
             snapshot: state.snapshot(epoch)?,
@@ -91,6 +96,7 @@ impl Forwarder {
         };
         uplink::check_free(&config.uplink)?;
         let workers = Workers::start(config.workers, &config.uplink, tables)?;
+        state.set_ipip(workers.ipip());
         Ok(Self {
             state,
             open: Vec::new(),
@@ -142,7 +148,15 @@ impl Forwarder {
             ..
         } = source.following.news();
         source.connected = connected;
-        if let Some(nodes) = nodes {
+        if let Some(mut nodes) = nodes {
+            if !self.workers.ipip() {
+                for Unserved { net, node } in ways::without_ipip(&mut nodes) {
+                    warn!(
+                        "{net} of node {node} gets no route by ipip: {}",
+                        ways::REMEDY
+                    );
+                }
+            }
             let published = self.replace_nodes(nodes);
             if let Err(refusal) = &published {
                 error!("the IPAM server's nodes are not put in force: {refusal}");
@@ -341,6 +355,7 @@ impl Forwarder {
             port: own.port,
             gso: self.workers.gso(),
             gro: self.workers.gro(),
+            ipip: self.workers.ipip(),
             ports: self.state.ports().count(),
             peers: self.state.peers().len(),
             ipam: self.source.as_ref().map(|source| api::Ipam {

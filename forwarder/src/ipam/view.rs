@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{self, Nodes},
+    forwarder::{self, Nodes, Way},
     ipam::{Encapsulation, Event, Node, Route},
     names::Name,
 };
@@ -27,8 +27,8 @@ pub struct View {
 /// Why something that the server told is not in the tables.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeftOut {
-    /// This forwarder only tunnels, and only by VXLAN.
-    NotVxlan {
+    /// This forwarder only tunnels.
+    NotTunnelled {
         net: IpNet,
         node: Name,
     },
@@ -47,9 +47,9 @@ pub enum LeftOut {
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotVxlan { net, node } => write!(
+            Self::NotTunnelled { net, node } => write!(
                 f,
-                "{net} of node {node} gets no route: the encapsulation of its pool is not vxlan"
+                "{net} of node {node} gets no route: the encapsulation of its pool is none"
             ),
             Self::NodeUnknown { net, node } => write!(
                 f,
@@ -127,7 +127,8 @@ impl View {
         seen.add(&own);
         let mut peers = Vec::new();
         for node in self.nodes.values().filter(|node| node.name != own.name) {
-            let peer = record(node, blocks.remove(&node.name).unwrap_or_default());
+            let mut peer = record(node, blocks.remove(&node.name).unwrap_or_default());
+            peer.ways = self.ways(&peer.blocks);
             match seen.check(&peer) {
                 Ok(()) => {
                     seen.add(&peer);
@@ -142,6 +143,16 @@ impl View {
         (Nodes { node: own, peers }, left_out)
     }
 
+    /// Of those that have another than VXLAN.
+    fn ways(&self, blocks: &[IpNet]) -> BTreeMap<IpNet, Way> {
+        let by_ipip = |net: &&IpNet| {
+            let route = self.routes.get(*net);
+            route.is_some_and(|route| route.encapsulation == Encapsulation::Ipip)
+        };
+        let nets = blocks.iter().filter(by_ipip);
+        nets.map(|&net| (net, Way::Ipip)).collect()
+    }
+
     /// Of the own node all, since nothing on the way to its pods is tunnelled.
     fn blocks(&self, own: &Name, left_out: &mut Vec<LeftOut>) -> BTreeMap<Name, Vec<IpNet>> {
         let mut blocks = BTreeMap::<Name, Vec<IpNet>>::new();
@@ -149,8 +160,8 @@ impl View {
             let (net, node) = (route.net, route.node.clone());
             if node != *own && !self.nodes.contains_key(&node) {
                 left_out.push(LeftOut::NodeUnknown { net, node });
-            } else if node != *own && route.encapsulation != Encapsulation::Vxlan {
-                left_out.push(LeftOut::NotVxlan { net, node });
+            } else if node != *own && route.encapsulation == Encapsulation::None {
+                left_out.push(LeftOut::NotTunnelled { net, node });
             } else {
                 blocks.entry(node).or_default().push(net);
             }
@@ -167,6 +178,7 @@ fn record(node: &Node, blocks: Vec<IpNet>) -> forwarder::Node {
         vni: node.vni,
         port: node.port,
         blocks,
+        ways: BTreeMap::new(),
         tunnel: node.tunnel.clone(),
     }
 }

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node, PortMapping},
+    forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node, PortMapping, Way},
     names::Mac,
 };
 
-use super::refusal;
+use super::{refusal, ways::is_l3};
 
 /// Least MTU that IPv4 works with (RFC 791) and IPv6 (RFC 8200 section 5).
 const MTU_MIN_V4: u16 = 68;
@@ -88,7 +88,27 @@ pub fn node(node: &Node) -> Result<(), Error> {
             ));
         }
     }
-    Ok(())
+    ways(node).map_err(|problem| invalid(problem, "correct the ways of the node's blocks"))
+}
+
+fn ways(node: &Node) -> Result<(), String> {
+    let stray = |net: &&IpNet| !node.blocks.contains(net);
+    if let Some(net) = node.ways.keys().find(stray) {
+        return Err(format!("{net} has a way and is none of its blocks"));
+    }
+    let plain = |net: &&IpNet| node.ways.get(*net).is_none_or(|way| *way == Way::Vxlan);
+    if is_l3(node)
+        && let Some(net) = node.blocks.iter().find(plain)
+    {
+        return Err(format!(
+            "{net} is behind vxlan and others are behind vxlan-l3"
+        ));
+    }
+    let mut by_ipip = node.ways.iter().filter(|(_, way)| **way == Way::Ipip);
+    match by_ipip.find(|(net, _)| matches!(net, IpNet::V6(_))) {
+        Some((net, _)) => Err(format!("ipip carries IPv4 only, and {net} is IPv6")),
+        None => Ok(()),
+    }
 }
 
 /// At most one of each family, each one that a datagram can be sent to.

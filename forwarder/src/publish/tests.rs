@@ -1,4 +1,7 @@
-use std::num::{NonZeroU16, NonZeroU64};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU16, NonZeroU64},
+};
 
 use weft_api::{
     forwarder::Capabilities,
@@ -26,6 +29,7 @@ fn node(text: &str, underlay: &[&str], blocks: &[&str]) -> Node {
         vni: Vni::DEFAULT,
         port: 4789,
         blocks: blocks.iter().map(|b| b.parse().expect("a block")).collect(),
+        ways: BTreeMap::new(),
         tunnel: Vec::new(),
     }
 }
@@ -195,7 +199,7 @@ fn a_tunnel_address_outside_the_blocks_lives_at_its_node_too() {
         .peer(PeerId(0))
         .blocks
         .iter()
-        .map(ToString::to_string)
+        .map(|(net, _)| net.to_string())
         .collect();
     assert_eq!(blocks, ["10.2.0.0/24", "fd99::2/128"]);
 }
@@ -250,14 +254,12 @@ fn what_another_node_has_is_taken() {
         .with_nodes(nodes(vec![n2, tunnelled]))
         .expect("nested is no clash");
     let snapshot = state.snapshot(Epoch(1)).expect("consistent");
-    assert_eq!(
-        snapshot.peer_of(addresses(&["10.2.0.7"])[0]),
-        Some(PeerId(1))
-    );
-    assert_eq!(
-        snapshot.peer_of(addresses(&["10.2.0.8"])[0]),
-        Some(PeerId(0))
-    );
+    let holder = |address: &str| {
+        let route = snapshot.route_to(addresses(&[address])[0]);
+        route.map(|route| route.peer)
+    };
+    assert_eq!(holder("10.2.0.7"), Some(PeerId(1)));
+    assert_eq!(holder("10.2.0.8"), Some(PeerId(0)));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Each worker receives on its own socket of the VXLAN port
 //! ([`receive`], SO_REUSEPORT); all workers send from one set of sockets
-//! whose source ports spread the flows ([`send`]).
+//! whose source ports spread the flows ([`send`]). Beside them is one raw
+//! socket for IP-in-IP ([`ipip`]), from which one worker receives.
 
 use std::{
     io,
@@ -16,6 +17,7 @@ use nix::sys::socket::{
 
 use crate::sys;
 
+pub mod ipip;
 pub mod receive;
 pub mod send;
 
@@ -34,6 +36,8 @@ pub struct UplinkConfig {
     /// Try UDP_SEGMENT and UDP_GRO.
     pub gso: bool,
     pub gro: bool,
+    /// Speak IP-in-IP, where a raw socket is to be had.
+    pub ipip: bool,
 }
 
 #[derive(Debug, thiserror::Error)]

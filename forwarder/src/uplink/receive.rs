@@ -6,10 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use weft_engine::{
-    Inbox,
-    inbox::{TRAIN_MAX, Train},
-};
+use weft_engine::{Inbox, Way, inbox::Train};
 
 use super::{UplinkConfig, UplinkError, open};
 use crate::sys;
@@ -20,7 +17,7 @@ pub const TRAINS: usize = 8;
 /// One worker's receiving sockets, one for each underlay address.
 #[derive(Debug)]
 pub struct Receiver {
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<(OwnedFd, Way)>,
     gro: bool,
 }
 
@@ -54,9 +51,14 @@ impl Receiver {
                 port: config.port,
                 error,
             })?;
-            receiver.sockets.push(socket);
+            receiver.sockets.push((socket, Way::Vxlan));
         }
         Ok(receiver)
+    }
+
+    /// Receives IP-in-IP packets too, from a raw socket.
+    pub fn add_ipip(&mut self, socket: OwnedFd) {
+        self.sockets.push((socket, Way::Ipip));
     }
 
     pub fn sockets(&self) -> usize {
@@ -64,7 +66,7 @@ impl Receiver {
     }
 
     pub fn socket(&self, place: usize) -> BorrowedFd<'_> {
-        self.sockets[place].as_fd()
+        self.sockets[place].0.as_fd()
     }
 
     /// Whether the kernel merges datagrams into trains.
@@ -114,23 +116,30 @@ impl Receiver {
                 },
             }
         };
+        let (_, way) = self.sockets[place];
         for (place, message) in messages[..read].iter().enumerate() {
             // SAFETY: the kernel has filled the name, which was zeroed before.
             let name = unsafe { names[place].assume_init_ref() };
-            inbox.trains.extend(train(place, message, name));
+            inbox.trains.extend(train(place, way, message, name));
         }
         Ok(read == TRAINS)
     }
 }
 
-fn train(place: usize, message: &libc::mmsghdr, name: &libc::sockaddr_storage) -> Option<Train> {
+fn train(
+    place: usize,
+    way: Way,
+    message: &libc::mmsghdr,
+    name: &libc::sockaddr_storage,
+) -> Option<Train> {
     let len = message.msg_len as usize;
     let (segment, ecn) = controls(&message.msg_hdr);
     Some(Train {
-        start: place * TRAIN_MAX,
+        start: Inbox::start(place),
         len,
         stride: segment.unwrap_or(len).max(1),
         from: address(name)?,
+        way,
         ecn,
         truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
     })

@@ -13,17 +13,18 @@ use nix::{
     sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt},
 };
 use weft_engine::{
-    DropReason,
+    DropReason, Peer, Way,
     outbox::{SEGMENTS_MAX, Send},
 };
 
-use super::{UplinkConfig, UplinkError, open};
+use super::{UplinkConfig, UplinkError, ipip::Ipip, open};
 
 /// The sending sockets, shared by all workers.
 #[derive(Debug)]
 pub struct Sender {
     v4: Vec<OwnedFd>,
     v6: Vec<OwnedFd>,
+    ipip: Option<Ipip>,
     mtu: usize,
     /// Most datagrams in one system call; 1 without UDP_SEGMENT.
     segments: AtomicUsize,
@@ -58,6 +59,7 @@ impl Sender {
         Ok(Self {
             v4,
             v6,
+            ipip: Ipip::open(config),
             mtu: config.mtu.into(),
             segments: AtomicUsize::new(if config.gso { SEGMENTS_MAX } else { 1 }),
         })
@@ -68,9 +70,27 @@ impl Sender {
         self.segments.load(Relaxed) > 1
     }
 
+    /// The way by IP-in-IP, if there is one.
+    pub fn ipip(&self) -> Option<&Ipip> {
+        self.ipip.as_ref()
+    }
+
+    /// Sends to one peer by the send's way.
+    pub fn send(&self, send: &Send, peer: &Peer) -> Sent {
+        let sent = match send.way {
+            Way::Vxlan | Way::VxlanL3 => peer.remote.map(|to| self.send_udp(send, to)),
+            Way::Ipip => (self.ipip.as_ref().zip(peer.ipip))
+                .map(|(socket, ipip)| socket.send(send, ipip.remote)),
+        };
+        sent.unwrap_or_else(|| Sent {
+            lost: Some((DropReason::NoUplink, send.count() as u64)),
+            ..Sent::default()
+        })
+    }
+
     /// Sends datagrams to one peer, in as few system calls as the kernel
     /// allows.
-    pub fn send(&self, send: &Send, to: SocketAddr) -> Sent {
+    fn send_udp(&self, send: &Send, to: SocketAddr) -> Sent {
         let datagrams = send.count() as u64;
         let sockets = if to.is_ipv4() { &self.v4 } else { &self.v6 };
         let Some(socket) = sockets.get(usize::from(send.socket) % sockets.len().max(1)) else {
@@ -140,12 +160,12 @@ enum Refused {
 }
 
 impl Sent {
-    fn carried(&mut self, bytes: &[u8], size: usize) {
+    pub(super) fn carried(&mut self, bytes: &[u8], size: usize) {
         self.datagrams += bytes.len().div_ceil(size) as u64;
         self.bytes += bytes.len();
     }
 
-    fn lost(&mut self, reason: DropReason, bytes: &[u8], size: usize) {
+    pub(super) fn lost(&mut self, reason: DropReason, bytes: &[u8], size: usize) {
         let lost = self.lost.get_or_insert((reason, 0));
         lost.1 += bytes.len().div_ceil(size) as u64;
     }
@@ -199,7 +219,7 @@ impl Destination<'_> {
     }
 }
 
-fn reason(error: Errno) -> DropReason {
+pub(super) fn reason(error: Errno) -> DropReason {
     match error {
         Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => DropReason::UplinkFull,
         Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::EADDRNOTAVAIL => {

@@ -7,7 +7,7 @@ use weft_wire::{Packet, edit};
 
 use super::{Engine, Scene, tunnel};
 use crate::{
-    DropReason, Gateway, PeerId, Port, Verdict,
+    DropReason, Gateway, PeerId, Port, Route, Verdict, Way,
     gateway::icmp::{self, Complaint},
 };
 
@@ -18,12 +18,22 @@ impl Engine {
         Verdict::Answered
     }
 
-    /// Sends the reply at hand into the tunnel. `hash` is that of the flow
-    /// it belongs to.
-    pub(super) fn reply_to_peer(&mut self, scene: &mut Scene<'_>, peer: PeerId, hash: u64) {
+    /// Sends the reply at hand into the tunnel, to whom `packet` came from.
+    /// `hash` is that of the flow it belongs to.
+    pub(super) fn reply_to_peer(
+        &mut self,
+        scene: &mut Scene<'_>,
+        peer: PeerId,
+        hash: u64,
+        packet: &Packet,
+    ) {
+        let way = scene
+            .tables
+            .route_to(packet.key.src)
+            .map_or(Way::default(), |route| route.way);
         let (dst, src) = (scene.tables.peer(peer).mac, scene.tables.vtep.mac);
         edit::set_macs(&mut self.reply, dst, src);
-        self.reply(scene, tunnel(peer, hash, &self.reply));
+        self.reply(scene, tunnel(Route { peer, way }, hash, &self.reply));
     }
 
     fn reply(&self, scene: &mut Scene<'_>, verdict: Verdict) {
@@ -78,7 +88,7 @@ impl Engine {
             && self.may_complain(scene, complaint)
         {
             let hash = self.flows.hash(&packet.key);
-            self.reply_to_peer(scene, peer, hash);
+            self.reply_to_peer(scene, peer, hash, packet);
         }
     }
 

@@ -127,10 +127,11 @@ impl Engine {
                 let macs = (port.mac, tables.gateway.mac);
                 (port.mtu, macs, Verdict::Deliver(id), Some(port))
             }
-            Egress::Peer(id) => {
-                let peer = tables.peer(id);
+            Egress::Peer(route) => {
+                let peer = tables.peer(route.peer);
                 let macs = (peer.mac, tables.vtep.mac);
-                (peer.mtu_of(packet), macs, tunnel(id, hash, bytes), None)
+                let mtu = peer.mtu_of(packet, route.way);
+                (mtu, macs, tunnel(route, hash, bytes), None)
             }
         };
         let too_big = largest(packet, &frame.vnet) > mtu;

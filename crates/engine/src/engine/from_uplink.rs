@@ -2,11 +2,14 @@
 
 use std::{ops::Range, time::Instant};
 
-use weft_wire::{Ethernet, Packet, VnetHeader, checksum, edit, parse, parse::dst_mac, vxlan};
+use weft_wire::{
+    ETHERNET_LEN, Ethernet, Packet, VnetHeader, checksum, edit, ethertype, ipip, parse,
+    parse::dst_mac, vxlan,
+};
 
 use super::{Engine, Scene};
 use crate::{
-    DropReason, PeerId, Port, Runs,
+    DropReason, Peer, PeerId, Port, Runs, Way,
     admit::{self, largest},
     bandwidth,
     flow::{Egress, Ingress},
@@ -25,7 +28,7 @@ enum Fate {
 }
 
 /// Where a packet goes on, or that it does not.
-enum Way<'a> {
+enum Next<'a> {
     /// To the port, and when, if it has to wait.
     Port(&'a Port, Option<Instant>),
     /// The same in fragments that fit it.
@@ -36,9 +39,69 @@ enum Way<'a> {
 /// What is known of a datagram besides its frame.
 struct Arrival {
     peer: PeerId,
+    way: Way,
     outer_ecn: u8,
     /// Of its segments, where it holds a super-frame of UDP.
     segment: Option<usize>,
+}
+
+/// Bytes of the inner Ethernet frame, or of what it would be, in an arrival
+/// of `len` bytes.
+fn inner_len(way: Way, len: usize) -> usize {
+    match way {
+        Way::Vxlan => len.saturating_sub(vxlan::LEN),
+        Way::VxlanL3 => len + ETHERNET_LEN - vxlan::LEN,
+        Way::Ipip => (len + ETHERNET_LEN).saturating_sub(usize::from(ipip::OVERHEAD)),
+    }
+}
+
+/// The Ethernet frame that came in `datagram`. Where there is none, an Ethernet
+/// header is written over what stands before the IP packet: outer headers, the
+/// end of the datagram before, which is done with, or the train's headroom.
+fn decap<'a>(
+    scene: &Scene<'_>,
+    arrival: &Arrival,
+    datagram: Range<usize>,
+    buffer: &'a mut [u8],
+) -> Result<&'a mut [u8], DropReason> {
+    let peer = scene.tables.peer(arrival.peer);
+    let (start, bytes) = (datagram.start, &buffer[datagram]);
+    match arrival.way {
+        Way::Vxlan => {
+            let (vni, frame) = vxlan::decap(bytes)?;
+            if vni != peer.vni {
+                return Err(DropReason::WrongVni);
+            }
+            let end = start + bytes.len();
+            let at = end - frame.len();
+            Ok(&mut buffer[at..end])
+        }
+        Way::VxlanL3 => {
+            let (vni, packet) = vxlan::decap(bytes)?;
+            if vni != peer.vni {
+                return Err(DropReason::WrongVni);
+            }
+            let kind = match packet.first() {
+                Some(first) if first >> 4 == 6 => ethertype::IPV6,
+                _ => ethertype::IPV4,
+            };
+            let end = start + bytes.len();
+            let at = end - packet.len();
+            let frame = &mut buffer[at - ETHERNET_LEN..end];
+            Ok(framed(frame, scene, peer, kind))
+        }
+        Way::Ipip => {
+            let Range { start: at, end } = ipip::decap(bytes)?;
+            let frame = &mut buffer[start + at - ETHERNET_LEN..start + end];
+            Ok(framed(frame, scene, peer, ethertype::IPV4))
+        }
+    }
+}
+
+fn framed<'a>(frame: &'a mut [u8], scene: &Scene<'_>, peer: &Peer, ethertype: u16) -> &'a mut [u8] {
+    edit::set_macs(frame, scene.tables.vtep.mac, peer.mac);
+    edit::set_ethertype(frame, ethertype);
+    frame
 }
 
 /// How many packets a frame is on a wire; `vnet` is that of a super-frame.
@@ -58,17 +121,21 @@ impl Engine {
         let mut train = *train;
         let mut arrival = Arrival {
             peer,
+            way: match train.way {
+                Way::Vxlan if scene.tables.peer(peer).l3 => Way::VxlanL3,
+                way => way,
+            },
             outer_ecn: train.ecn,
             segment: None,
         };
         let bytes = &buffer[train.start..train.start + train.len];
-        if unfinished::is_one_datagram(bytes, train.stride) {
+        if arrival.way == Way::Vxlan && unfinished::is_one_datagram(bytes, train.stride) {
             arrival.segment = Some(train.stride);
             train.stride = train.len;
         }
         let (mut count, mut inner) = (0, 0);
         for datagram in train.datagrams() {
-            inner += datagram.len().saturating_sub(vxlan::LEN);
+            inner += inner_len(arrival.way, datagram.len());
             let (packets, decided) = self.decide_datagram(scene, &arrival, datagram, buffer, runs);
             count += packets;
             match decided {
@@ -91,14 +158,10 @@ impl Engine {
         buffer: &mut [u8],
         runs: &mut Runs,
     ) -> (u64, Result<Fate, DropReason>) {
-        let peer = scene.tables.peer(arrival.peer);
-        let end = datagram.end;
-        let start = match vxlan::decap(&buffer[datagram]) {
-            Ok((vni, _)) if vni != peer.vni => return (1, Err(DropReason::WrongVni)),
-            Ok((_, frame)) => end - frame.len(),
-            Err(error) => return (1, Err(error.into())),
+        let frame = match decap(scene, arrival, datagram, buffer) {
+            Ok(frame) => frame,
+            Err(reason) => return (1, Err(reason)),
         };
-        let frame = &mut buffer[start..end];
         let packet = match parse(frame) {
             Ok(Ethernet::Ip(packet)) => packet,
             Ok(_) => return (1, Err(DropReason::UnsupportedEthertype)),
@@ -108,18 +171,18 @@ impl Engine {
             .segment
             .and_then(|size| unfinished::udp_super_frame(frame, &packet, size));
         let decided = match self.route_from_peer(scene, arrival, frame, &packet, &mut vnet) {
-            Ok(Way::Port(port, due)) => {
+            Ok(Next::Port(port, due)) => {
                 runs.due = due;
                 runs.push(frame, &packet, vnet, port, scene.tables.gateway.mac)
                     .map(|()| Fate::Delivered)
             }
-            Ok(Way::Fragments(port, due)) => {
+            Ok(Next::Fragments(port, due)) => {
                 runs.due = due;
                 let pieces = runs.push_fragments(frame, &packet, port, scene.tables.gateway.mac);
                 scene.counters.originated.add(pieces);
                 Ok(Fate::Fragmented)
             }
-            Ok(Way::Answered) => Ok(Fate::Answered),
+            Ok(Next::Answered) => Ok(Fate::Answered),
             Err(reason) => Err(reason),
         };
         (packets(vnet, &packet), decided)
@@ -133,13 +196,13 @@ impl Engine {
         frame: &mut [u8],
         packet: &Packet,
         vnet: &mut Option<VnetHeader>,
-    ) -> Result<Way<'a>, DropReason> {
+    ) -> Result<Next<'a>, DropReason> {
         let (tables, peer) = (scene.tables, arrival.peer);
         if dst_mac(frame) != tables.vtep.mac {
             return Err(DropReason::WrongVtep);
         }
         let Some(egress) = self.egress_from_peer(scene, peer, frame, packet)? else {
-            return Ok(Way::Answered);
+            return Ok(Next::Answered);
         };
         let Egress::Port(id) = egress else {
             return Err(DropReason::NotHere);
@@ -161,12 +224,12 @@ impl Engine {
         }
         let due = bandwidth::to_pod(port, packet, packets(*vnet, packet), scene.now)?;
         if !too_big {
-            return Ok(Way::Port(port, due));
+            return Ok(Next::Port(port, due));
         }
         if checksum::is_partial(frame, packet) {
             checksum::complete(frame, packet);
         }
-        Ok(Way::Fragments(port, due))
+        Ok(Next::Fragments(port, due))
     }
 
     /// Nothing if the packet was for the node itself, and is answered.
@@ -184,7 +247,8 @@ impl Engine {
             return Ok(known);
         }
         scene.counters.flow_misses.add(1);
-        if scene.tables.peer_of(packet.key.src) != Some(peer) {
+        let holder = scene.tables.route_to(packet.key.src);
+        if holder.map(|route| route.peer) != Some(peer) {
             return Err(DropReason::ForeignSource);
         }
         if scene.tables.vtep.addresses.contains(&packet.key.dst) {
@@ -216,7 +280,7 @@ impl Engine {
         }
         let answered = icmp::echo(frame, packet, &mut self.reply);
         match answered {
-            Ok(()) => self.reply_to_peer(scene, peer, hash),
+            Ok(()) => self.reply_to_peer(scene, peer, hash, packet),
             Err(_) => self.complain_to_peer(scene, Complaint::PortUnreachable, frame, packet, peer),
         }
         answered

@@ -126,6 +126,7 @@ fn node(
         Err(error) => return Some(Err(Error::field(&record.key(), "metadata.name", error))),
     };
     Some(Ok(Node {
+        ways: Default::default(),
         name,
         underlay: vec![address.addr()],
         vtep_mac: record.mac(v6),

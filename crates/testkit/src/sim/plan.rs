@@ -6,8 +6,8 @@ use std::{
 };
 
 use ipnet::IpNet;
-use weft_engine::{Epoch, Gateway, Peer, Port, PortId, Snapshot, Vtep};
-use weft_wire::Mac;
+use weft_engine::{Epoch, Gateway, Ipip, Peer, Port, PortId, Snapshot, Vtep, Way};
+use weft_wire::{ETHERNET_LEN, Mac};
 
 pub const GATEWAY: Gateway = Gateway {
     mac: [0xee; 6],
@@ -86,10 +86,42 @@ pub(super) fn peer(node: usize) -> Arc<Peer> {
         mac: vtep_mac(node),
         vni: VNI,
         mtu: MTU,
-        blocks: blocks(node),
+        l3: false,
+        ipip: None,
+        blocks: blocks(node)
+            .into_iter()
+            .map(|block| (block, Way::Vxlan))
+            .collect(),
         to_peer: Arc::default(),
         from_peer: Arc::default(),
     })
+}
+
+/// Makes IP-in-IP the way to the peer's IPv4 blocks, by an underlay that has
+/// the MTU which VXLAN's comes from.
+pub fn by_ipip(peer: &mut Peer) {
+    let Some(SocketAddr::V4(remote)) = peer.remote else {
+        panic!("the peer has no IPv4 underlay");
+    };
+    peer.ipip = Some(Ipip {
+        remote: *remote.ip(),
+        mtu: peer.mtu + 50 - 20,
+    });
+    for (block, way) in &mut peer.blocks {
+        *way = match block {
+            IpNet::V4(_) => Way::Ipip,
+            IpNet::V6(_) => Way::Vxlan,
+        };
+    }
+}
+
+/// Makes VXLAN without Ethernet the way to all of the peer's blocks.
+pub fn by_vxlan_l3(peer: &mut Peer) {
+    peer.l3 = true;
+    peer.mtu += ETHERNET_LEN;
+    for (_, way) in &mut peer.blocks {
+        *way = Way::VxlanL3;
+    }
 }
 
 /// The tables of a node whose pods and peer are as usual.

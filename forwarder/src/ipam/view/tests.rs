@@ -203,14 +203,18 @@ fn what_cannot_be_tunnelled_is_left_out_and_told() {
     let (nodes, left_out) = view.nodes(&own());
     assert_eq!(
         table(&nodes),
-        rows(&[("n1", &["10.1.0.0/24"]), ("n2", &["10.5.0.0/24"])])
+        rows(&[
+            ("n1", &["10.1.0.0/24"]),
+            ("n2", &["10.3.0.0/24", "10.5.0.0/24"])
+        ])
     );
+    let by_ipip = BTreeMap::from([(net("10.3.0.0/24"), Way::Ipip)]);
+    assert_eq!(nodes.peers[0].ways, by_ipip);
     let told: Vec<_> = left_out.iter().map(ToString::to_string).collect();
     assert_eq!(
         told,
         [
-            "10.2.0.0/24 of node n2 gets no route: the encapsulation of its pool is not vxlan",
-            "10.3.0.0/24 of node n2 gets no route: the encapsulation of its pool is not vxlan",
+            "10.2.0.0/24 of node n2 gets no route: the encapsulation of its pool is none",
             "10.4.0.0/24 gets no route: node n9 is unknown; make it known by weft ipam node put",
         ]
     );
