@@ -103,6 +103,25 @@ fn a_commit_that_comes_late_is_not_made() {
 }
 
 #[test]
+fn a_fence_that_comes_late_hides_no_commit() {
+    let etcd = Member::start(&[]);
+    let (slow, other) = (Proxy::before(etcd.client), Proxy::before(etcd.client));
+    let mut store = ready(&[slow.port, other.port]);
+    slow.requests(Way::Hold);
+    store.frontier().expect("by the other way");
+    other.answers(Way::Lose);
+    let result = store.commit(&[change(1, 1, None)], &[]);
+    assert!(matches!(result, Err(CommitError::Unknown(_))), "{result:?}");
+    slow.requests(Way::Pass);
+    thread::sleep(Duration::from_secs(1));
+    other.answers(Way::Pass);
+    other.cut();
+    let outcome = store.settle().expect("the network is back");
+    let rows = store.load().expect("the network is back").rows;
+    assert_eq!(outcome, Outcome::Made(rows[0].1.revision));
+}
+
+#[test]
 fn a_killed_etcd_is_waited_for_and_nothing_is_lost() {
     let mut etcd = Member::start(&[]);
     let mut store = store(&[etcd.client]);

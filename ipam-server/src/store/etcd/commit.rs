@@ -30,9 +30,9 @@ const MARKER_OPERATIONS: usize = 3;
 const CHANGE_BYTES: usize = 64;
 const MARKER_BYTES: usize = 2048;
 
-/// How often a marker that was changed from elsewhere is taken over in one
-/// commit. Only one's own late attempts change it.
-const ADOPTIONS: usize = 4;
+/// How often a marker that was changed from elsewhere is taken over for one
+/// request. Only one's own late attempts change it.
+pub(super) const ADOPTIONS: usize = 4;
 
 /// A change or a guard in etcd's terms.
 struct Encoded {
@@ -299,7 +299,7 @@ fn ask(
     }
 }
 
-fn compare(key: Bytes, revision: Revision) -> Compare {
+pub(super) fn compare(key: Bytes, revision: Revision) -> Compare {
     match revision {
         0 => Compare::Created {
             key,

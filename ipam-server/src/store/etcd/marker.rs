@@ -16,10 +16,11 @@ use std::{
 };
 
 use weft_etcd::{
-    Cluster, Lease, below,
+    Cluster, Fault, Lease, below,
     message::{Bytes, Compare, KeyValue, Operation, Relation, TXN, TxnRequest, TxnResponse},
 };
 
+use super::commit::{ADOPTIONS, compare};
 use crate::{
     model::Revision,
     store::{Outcome, StoreError},
@@ -95,27 +96,45 @@ impl Writer {
     }
 
     /// Writes the marker alone: what was committed before is older, and the
-    /// watch tells it before this.
+    /// watch tells it before this. A copy of this request that comes late
+    /// finds another marker, and writes nothing over a commit's.
     pub fn fence(&mut self, cluster: &Arc<Cluster>) -> Result<Revision, StoreError> {
-        let mut again = true;
+        let (mut renewals, mut adoptions) = (0, 0);
         loop {
             if self.lease.as_ref().is_none_or(|lease| lease.id().is_none()) {
                 self.lease = Some(Lease::grant(cluster, cluster.config.times.lease)?);
             }
             let marker = self.next_marker();
             let fence = TxnRequest {
-                success: vec![self.put(marker)],
-                ..TxnRequest::default()
+                compare: vec![compare(self.key.clone(), self.revision.unwrap_or(0))],
+                success: vec![self.put(marker.clone())],
+                failure: vec![self.read()],
             };
-            // To make it twice does no harm.
+            // Asked again, it finds what an earlier copy wrote.
             let answer: Result<TxnResponse, _> = cluster.read_fault(TXN, &fence);
             match answer {
-                Ok(answer) => {
+                Ok(answer) if answer.succeeded => {
                     self.wrote(answer.header.revision);
                     return Ok(answer.header.revision);
                 }
-                Err((_, fault)) if fault.is_without_lease() && again => {
-                    again = false;
+                Ok(answer) => {
+                    let found = answer.responses.first().and_then(|one| one.row());
+                    self.revision = found.map(|row| row.mod_revision);
+                    match found {
+                        Some(row) if row.value == marker => {
+                            self.wrote(row.mod_revision);
+                            return Ok(row.mod_revision);
+                        }
+                        _ if adoptions < ADOPTIONS => adoptions += 1,
+                        _ => {
+                            let fault = Fault::Foreign("the writer's marker does not stay".into());
+                            let object = cluster.object(cluster.current());
+                            return Err(fault.tell(object).into());
+                        }
+                    }
+                }
+                Err((_, fault)) if fault.is_without_lease() && renewals == 0 => {
+                    renewals += 1;
                     self.forget_lease();
                 }
                 Err((endpoint, fault)) => return Err(fault.tell(cluster.object(endpoint)).into()),
