@@ -1,0 +1,114 @@
+//! What the forwarder answers about itself: its ports, counters, drops and
+//! status.
+
+use weft_api::forwarder::{self as api, OverBandwidth, PortState};
+use weft_engine::{DropReason, Shaper, counters::Traffic};
+
+use super::{Forwarder, VERSION};
+use crate::{metrics::Totals, publish::PeerRow};
+
+impl Forwarder {
+    pub(super) fn ports(&self) -> Vec<api::Port> {
+        let row = |row: &crate::publish::PortRow| {
+            let open = self.open[usize::from(row.port.id.0)].as_deref()?;
+            let spec = row.spec.clone();
+            Some(api::Port {
+                name: spec.name,
+                driver: spec.driver,
+                state: if open.gone() {
+                    PortState::Gone
+                } else {
+                    PortState::Up
+                },
+                mac: spec.mac,
+                addresses: spec.addresses,
+                mtu: spec.mtu,
+                queues: open.queues(),
+                uso: open.takes_udp(),
+                capabilities: spec.capabilities,
+                over_bandwidth: over_bandwidth(&row.port),
+                age_ms: u64::try_from(open.age().as_millis()).unwrap_or(u64::MAX),
+                from_pod: traffic(&row.port.from_pod),
+                to_pod: traffic(&row.port.to_pod),
+            })
+        };
+        self.state.ports().filter_map(row).collect()
+    }
+
+    pub(super) fn counters(&self) -> api::Counters {
+        let workers = self.workers.counters();
+        let totals = Totals::of(workers);
+        let values = totals
+            .values
+            .iter()
+            .map(|&(name, _, value)| (name.to_owned(), value));
+        let dropped = ("dropped_packets".to_owned(), totals.dropped());
+        let (came, went) = workers
+            .iter()
+            .map(|worker| worker.balance())
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        api::Counters {
+            came,
+            went,
+            values: values.chain([dropped]).collect(),
+        }
+    }
+
+    pub(super) fn drops(&self) -> Vec<api::Drop> {
+        let totals = Totals::of(self.workers.counters());
+        let row = |(reason, packets): (&DropReason, u64)| api::Drop {
+            reason: reason.name().to_owned(),
+            severity: reason.severity().name().to_owned(),
+            sentence: reason.sentence().to_owned(),
+            packets,
+        };
+        DropReason::ALL.iter().zip(totals.drops).map(row).collect()
+    }
+
+    pub(super) fn status(&self) -> api::Status {
+        let own = self.state.own();
+        api::Status {
+            version: VERSION.to_owned(),
+            pid: std::process::id(),
+            node: own.name.clone(),
+            workers: self.count,
+            epoch: self.epoch.0,
+            underlay: self.state.uplink().to_vec(),
+            vni: own.vni,
+            port: own.port,
+            gso: self.workers.gso(),
+            gro: self.workers.gro(),
+            ipip: self.workers.ipip(),
+            ports: self.state.ports().count(),
+            peers: self.state.peers().len(),
+            ipam: self.source.as_ref().map(|source| api::Ipam {
+                socket: source.socket.clone(),
+                connected: source.connected,
+                revision: source.revision,
+            }),
+        }
+    }
+}
+
+pub(super) fn peer(row: &PeerRow) -> api::Peer {
+    api::Peer {
+        node: row.node.clone(),
+        to_peer: traffic(&row.peer.to_peer),
+        from_peer: traffic(&row.peer.from_peer),
+    }
+}
+
+fn traffic(counted: &Traffic) -> api::Traffic {
+    api::Traffic {
+        packets: counted.packets(),
+        bytes: counted.bytes(),
+    }
+}
+
+pub(super) fn over_bandwidth(port: &weft_engine::Port) -> OverBandwidth {
+    let refused = |shaper: &Option<Shaper>| shaper.as_ref().map_or(0, Shaper::refused);
+    OverBandwidth {
+        from_pod: refused(&port.from_pod_shaper),
+        to_pod: refused(&port.to_pod_shaper),
+    }
+}
