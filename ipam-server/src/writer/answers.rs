@@ -78,10 +78,10 @@ pub(super) fn deaf() -> Error {
 /// comparison of rows would tell: pools that overlap, two nodes with one
 /// underlay address, a pool or node that goes while it has addresses.
 pub(super) fn is_unsafe_deaf(request: &Request) -> bool {
-    use Request::{NodeDelete, NodePut, PoolCreate, PoolDelete};
+    use Request::{NodeDelete, NodePut, NodeRegister, PoolCreate, PoolDelete};
     matches!(
         request,
-        NodeDelete { .. } | NodePut(_) | PoolCreate(_) | PoolDelete { .. }
+        NodeDelete { .. } | NodePut(_) | NodeRegister(_) | PoolCreate(_) | PoolDelete { .. }
     )
 }
 

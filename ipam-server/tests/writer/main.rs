@@ -495,6 +495,7 @@ fn who_does_not_hear_others_doubles_and_deletes_nothing() {
     // No news come of it, and only the settings' row tells that it was.
     other(&script.rows, node("n1", 1));
     assert_eq!(rig.refused(node("n2", 1)), Code::Unavailable);
+    assert_eq!(rig.refused(registration("n2", 1)), Code::Unavailable);
     for gone in [
         json!({"op": "node-delete", "name": "n1"}),
         json!({"op": "pool-delete", "name": "default"}),

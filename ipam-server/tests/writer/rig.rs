@@ -326,10 +326,17 @@ pub fn pool(cidr: &str) -> Request {
 }
 
 pub fn node(name: &str, n: u8) -> Request {
-    request(
-        json!({"op": "node-put", "name": name, "underlay": [format!("192.0.2.{n}/24")],
-        "vtep_mac": format!("02:00:00:00:00:{n:02x}")}),
-    )
+    request(of_node("node-put", name, n))
+}
+
+/// As the node itself asks.
+pub fn registration(name: &str, n: u8) -> Request {
+    request(of_node("node-register", name, n))
+}
+
+fn of_node(op: &str, name: &str, n: u8) -> Value {
+    json!({"op": op, "name": name, "underlay": [format!("192.0.2.{n}/24")],
+        "vtep_mac": format!("02:00:00:00:00:{n:02x}")})
 }
 
 pub fn allocate(container: &str) -> Request {
