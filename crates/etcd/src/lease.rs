@@ -5,11 +5,7 @@
 //! may be taken for safe because a lease lives; what is to be safe compares
 //! revisions.
 
-use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, thread, time::Duration};
 
 use crate::{
     Error,
@@ -18,6 +14,7 @@ use crate::{
         KeepAliveResponse, LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, LeaseGrantRequest,
         LeaseRequest, LeaseResponse, RevokeResponse,
     },
+    shared::Shared,
 };
 
 /// How often in its time a lease is kept alive.
@@ -30,21 +27,11 @@ const PARTING: Duration = Duration::from_secs(1);
 pub struct Lease {
     id: u64,
     cluster: Arc<Cluster>,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Gone>>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    stopped: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    stopped: bool,
-    /// etcd knows it no more.
-    gone: bool,
-}
+/// Whether etcd knows it no more.
+type Gone = bool;
 
 impl Lease {
     /// For whole seconds; etcd makes it longer where that is less than an
@@ -55,7 +42,7 @@ impl Lease {
         };
         // One that is granted twice is not kept alive.
         let granted: LeaseResponse = cluster.read(LEASE_GRANT, &query)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::<Shared<Gone>>::default();
         let (keeping, asked) = (Arc::clone(&shared), Arc::clone(cluster));
         let (id, pause) = (
             granted.id,
@@ -63,7 +50,7 @@ impl Lease {
         );
         let spawned = thread::Builder::new()
             .name("etcd lease".to_owned())
-            .spawn(move || keeping.keep(&asked, id, pause));
+            .spawn(move || keep(&keeping, &asked, id, pause));
         if let Err(error) = spawned {
             tracing::error!(%error, "no thread for the lease: it ends in its time");
         }
@@ -76,12 +63,12 @@ impl Lease {
 
     /// Lets what stands under it live on, for the rest of its time.
     pub fn leave(self) {
-        self.shared.state().gone = true;
+        self.shared.state().value = true;
     }
 
     /// To put rows under it; none once etcd told that it has ended.
     pub fn id(&self) -> Option<u64> {
-        (!self.shared.state().gone).then_some(self.id)
+        (!self.shared.state().value).then_some(self.id)
     }
 }
 
@@ -101,42 +88,22 @@ impl Drop for Lease {
     }
 }
 
-impl Shared {
-    fn keep(&self, cluster: &Cluster, id: u64, pause: Duration) {
-        while !self.wait(pause) {
-            let query = LeaseRequest { id };
-            let kept: Result<KeepAliveResponse, _> = cluster.read(LEASE_KEEP_ALIVE, &query);
-            match kept {
-                Ok(KeepAliveResponse { result: Some(kept) }) if kept.seconds == 0 => {
-                    tracing::warn!("etcd ended a lease: this server was not heard for its time");
-                    self.state().gone = true;
-                    return;
-                }
-                Ok(KeepAliveResponse { result: Some(_) }) => {}
-                // Whoever waited for an answer waited long enough.
-                Ok(KeepAliveResponse { result: None }) => {
-                    tracing::info!("a lease was not kept alive; trying again");
-                }
-                Err(error) => tracing::info!(%error, "a lease was not kept alive; trying again"),
+fn keep(shared: &Shared<Gone>, cluster: &Cluster, id: u64, pause: Duration) {
+    while !shared.wait(pause) {
+        let query = LeaseRequest { id };
+        let kept: Result<KeepAliveResponse, _> = cluster.read(LEASE_KEEP_ALIVE, &query);
+        match kept {
+            Ok(KeepAliveResponse { result: Some(kept) }) if kept.seconds == 0 => {
+                tracing::warn!("etcd ended a lease: this server was not heard for its time");
+                shared.state().value = true;
+                return;
             }
+            Ok(KeepAliveResponse { result: Some(_) }) => {}
+            // Whoever waited for an answer waited long enough.
+            Ok(KeepAliveResponse { result: None }) => {
+                tracing::info!("a lease was not kept alive; trying again");
+            }
+            Err(error) => tracing::info!(%error, "a lease was not kept alive; trying again"),
         }
-    }
-
-    fn stop(&self) {
-        self.state().stopped = true;
-        self.stopped.notify_all();
-    }
-
-    /// Waits so long, or until stopped: then true.
-    fn wait(&self, time: Duration) -> bool {
-        let waited = self
-            .stopped
-            .wait_timeout_while(self.state(), time, |state| !state.stopped);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.stopped
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

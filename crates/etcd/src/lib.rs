@@ -10,6 +10,7 @@ mod config;
 mod fault;
 mod lease;
 pub mod message;
+mod shared;
 mod watch;
 
 pub use self::{

@@ -7,7 +7,7 @@
 
 use std::{
     io::BufRead,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use crate::{
     end_of,
     fault::Fault,
     message::{Event, Refusal, WATCH, WatchCreate, WatchLine, WatchRequest},
+    shared::Shared,
 };
 
 /// etcd tells its progress every ten to eleven minutes: a stream that is
@@ -41,19 +42,10 @@ pub enum Told {
 
 /// Dropping it ends both threads, at once where they wait.
 #[derive(Debug)]
-pub struct Watch(Arc<Shared>);
+pub struct Watch(Arc<Shared<Current>>);
 
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    stopped: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    stopped: bool,
-    stream: Option<Stream>,
-}
+/// The stream that is read now.
+type Current = Option<Stream>;
 
 #[derive(Debug)]
 struct Stream {
@@ -73,7 +65,7 @@ enum End {
 
 impl Watch {
     pub fn start(cluster: Arc<Cluster>, revision: u64, tell: Tell) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::<Shared<Current>>::default();
         let (reading, asking) = (Arc::clone(&shared), Arc::clone(&shared));
         let asked = Arc::clone(&cluster);
         let spawned = thread::Builder::new()
@@ -93,11 +85,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.0.stop();
+        self.0.end();
     }
 }
 
-impl Shared {
+impl Shared<Current> {
     fn read(&self, cluster: &Cluster, revision: u64, mut tell: Tell) {
         let mut reached = revision;
         let mut pause = PAUSE.0;
@@ -114,12 +106,12 @@ impl Shared {
             }
             match end {
                 End::Stopped => {
-                    self.stop();
+                    self.end();
                     return;
                 }
                 End::Missed => {
                     self.tell(&mut tell, Told::Missed);
-                    self.stop();
+                    self.end();
                     return;
                 }
                 End::Broken(fault) => {
@@ -210,7 +202,7 @@ impl Shared {
             let silent = {
                 let state = self.state();
                 state
-                    .stream
+                    .value
                     .as_ref()
                     .filter(|stream| stream.heard.elapsed() >= pulse)
                     .map(|stream| (stream.endpoint, stream.agent.clone()))
@@ -231,7 +223,7 @@ impl Shared {
     /// False when the watch was stopped.
     fn open(&self, endpoint: usize, agent: Agent) -> bool {
         let mut state = self.state();
-        state.stream = Some(Stream {
+        state.value = Some(Stream {
             endpoint,
             agent,
             heard: Instant::now(),
@@ -240,7 +232,7 @@ impl Shared {
     }
 
     fn heard(&self) {
-        if let Some(stream) = &mut self.state().stream {
+        if let Some(stream) = &mut self.state().value {
             stream.heard = Instant::now();
         }
     }
@@ -251,26 +243,11 @@ impl Shared {
         !stopped && tell(told)
     }
 
-    fn stop(&self) {
-        let mut state = self.state();
-        state.stopped = true;
-        if let Some(stream) = state.stream.take() {
+    fn end(&self) {
+        self.stop();
+        if let Some(stream) = self.state().value.take() {
             stream.agent.shutdown();
         }
-        self.stopped.notify_all();
-    }
-
-    /// Waits so long, or until stopped: then true.
-    fn wait(&self, time: Duration) -> bool {
-        let waited = self
-            .stopped
-            .wait_timeout_while(self.state(), time, |state| !state.stopped);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.stopped
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
