@@ -93,16 +93,7 @@ pub fn acquire(
 
 /// Writes the record if the row is as it was seen.
 fn put(key: Bytes, choice: &Choice, record: &Record, lease: u64) -> TxnRequest {
-    let compare = match choice.seen {
-        None => Compare::Created {
-            key: key.clone(),
-            create_revision: 0,
-        },
-        Some(mod_revision) => Compare::Modified {
-            key: key.clone(),
-            mod_revision,
-        },
-    };
+    let compare = Compare::last_written(key.clone(), choice.seen.unwrap_or(0));
     let value = Bytes(record.to_json().into_bytes());
     TxnRequest {
         compare: vec![compare],

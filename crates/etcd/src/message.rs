@@ -98,6 +98,19 @@ pub enum Compare {
     },
 }
 
+impl Compare {
+    /// That it was written last at this revision; 0: that there is none.
+    pub fn last_written(key: Bytes, revision: u64) -> Self {
+        match revision {
+            0 => Self::Created {
+                key,
+                create_revision: 0,
+            },
+            mod_revision => Self::Modified { key, mod_revision },
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Relation {

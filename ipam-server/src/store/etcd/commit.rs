@@ -178,11 +178,12 @@ impl<'a> Commit<'a> {
         let mut txn = TxnRequest::default();
         for row in &self.rows {
             let key = || row.key.clone();
-            txn.compare.push(compare(key(), row.expected));
+            txn.compare.push(Compare::last_written(key(), row.expected));
             txn.success.extend(row.write.clone());
             txn.failure.push(Operation::Range { key: key() });
         }
-        txn.compare.push(compare(writer.key.clone(), revision));
+        txn.compare
+            .push(Compare::last_written(writer.key.clone(), revision));
         txn.success.push(writer.put(self.marker.clone()));
         txn.failure.push(writer.read());
         if self.doubt {
@@ -296,16 +297,6 @@ fn ask(
         // So far, nothing was written.
         Err(Fault::Unanswered(reason)) => Err(Fault::Unreachable(reason)),
         Err(fault) => Err(fault),
-    }
-}
-
-pub(super) fn compare(key: Bytes, revision: Revision) -> Compare {
-    match revision {
-        0 => Compare::Created {
-            key,
-            create_revision: 0,
-        },
-        mod_revision => Compare::Modified { key, mod_revision },
     }
 }
 

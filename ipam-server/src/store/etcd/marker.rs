@@ -20,7 +20,7 @@ use weft_etcd::{
     message::{Bytes, Compare, KeyValue, Operation, Relation, TXN, TxnRequest, TxnResponse},
 };
 
-use super::commit::{ADOPTIONS, compare};
+use super::commit::ADOPTIONS;
 use crate::{
     model::Revision,
     store::{Outcome, StoreError},
@@ -106,7 +106,10 @@ impl Writer {
             }
             let marker = self.next_marker();
             let fence = TxnRequest {
-                compare: vec![compare(self.key.clone(), self.revision.unwrap_or(0))],
+                compare: vec![Compare::last_written(
+                    self.key.clone(),
+                    self.revision.unwrap_or(0),
+                )],
                 success: vec![self.put(marker.clone())],
                 failure: vec![self.read()],
             };
