@@ -1,7 +1,10 @@
 //! `weft join flannel`: read the network's configuration in etcd, check that
 //! the forwarder fits it, and be a member until a signal.
 
-use std::{net::IpAddr, os::fd::AsFd, path::PathBuf, process::ExitCode, sync::Arc, thread};
+use std::{
+    collections::BTreeMap, net::IpAddr, os::fd::AsFd, path::PathBuf, process::ExitCode, sync::Arc,
+    thread,
+};
 
 use anyhow::{Context, bail, ensure};
 use crossbeam::channel::{Sender, unbounded};
@@ -134,13 +137,13 @@ fn this_node(args: &Args, config: &Config, status: &Status) -> anyhow::Result<(N
     }
     let usual = || derived_mac(status.node.as_str(), false);
     let node = Node {
-        ways: Default::default(),
         name: status.node.clone(),
         underlay: args.public_ip.clone(),
         vtep_mac: args.vtep_mac.unwrap_or_else(usual),
         vni: vxlan.vni,
         port: vxlan.port,
         blocks: Vec::new(),
+        ways: BTreeMap::new(),
         tunnel: Vec::new(),
     };
     Ok((node, vxlan))

@@ -232,7 +232,7 @@ fn seed() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::{collections::BTreeMap, net::UdpSocket};
 
     use weft_api::{
         forwarder::Node,
@@ -246,25 +246,25 @@ mod tests {
         let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let free = free.expect("a free port");
         UplinkConfig {
-            ipip: false,
             addresses: vec![free.ip()],
             port: free.port(),
             mtu: 1500,
             entropy_ports: 1,
             gso: false,
             gro: false,
+            ipip: false,
         }
     }
 
     fn tables(uplink: &UplinkConfig, epoch: u64) -> Tables {
         let own = Node {
-            ways: Default::default(),
             name: Name::new("n1").expect("valid"),
             underlay: uplink.addresses.clone(),
             vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
             vni: Vni::DEFAULT,
             port: uplink.port,
             blocks: Vec::new(),
+            ways: BTreeMap::new(),
             tunnel: Vec::new(),
         };
         let snapshot = State::new(own, uplink.mtu).snapshot(Epoch(epoch));

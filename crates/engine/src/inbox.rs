@@ -19,7 +19,8 @@ pub struct Inbox {
     pub trains: Vec<Train>,
 }
 
-/// Datagrams, or IP-in-IP packets with their outer headers, from one sender, `stride` bytes each, the last perhaps shorter.
+/// Datagrams, or IP-in-IP packets with their outer headers, from one sender,
+/// `stride` bytes each, the last perhaps shorter.
 #[derive(Debug, Clone, Copy)]
 pub struct Train {
     pub start: usize,

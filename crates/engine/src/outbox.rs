@@ -65,8 +65,7 @@ impl Outbox {
     }
 
     /// Encapsulates a frame whose MACs are set, in all but IP-in-IP's outer
-    /// header, finishing what the pod's
-    /// kernel left to its device.
+    /// header, finishing what the pod's kernel left to its device.
     pub fn push(
         &mut self,
         frame: &Frame,

@@ -313,7 +313,6 @@ fn one_nodes_bad_lease_leaves_the_others_alone() {
 #[test]
 fn this_node_is_a_lease_that_reads_back() {
     let node = Node {
-        ways: Default::default(),
         name: Name::new("n1").expect("a name"),
         underlay: ["192.168.64.3", "2001:db8::3"]
             .map(|a| a.parse().expect("valid"))
@@ -322,6 +321,7 @@ fn this_node_is_a_lease_that_reads_back() {
         vni: Vni::new(1).expect("24 bits"),
         port: 8472,
         blocks: cidrs(),
+        ways: BTreeMap::new(),
         tunnel: Vec::new(),
     };
     let key = dual().key;

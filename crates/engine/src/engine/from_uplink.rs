@@ -67,26 +67,20 @@ fn decap<'a>(
     let peer = scene.tables.peer(arrival.peer);
     let (start, bytes) = (datagram.start, &buffer[datagram]);
     match arrival.way {
-        Way::Vxlan => {
-            let (vni, frame) = vxlan::decap(bytes)?;
+        Way::Vxlan | Way::VxlanL3 => {
+            let (vni, inner) = vxlan::decap(bytes)?;
             if vni != peer.vni {
                 return Err(DropReason::WrongVni);
             }
             let end = start + bytes.len();
-            let at = end - frame.len();
-            Ok(&mut buffer[at..end])
-        }
-        Way::VxlanL3 => {
-            let (vni, packet) = vxlan::decap(bytes)?;
-            if vni != peer.vni {
-                return Err(DropReason::WrongVni);
+            let at = end - inner.len();
+            if arrival.way == Way::Vxlan {
+                return Ok(&mut buffer[at..end]);
             }
-            let kind = match packet.first() {
+            let kind = match inner.first() {
                 Some(first) if first >> 4 == 6 => ethertype::IPV6,
                 _ => ethertype::IPV4,
             };
-            let end = start + bytes.len();
-            let at = end - packet.len();
             let frame = &mut buffer[at - ETHERNET_LEN..end];
             Ok(framed(frame, scene, peer, kind))
         }

@@ -126,13 +126,13 @@ fn node(
         Err(error) => return Some(Err(Error::field(&record.key(), "metadata.name", error))),
     };
     Some(Ok(Node {
-        ways: Default::default(),
         name,
         underlay: vec![address.addr()],
         vtep_mac: record.mac(v6),
         vni: wire.vni,
         port: wire.port,
         blocks,
+        ways: BTreeMap::new(),
         tunnel: vec![inner],
     }))
 }

@@ -63,13 +63,13 @@ fn nodes(lease: &Lease, port: u16) -> Result<Vec<Node>, Error> {
         let public = public.ok_or_else(|| missing(public_field))?;
         let endpoint = endpoint.ok_or_else(|| missing(data_field))?;
         nodes.push(Node {
-            ways: Default::default(),
             name: name(&lease.key, subnet).map_err(|e| Error::field(&key, "its name", e))?,
             underlay: vec![public],
             vtep_mac: endpoint.mac,
             vni: endpoint.vni,
             port,
             blocks: vec![subnet],
+            ways: BTreeMap::new(),
             tunnel: vec![subnet.addr()],
         });
     }
