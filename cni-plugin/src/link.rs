@@ -8,7 +8,7 @@
 use std::{fs, io, net::IpAddr, os::fd::OwnedFd};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::errno::Errno;
+use nix::{errno::Errno, net::if_::if_nametoindex};
 use weft_api::{
     forwarder::{Driver, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, QUEUES_MAX},
     names::{Mac, Name},
@@ -71,6 +71,8 @@ pub enum LinkError {
     Exists { interface: String, netns: String },
     #[error("no link {interface} in {netns} just after it was made; something else deleted it")]
     Vanished { interface: String, netns: String },
+    #[error("look for link {interface}: {error}")]
+    Look { interface: String, error: io::Error },
     #[error("{queues} tap queues asked for {interface}; ask for 1 to {QUEUES_MAX}")]
     Queues { interface: String, queues: usize },
     #[error("open {TUN}: {error}; load the tun module, and let this user read and write the node")]
@@ -132,6 +134,26 @@ fn undo(netns: &Netns, interface: &str, error: LinkError) -> LinkError {
 /// Deletes the pod's link. It is no error that there is none.
 pub fn remove(netns: &Netns, interface: &str) -> Result<(), LinkError> {
     delete(&Netlink::open_in(netns)??, interface)
+}
+
+/// Whether the namespace has a link of that name, whoever's it is. The kernel
+/// tells by name alone, without a netlink socket.
+pub fn is_there(netns: &Netns, interface: &str) -> Result<bool, LinkError> {
+    netns
+        .run(|| exists(interface))?
+        .map_err(|error| LinkError::Look {
+            interface: interface.to_owned(),
+            error: error.into(),
+        })
+}
+
+/// As [`is_there`], of the calling thread's namespace.
+fn exists(interface: &str) -> Result<bool, Errno> {
+    match if_nametoindex(interface) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODEV) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The link if it bears our mark: of another plugin's link of that name,

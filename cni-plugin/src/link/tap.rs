@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{errno::Errno, net::if_::if_nametoindex};
+use nix::errno::Errno;
 use weft_api::forwarder::{Driver, QUEUES_MAX};
 
-use super::{Device, LinkError, is};
+use super::{Device, LinkError, exists, is};
 use crate::{netns::Netns, sys};
 
 pub(super) const TUN: &str = "/dev/net/tun";
@@ -96,7 +96,7 @@ pub fn has_left(netns: &Netns, interface: &str) -> bool {
 
     let left = netns.run(|| {
         let until = Instant::now() + DEADLINE;
-        while if_nametoindex(interface) != Err(Errno::ENODEV) {
+        while exists(interface) != Ok(false) {
             if Instant::now() > until {
                 return false;
             }

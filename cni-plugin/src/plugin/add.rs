@@ -22,7 +22,6 @@ use crate::{
     forwarder::Client,
     gso::Gso,
     link::{self, LinkError, Wiring},
-    netlink::Netlink,
     netns::{Netns, NetnsError},
     protocol::{Attach, Config, Dns, Failure, Interface, Ip, Ipam, Outcome, Pod, Route, code},
     wire_pod::{self, WireError},
@@ -75,15 +74,12 @@ impl<'a> Plan<'a> {
         let attachment = order.attachment(pod);
         let port = port(&attachment)?;
         let netns = Netns::open(path).map_err(|error| of_netns(&error))?;
-        let inside = Netlink::open_in(&netns)
-            .map_err(|error| of_netns(&error))?
-            .map_err(|error| Failure::new(code::LINK, error.to_string()))?;
         let interface = pod.interface.as_str();
-        let taken = inside.index(interface);
-        if taken
-            .map_err(|error| Failure::new(code::LINK, error.to_string()))?
-            .is_some()
-        {
+        let taken = link::is_there(&netns, interface).map_err(|error| match error {
+            LinkError::Netns(error) => of_netns(&error),
+            error => Failure::new(code::LINK, error.to_string()),
+        })?;
+        if taken {
             return Err(Failure::new(
                 code::EXISTS,
                 format!(

@@ -179,7 +179,7 @@ fn not_held(address: IpAddr, holder: Option<&str>) -> String {
 
 /// For the IPAM plugin, whose prevResult is that of its caller.
 pub(super) fn check_leases(order: &Order, pod: &Pod) -> Result<(), Failure> {
-    let weft_api_handle = order.handle(pod);
+    let handle = order.handle(pod);
     let Ipam::Weft(weft) = &order.config.ipam else {
         return Ok(());
     };
@@ -193,12 +193,10 @@ pub(super) fn check_leases(order: &Order, pod: &Pod) -> Result<(), Failure> {
         .map_err(|error| server::of_ipam(&error))?
     {
         IpamReply::Allocations(all)
-            if all
-                .iter()
-                .any(|one| one.handle.as_ref() == Some(&weft_api_handle)) =>
+            if all.iter().any(|one| one.handle.as_ref() == Some(&handle)) =>
         {
             Ok(())
         }
-        _ => Err(differs(&[format!("{weft_api_handle} holds no address")])),
+        _ => Err(differs(&[format!("{handle} holds no address")])),
     }
 }
