@@ -98,26 +98,41 @@ pub enum LinkError {
 /// Makes the device and everything on it. What was made is undone before an
 /// error returns.
 pub fn add(netns: &Netns, port: &Name, wiring: &Wiring) -> Result<Device, LinkError> {
-    let pod = Netlink::open_in(netns)??;
-    let named = || (wiring.interface.clone(), netns.path().display().to_string());
-    if pod.index(&wiring.interface)?.is_some() {
-        let (interface, netns) = named();
-        return Err(LinkError::Exists { interface, netns });
-    }
-    let device = match wiring.attach {
-        Attach::Tap { queues } => tap::add_tap(netns, &wiring.interface, queues),
-        Attach::Basic => netns.run(|| tap::basic(&wiring.interface))?,
-        Attach::Veth => add_veth(netns, wiring, port),
-    }?;
-    let index = pod.index(&wiring.interface)?;
-    let configured = index.map(|index| configure(netns, &pod, index, wiring));
-    match configured {
-        Some(Ok(())) => Ok(device),
-        Some(Err(error)) => Err(undo(netns, &wiring.interface, error)),
-        None => {
-            let (interface, netns) = named();
-            Err(LinkError::Vanished { interface, netns })
+    let interface = wiring.interface.as_str();
+    match wiring.attach {
+        Attach::Tap { queues } => add_inside(netns, wiring, || tap::add_tap(interface, queues)),
+        Attach::Basic => add_inside(netns, wiring, || tap::basic(interface)),
+        Attach::Veth => {
+            refuse_taken(is_there(netns, interface)?, netns, interface)?;
+            let device = add_veth(netns, wiring, port)?;
+            netns.run(|| configure(netns, wiring))??;
+            Ok(device)
         }
+    }
+}
+
+/// One visit for all steps: each visit has a thread to start.
+fn add_inside(
+    netns: &Netns,
+    wiring: &Wiring,
+    make: impl FnOnce() -> Result<Device, LinkError> + Send,
+) -> Result<Device, LinkError> {
+    netns.run(|| {
+        let interface = wiring.interface.as_str();
+        refuse_taken(exists(interface)?, netns, interface)?;
+        let device = make()?;
+        configure(netns, wiring)?;
+        Ok(device)
+    })?
+}
+
+fn refuse_taken(taken: bool, netns: &Netns, interface: &str) -> Result<(), LinkError> {
+    match taken {
+        false => Ok(()),
+        true => Err(LinkError::Exists {
+            interface: interface.to_owned(),
+            netns: netns.path().display().to_string(),
+        }),
     }
 }
 
@@ -139,20 +154,18 @@ pub fn remove(netns: &Netns, interface: &str) -> Result<(), LinkError> {
 /// Whether the namespace has a link of that name, whoever's it is. The kernel
 /// tells by name alone, without a netlink socket.
 pub fn is_there(netns: &Netns, interface: &str) -> Result<bool, LinkError> {
-    netns
-        .run(|| exists(interface))?
-        .map_err(|error| LinkError::Look {
-            interface: interface.to_owned(),
-            error: error.into(),
-        })
+    netns.run(|| exists(interface))?
 }
 
 /// As [`is_there`], of the calling thread's namespace.
-fn exists(interface: &str) -> Result<bool, Errno> {
+fn exists(interface: &str) -> Result<bool, LinkError> {
     match if_nametoindex(interface) {
         Ok(_) => Ok(true),
         Err(Errno::ENODEV) => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => Err(LinkError::Look {
+            interface: interface.to_owned(),
+            error: error.into(),
+        }),
     }
 }
 
@@ -240,7 +253,21 @@ fn packet_socket(index: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn configure(netns: &Netns, pod: &Netlink, index: u32, wiring: &Wiring) -> Result<(), LinkError> {
+/// Configures the link from inside its namespace, or takes it away.
+fn configure(netns: &Netns, wiring: &Wiring) -> Result<(), LinkError> {
+    let configured = Netlink::open().map_err(LinkError::from).and_then(|pod| {
+        match pod.index(&wiring.interface)? {
+            Some(index) => set_up(&pod, index, wiring).map_err(LinkError::from),
+            None => Err(LinkError::Vanished {
+                interface: wiring.interface.clone(),
+                netns: netns.path().display().to_string(),
+            }),
+        }
+    });
+    configured.map_err(|error| undo(netns, &wiring.interface, error))
+}
+
+fn set_up(pod: &Netlink, index: u32, wiring: &Wiring) -> Result<(), NetlinkError> {
     let up = LinkChange {
         up: true,
         ..LinkChange::default()
@@ -257,7 +284,7 @@ fn configure(netns: &Netns, pod: &Netlink, index: u32, wiring: &Wiring) -> Resul
     };
     pod.change(index, &own)?;
     if wiring.addresses.iter().any(IpAddr::is_ipv6) {
-        netns.run(|| enable_ipv6(&wiring.interface))?;
+        enable_ipv6(&wiring.interface);
     }
     for &address in &wiring.addresses {
         pod.add_address(index, IpNet::from(address))?;
