@@ -2,9 +2,12 @@
 //! interleaved in one run, and one node full of pods:
 //!
 //! ```console
+//! $ cargo build --release --package weft-cni
 //! $ cargo bench --bench cni -- --rounds 300 --pods 1000
 //! ```
 //!
+//! The plugin is the file `weft install` would take: without the first command
+//! it is `weft` itself under the plugin's name, which takes longer to start.
 //! Everything happens in a network namespace of the run's own. The peers are
 //! the plugins of containernetworking (Debian: `containernetworking-plugins`
 //! in /usr/lib/cni). The tables are Markdown, ready for `docs/numbers.md`.
@@ -258,8 +261,11 @@ impl Node {
     fn start() -> anyhow::Result<Self> {
         let dir = TempDir::new()?;
         let at = |name: &str| dir.path().join(name);
-        let weft = env!("CARGO_BIN_EXE_weft");
-        std::os::unix::fs::symlink(weft, at("weft-cni"))?;
+        let weft = Path::new(env!("CARGO_BIN_EXE_weft"));
+        let alone = weft.with_file_name("weft-cni");
+        let plugin = if alone.exists() { &alone } else { weft };
+        println!("The plugin is {}.\n", plugin.display());
+        std::os::unix::fs::symlink(plugin, at("weft-cni"))?;
         fs::write(
             at("forwarder.toml"),
             "node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']\n",
