@@ -2,12 +2,11 @@
 //! interleaved in one run, and one node full of pods:
 //!
 //! ```console
-//! $ cargo build --release --package weft-cni
-//! $ cargo bench --bench cni -- --rounds 300 --pods 1000
+//! $ cargo static
+//! $ cargo bench --bench cni -- --rounds 300 --pods 1000 \
+//!       --plugin target/x86_64-unknown-linux-musl/dist/weft-cni
 //! ```
 //!
-//! The plugin is the file `weft install` would take: without the first command
-//! it is `weft` itself under the plugin's name, which takes longer to start.
 //! Everything happens in a network namespace of the run's own. The peers are
 //! the plugins of containernetworking (Debian: `containernetworking-plugins`
 //! in /usr/lib/cni). The tables are Markdown, ready for `docs/numbers.md`.
@@ -42,6 +41,10 @@ struct Arguments {
     /// How many pods then fill one node; 0 leaves this out.
     #[arg(long, default_value_t = 1000)]
     pods: usize,
+    /// The plugin's file; else this build's `weft`, which is the plugin too
+    /// but takes longer to start.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_weft"))]
+    plugin: PathBuf,
     /// Where the peers' plugins are.
     #[arg(long, default_value = "/usr/lib/cni")]
     peers: PathBuf,
@@ -58,7 +61,7 @@ fn main() -> anyhow::Result<()> {
         .args(["link", "set", "lo", "up"])
         .status()?;
     ensure!(up.success(), "set lo up");
-    let node = Node::start()?;
+    let node = Node::start(&arguments.plugin)?;
     let dir = node.dir.path();
     let mut plugins = vec![
         Plugin::weft("weft, tap", dir, "tap"),
@@ -258,13 +261,11 @@ struct Node {
 }
 
 impl Node {
-    fn start() -> anyhow::Result<Self> {
+    fn start(plugin: &Path) -> anyhow::Result<Self> {
         let dir = TempDir::new()?;
         let at = |name: &str| dir.path().join(name);
-        let weft = Path::new(env!("CARGO_BIN_EXE_weft"));
-        let alone = weft.with_file_name("weft-cni");
-        let plugin = if alone.exists() { &alone } else { weft };
-        println!("The plugin is {}.\n", plugin.display());
+        let weft = env!("CARGO_BIN_EXE_weft");
+        let plugin = fs::canonicalize(plugin).with_context(|| format!("find {plugin:?}"))?;
         std::os::unix::fs::symlink(plugin, at("weft-cni"))?;
         fs::write(
             at("forwarder.toml"),
