@@ -14,12 +14,17 @@ use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 use weft_api::{
-    forwarder::DEFAULT_PORT,
+    forwarder::{self, DEFAULT_PORT},
     ipam,
     names::{Mac, Name, Vni},
 };
 
-use crate::{publish::checks, sys, uplink::UplinkConfig};
+use crate::{
+    nodes::{self, NodesError},
+    publish::checks,
+    sys,
+    uplink::UplinkConfig,
+};
 
 /// Workers that start unless told otherwise, where the machine has the
 /// processors: more pay only with as many busy flows.
@@ -45,6 +50,8 @@ pub struct Config {
     pub mode: u32,
     /// Who may connect besides root and the forwarder's own user.
     pub uids: Vec<u32>,
+    /// The file that names all nodes.
+    pub nodes: Option<PathBuf>,
     /// The socket of the IPAM server to follow.
     pub ipam: Option<PathBuf>,
     /// Makes the node known to that server, so long as it runs.
@@ -62,6 +69,8 @@ pub enum ConfigError {
         path: PathBuf,
         problem: toml::de::Error,
     },
+    #[error(transparent)]
+    Nodes(#[from] NodesError),
     #[error("{key}: {problem}; {remedy}")]
     Value {
         key: &'static str,
@@ -76,6 +85,7 @@ impl Config {
     pub fn load(path: Option<&Path>, place: Place) -> Result<Self, ConfigError> {
         let mut file = path.map_or_else(|| Ok(File::default()), File::read)?;
         file.node = place.node.or(file.node);
+        file.nodes = place.nodes.or(file.nodes);
         if !place.underlay.is_empty() {
             file.uplink.addresses = place.underlay;
         }
@@ -85,6 +95,22 @@ impl Config {
     pub fn set_workers(&mut self, workers: usize) -> Result<(), ConfigError> {
         self.workers = within("workers", workers, 1, WORKERS_MAX)?;
         Ok(())
+    }
+
+    /// At most one may say what nodes there are.
+    pub fn check_sources(&self) -> Result<(), ConfigError> {
+        match (&self.nodes, &self.ipam) {
+            (Some(file), Some(socket)) => Err(value(
+                "nodes",
+                format!(
+                    "both the file {} and the IPAM server at {} would say what nodes there are",
+                    file.display(),
+                    socket.display()
+                ),
+                "name one of them",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// What the node tells the IPAM server of itself, if it is to.
@@ -121,6 +147,7 @@ impl Config {
 #[derive(Debug, Clone, Default)]
 pub struct Place {
     pub node: Option<Name>,
+    pub nodes: Option<PathBuf>,
     pub underlay: Vec<IpAddr>,
 }
 
@@ -128,6 +155,7 @@ pub struct Place {
 #[serde(deny_unknown_fields, default)]
 struct File {
     node: Option<Name>,
+    nodes: Option<PathBuf>,
     workers: Option<usize>,
     vtep_mac: Option<Mac>,
     metrics: Option<SocketAddr>,
@@ -140,7 +168,7 @@ struct File {
 #[serde(deny_unknown_fields, default)]
 struct Uplink {
     addresses: Vec<IpAddr>,
-    port: u16,
+    port: Option<u16>,
     vni: Vni,
     mtu: Option<u16>,
     entropy_ports: u16,
@@ -153,7 +181,7 @@ impl Default for Uplink {
     fn default() -> Self {
         Self {
             addresses: Vec::new(),
-            port: DEFAULT_PORT,
+            port: None,
             vni: Vni::DEFAULT,
             mtu: None,
             entropy_ports: ENTROPY_PORTS_DEFAULT,
@@ -191,11 +219,14 @@ impl File {
         })
     }
 
-    fn complete(self) -> Result<Config, ConfigError> {
+    fn complete(mut self) -> Result<Config, ConfigError> {
         let node = match self.node {
             Some(node) => node,
             None => hostname()?,
         };
+        if let Some(file) = &self.nodes {
+            self.uplink.adopt(&nodes::read_as(file, &node)?.node);
+        }
         let vtep_mac = match self.vtep_mac {
             Some(mac) => checks::unicast_mac(mac)
                 .map_err(|problem| value("vtep_mac", problem, "give a unicast MAC"))?,
@@ -210,6 +241,7 @@ impl File {
             uplink: self.uplink.complete()?,
             mode: self.control.mode()?,
             uids: self.control.uids,
+            nodes: self.nodes,
             ipam: self.ipam.socket,
             register: self.ipam.register,
             labels: self.ipam.labels,
@@ -220,11 +252,20 @@ impl File {
 }
 
 impl Uplink {
+    /// Fills in what is not given from what others are told of the node.
+    fn adopt(&mut self, own: &forwarder::Node) {
+        if self.addresses.is_empty() {
+            self.addresses.clone_from(&own.underlay);
+        }
+        self.port = self.port.or(Some(own.port));
+    }
+
     fn complete(self) -> Result<UplinkConfig, ConfigError> {
         let key = "uplink.addresses";
         checks::underlay(&self.addresses)
             .map_err(|problem| value(key, problem, "list the node's addresses that peers reach"))?;
-        if self.port == 0 {
+        let port = self.port.unwrap_or(DEFAULT_PORT);
+        if port == 0 {
             return Err(value("uplink.port", "port 0 is none", "give 1 to 65535"));
         }
         let entropy_ports = within(
@@ -236,7 +277,7 @@ impl Uplink {
         let mtu = self.mtu()?;
         Ok(UplinkConfig {
             addresses: self.addresses,
-            port: self.port,
+            port,
             mtu,
             entropy_ports,
             gso: self.gso,
