@@ -111,7 +111,7 @@ fn the_mtu_is_that_of_the_interface_that_holds_the_address() {
     let config = config("node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']").expect("valid");
     assert_eq!(
         config.uplink.mtu,
-        sys::link::mtu("lo").expect("loopback exists")
+        crate::sys::link::mtu("lo").expect("loopback exists")
     );
 }
 
