@@ -18,7 +18,10 @@ use std::{
     thread,
 };
 
-use nix::sched::{self, CloneFlags};
+use nix::{
+    errno::Errno,
+    sched::{self, CloneFlags},
+};
 
 use crate::sys;
 
@@ -61,11 +64,6 @@ impl Netns {
                 path: path.to_owned(),
                 error,
             })?;
-        if !sys::is_netns(&file) {
-            return Err(NetnsError::NotNetns {
-                path: path.to_owned(),
-            });
-        }
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -113,9 +111,15 @@ impl Netns {
     /// Moves the calling thread for good. For a process that is about to
     /// become something else; everybody else wants [`Netns::run`].
     pub fn enter(&self) -> Result<(), NetnsError> {
-        sched::setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| NetnsError::Enter {
-            path: self.path.clone(),
-            error: errno.into(),
+        sched::setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+            let path = self.path.clone();
+            match errno {
+                Errno::EINVAL => NetnsError::NotNetns { path },
+                errno => NetnsError::Enter {
+                    path,
+                    error: errno.into(),
+                },
+            }
         })
     }
 
@@ -214,7 +218,8 @@ mod tests {
         let missing = Netns::open(Path::new("/nonexistent/netns")).expect_err("missing");
         assert!(matches!(missing, NetnsError::Open { .. }), "{missing}");
         for other in ["/proc/self/status", "/proc/self/ns/uts", "/dev/null", "/"] {
-            let error = Netns::open(Path::new(other)).expect_err(other);
+            let netns = Netns::open(Path::new(other)).expect("opens");
+            let error = netns.run(|| ()).expect_err(other);
             assert!(matches!(error, NetnsError::NotNetns { .. }), "{error}");
         }
     }

@@ -51,6 +51,17 @@ pub enum NodesError {
     },
 }
 
+impl NodesError {
+    /// Whether the same version may be in force later: once a pod has left
+    /// that is in its way, once the file can be read.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Read { .. } | Self::Refused { .. } => true,
+            Self::Flaw { .. } | Self::Stranger { .. } => false,
+        }
+    }
+}
+
 /// What is wrong with a version.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Flaw {
