@@ -120,8 +120,8 @@ impl Bench {
         let two = workshop.forwarder("n2", &configuration(&plan[1], ""), &nodes[1])?;
         let cluster = Cluster::of(&plan, routes)?;
         two.client()?.request(&Request::Apply(Nodes {
-            node: plan[1].record()?,
-            peers: vec![plan[0].record()?],
+            node: record(&plan[1])?,
+            peers: vec![record(&plan[0])?],
         }))?;
         let mut told = match by {
             By::Apply => Told::Apply(Box::new(one.client()?), cluster),
@@ -274,7 +274,7 @@ struct Cluster {
 
 impl Cluster {
     fn of(plan: &[NodePlan], routes: u32) -> anyhow::Result<Self> {
-        let mut others = vec![plan[1].record()?];
+        let mut others = vec![record(&plan[1])?];
         for number in 0..routes.div_ceil(ROUTES_EACH) {
             let first = number * ROUTES_EACH;
             let blocks = (first..routes.min(first + ROUTES_EACH)).map(block);
@@ -283,7 +283,7 @@ impl Cluster {
             others.push(node);
         }
         Ok(Self {
-            own: plan[0].record()?,
+            own: record(&plan[0])?,
             ends: [
                 node("end-0", ENDS[0], Vec::new())?,
                 node("end-1", ENDS[1], Vec::new())?,
@@ -328,6 +328,13 @@ impl Cluster {
         let moving = route(MOVING, &self.ends[0].name);
         self.all().flat_map(of).chain([moving]).collect()
     }
+}
+
+/// The wire speaks IPv4 alone.
+fn record(plan: &NodePlan) -> anyhow::Result<Node> {
+    let mut record = plan.record()?;
+    record.underlay.truncate(1);
+    Ok(record)
 }
 
 fn route(net: &str, node: &Name) -> Value {
