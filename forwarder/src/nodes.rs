@@ -24,7 +24,7 @@ use weft_api::{
     names::Name,
 };
 
-use crate::publish::{checks, places_of};
+use crate::publish::{checks, unique::places_of};
 pub use watched::{PAUSE, Watched};
 
 #[derive(Debug, thiserror::Error)]

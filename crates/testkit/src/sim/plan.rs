@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use weft_engine::{Epoch, Gateway, Ipip, Peer, Port, PortId, Snapshot, Vtep, Way};
+use weft_engine::{Epoch, Gateway, Ipip, Peer, Peers, Port, PortId, Snapshot, Vtep, Way};
 use weft_wire::{ETHERNET_LEN, Mac};
 
 pub const GATEWAY: Gateway = Gateway {
@@ -56,7 +56,7 @@ pub(super) fn byte(place: usize) -> u8 {
     u8::try_from(place).expect("a test has few nodes and pods")
 }
 
-pub(super) fn port(node: usize, pod: usize) -> Arc<Port> {
+pub fn port(node: usize, pod: usize) -> Arc<Port> {
     Arc::new(Port {
         id: PortId(byte(pod).into()),
         mac: pod_mac(node, pod),
@@ -146,5 +146,7 @@ pub fn tables_of(
         blocks: blocks(node),
     };
     let ports = ports.into_iter().map(Some).collect();
-    Snapshot::build(Epoch(epoch), GATEWAY, vtep, ports, peers).expect("nothing is held twice")
+    let peers = Peers::build(&vtep.blocks, peers).expect("nothing is held twice");
+    Snapshot::build(Epoch(epoch), GATEWAY, vtep, ports, Arc::new(peers))
+        .expect("nothing is held twice")
 }
