@@ -56,6 +56,7 @@ pub fn attach_pod(
         addresses: wiring.addresses.clone(),
         mtu: wiring.mtu,
         capabilities,
+        host: None,
     };
     let fds: Vec<_> = device.fds.iter().map(AsFd::as_fd).collect();
     let Err(error) = forwarder.attach(attach, &fds) else {
