@@ -1,7 +1,7 @@
 //! Which ports may come, and which go: no two hold the same, and none holds
 //! what the node does, but the host port.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use weft_api::{
     forwarder::{Attach, Code, Error, Limit, PortMapping},
@@ -18,68 +18,31 @@ impl State {
     /// The place that the port would get, if it may come at all.
     pub fn place_for(&self, spec: &Attach) -> Result<PortId, Error> {
         checks::attach(spec)?;
-        let taken = |what: String, hint: &str| {
-            Err(refusal(
-                Code::Taken,
-                format!("attach port {}: {what}", spec.name),
-                hint,
-            ))
+        let refuse = |code, what: String, hint: &str| {
+            let message = format!("attach port {}: {what}", spec.name);
+            Err(refusal(code, message, hint))
         };
-        for address in &spec.addresses {
-            let own = self.own.tunnel.contains(address) || self.uplink.contains(address);
-            if spec.host.is_none() && own {
-                return taken(
-                    format!("{address} is the node's own"),
-                    "give the pod another",
-                );
-            }
+        if let Some(address) = spec.addresses.iter().find(|a| self.is_own(a))
+            && spec.host.is_none()
+        {
+            let what = format!("{address} is the node's own");
+            return refuse(Code::Taken, what, "give the pod another");
         }
-        for other in self.ports().map(|row| &row.spec) {
-            if other.name == spec.name {
-                return taken(
-                    "the name is taken".to_owned(),
-                    "detach the other, or choose another",
-                );
-            }
-            if other.mac == spec.mac {
-                let what = format!("MAC {} is port {}'s", spec.mac, other.name);
-                return taken(what, "give each pod a MAC of its own");
-            }
-            if let Some(address) = spec.addresses.iter().find(|a| other.addresses.contains(a)) {
-                let what = format!("address {address} is port {}'s", other.name);
-                return taken(what, "detach the other, or give the pod another address");
-            }
-            if spec.host.is_some() && other.host.is_some() {
-                let what = format!("port {} is the host port", other.name);
-                return taken(what, "detach it first (weft host down)");
-            }
-            let published = &other.capabilities.port_mappings;
-            let collides = |mine: &&PortMapping| published.iter().any(|one| one.collides(mine));
-            if let Some(mapping) = spec.capabilities.port_mappings.iter().find(collides) {
-                let what = format!(
-                    "{} is published by port {}",
-                    mapping.published(),
-                    other.name
-                );
-                return taken(
-                    what,
-                    "detach the other, or publish another port of the node",
-                );
-            }
+        let mut others = self.ports().map(|row| &row.spec);
+        if let Some((what, hint)) = others.find_map(|other| conflict(spec, other)) {
+            return refuse(Code::Taken, what, hint);
         }
-        let lowest = self
-            .ports
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.ports.len());
-        u16::try_from(lowest).map(PortId).map_err(|_| {
-            let message = format!("attach port {}: {PORTS_MAX} ports are attached", spec.name);
-            refusal(
-                Code::Invalid,
-                message,
-                "detach some, or run another forwarder",
-            )
+        let free = self.ports.iter().position(Option::is_none);
+        let lowest = free.unwrap_or(self.ports.len());
+        u16::try_from(lowest).map(PortId).or_else(|_| {
+            let what = format!("{PORTS_MAX} ports are attached");
+            let hint = "detach some, or run another forwarder";
+            refuse(Code::Invalid, what, hint)
         })
+    }
+
+    fn is_own(&self, address: &IpAddr) -> bool {
+        self.own.tunnel.contains(address) || self.uplink.contains(address)
     }
 
     pub fn with_port(&self, spec: Attach, takes: Takes) -> Result<(Self, PortId), Error> {
@@ -87,11 +50,8 @@ impl State {
         let host = spec.host.clone().map(|host| Host { pools: host.pools });
         let mut addresses = spec.addresses.clone();
         if host.is_some() {
-            addresses.extend(
-                self.uplink
-                    .iter()
-                    .filter(|own| !spec.addresses.contains(own)),
-            );
+            let more = self.uplink.iter();
+            addresses.extend(more.filter(|own| !spec.addresses.contains(own)));
         }
         let port = Arc::new(Port {
             id,
@@ -130,6 +90,33 @@ impl State {
         }
         Ok((state, id))
     }
+}
+
+/// What of `other` keeps `spec` away, and what to do about it.
+fn conflict(spec: &Attach, other: &Attach) -> Option<(String, &'static str)> {
+    if other.name == spec.name {
+        let hint = "detach the other, or choose another";
+        return Some(("the name is taken".to_owned(), hint));
+    }
+    if other.mac == spec.mac {
+        let what = format!("MAC {} is port {}'s", spec.mac, other.name);
+        return Some((what, "give each pod a MAC of its own"));
+    }
+    if let Some(address) = spec.addresses.iter().find(|a| other.addresses.contains(a)) {
+        let what = format!("address {address} is port {}'s", other.name);
+        let hint = "detach the other, or give the pod another address";
+        return Some((what, hint));
+    }
+    if spec.host.is_some() && other.host.is_some() {
+        let what = format!("port {} is the host port", other.name);
+        return Some((what, "detach it first (weft host down)"));
+    }
+    let published = &other.capabilities.port_mappings;
+    let collides = |mine: &&PortMapping| published.iter().any(|one| one.collides(mine));
+    let mine = spec.capabilities.port_mappings.iter().find(collides)?;
+    let what = format!("{} is published by port {}", mine.published(), other.name);
+    let hint = "detach the other, or publish another port of the node";
+    Some((what, hint))
 }
 
 fn shaper(limit: Limit) -> Shaper {
