@@ -1,0 +1,236 @@
+//! `weft host`: the node's own port. By weft0 the node and the pods reach each
+//! other, and the pods whatever the node is the way to.
+//!
+//! weft0 lives as long as its forwarder. What is done here can be done again:
+//! what is there already stays.
+
+mod knobs;
+
+use std::{
+    path::Path,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use clap::Subcommand;
+use ipnet::IpNet;
+use weft_api::{
+    forwarder::{Capabilities, Driver, HOST_LINK, Host, Port, PortState, QUEUES_MAX, Status},
+    ipam::{self, Use},
+    names::{Mac, Name},
+};
+use weft_cni::{
+    forwarder::Client,
+    gso::Gso,
+    link::{self, Attach, Role, Wiring},
+    netns::Netns,
+    wire_pod,
+};
+
+use crate::{ipam::words::joined, output::show, target::Target};
+
+/// The node's end of a link of two ends, of which the gateway's is the other.
+const MAC: Mac = Mac([0x02, b'w', b'e', b'f', b't', 0]);
+
+/// For the forwarder to hear first from the IPAM server.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Let the node and the pods reach each other.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Up(Up),
+    Down(Down),
+}
+
+/// Make weft0 in this network namespace, which takes CAP_NET_ADMIN, and hand it
+/// to the forwarder. Again after the forwarder has started anew, and after a
+/// pool was made.
+#[derive(Debug, clap::Args)]
+pub struct Up {
+    #[command(flatten)]
+    target: Target,
+    /// What pods' addresses come from [default: the pools of the IPAM server
+    /// that the forwarder follows].
+    #[arg(long = "pool", value_name = "CIDR")]
+    pools: Vec<IpNet>,
+    /// Leave it as it is whether the kernel forwards packets.
+    #[arg(long)]
+    keep_forwarding: bool,
+}
+
+/// Take weft0 away, and with it its addresses and routes.
+#[derive(Debug, clap::Args)]
+pub struct Down {
+    #[command(flatten)]
+    target: Target,
+}
+
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(args) => up(args),
+        Command::Down(args) => down(&args.target),
+    }
+}
+
+fn up(args: Up) -> anyhow::Result<ExitCode> {
+    let mut forwarder = args.target.connect()?;
+    let status = settled(&mut forwarder)?;
+    let mut pools = match args.pools.is_empty() {
+        true => pools_of(&status)?,
+        false => args.pools,
+    };
+    pools.sort_unstable();
+    pools.dedup();
+    let wiring = Wiring {
+        interface: HOST_LINK.to_owned(),
+        mac: MAC,
+        addresses: status.tunnel.clone(),
+        mtu: status.mtu,
+        attach: Attach::Tap {
+            queues: status.workers.clamp(1, QUEUES_MAX),
+        },
+        gso: Some(Gso::one_send(status.mtu)),
+        role: Role::Host {
+            pools: pools.clone(),
+        },
+    };
+    let done = raise(&Netns::current()?, &wiring, &mut forwarder)?;
+    let mut page = format!("{HOST_LINK} {done}: {}\n", told(&wiring));
+    if wiring.addresses.is_empty() {
+        page += &format!(
+            "note: node {} has no address of its own in the pod network, and speaks to pods from \
+             its others\n",
+            status.node
+        );
+    }
+    for pool in &pools {
+        page += &format!("route {pool} by {HOST_LINK}\n");
+    }
+    page += &knobs::turn(&pools, &status.underlay, !args.keep_forwarding);
+    show(&page)
+}
+
+fn down(target: &Target) -> anyhow::Result<ExitCode> {
+    let mut forwarder = target.connect()?;
+    let Some(port) = host_port(&mut forwarder)? else {
+        return show("there is no host port\n");
+    };
+    lower(&Netns::current()?, &port, &mut forwarder)?;
+    show(&format!(
+        "{HOST_LINK} is gone, with its addresses and routes; forwarding stays as it is\n"
+    ))
+}
+
+/// The forwarder's status once it knows its node.
+fn settled(forwarder: &mut Client) -> anyhow::Result<Status> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let status = forwarder.status()?;
+        let waits = |ipam: &weft_api::forwarder::Ipam| ipam.revision.is_none();
+        if !status.ipam.as_ref().is_some_and(waits) {
+            return Ok(status);
+        }
+        ensure!(
+            Instant::now() < until,
+            "the forwarder has heard nothing from its IPAM server, and does not know its node: \
+             see weft status"
+        );
+        thread::sleep(PAUSE);
+    }
+}
+
+fn pools_of(status: &Status) -> anyhow::Result<Vec<IpNet>> {
+    let follows = status.ipam.as_ref();
+    let ipam = follows.context(
+        "the forwarder follows no IPAM server that knows the pools; name them by --pool",
+    )?;
+    let pools = ask_pools(&ipam.socket)
+        .with_context(|| format!("ask {} for the pools", ipam.socket.display()))?;
+    ensure!(
+        !pools.is_empty(),
+        "the IPAM server has no pool; make one by weft ipam pool create, or name some by --pool"
+    );
+    Ok(pools)
+}
+
+fn ask_pools(socket: &Path) -> anyhow::Result<Vec<IpNet>> {
+    let mut server = weft_socket::ipam::Client::connect(socket)?;
+    let ipam::Reply::Pools(pools) = server.request(&ipam::Request::Pools)? else {
+        bail!("its answer is of another kind; are both of one version?");
+    };
+    let is_of_pods =
+        |pool: &&ipam::PoolUsage| pool.pool.uses.iter().any(|use_| *use_ != Use::LoadBalancer);
+    Ok(pools
+        .iter()
+        .filter(is_of_pods)
+        .map(|pool| pool.pool.cidr)
+        .collect())
+}
+
+fn host_port(forwarder: &mut Client) -> anyhow::Result<Option<Port>> {
+    let mut ports = forwarder.ports()?.into_iter();
+    Ok(ports.find(|port| port.host.is_some()))
+}
+
+/// Sees that weft0 is as `wiring` says, and tells what that took.
+fn raise(here: &Netns, wiring: &Wiring, forwarder: &mut Client) -> anyhow::Result<&'static str> {
+    let port = host_port(forwarder)?;
+    let link = link::ours(here, HOST_LINK)?;
+    let done = match (&port, link) {
+        (Some(port), Some(_)) if is_as(port, wiring) => {
+            link::renew(here, wiring)?;
+            return Ok("is up already");
+        }
+        (Some(port), None) if port.state == PortState::Up => bail!(
+            "{HOST_LINK} of this forwarder is up in another network namespace; run weft host up \
+             there, or weft host down first"
+        ),
+        (None, Some(_)) => bail!(
+            "{HOST_LINK} is there, and is no port of this forwarder; take it away by weft host \
+             down with the --control of the one that has it"
+        ),
+        (Some(port), _) => {
+            lower(here, port, forwarder)?;
+            "is made anew"
+        }
+        (None, None) => "is up",
+    };
+    let name = Name::new(HOST_LINK)?;
+    wire_pod::attach_pod(here, &name, wiring, Capabilities::default(), forwarder)?;
+    Ok(done)
+}
+
+fn lower(here: &Netns, port: &Port, forwarder: &mut Client) -> anyhow::Result<()> {
+    let detached = wire_pod::detach_pod(Some(here), &port.name, HOST_LINK, Some(forwarder));
+    detached.map_err(|faults| anyhow!("{}", joined(&faults)))
+}
+
+fn is_as(port: &Port, wiring: &Wiring) -> bool {
+    let Role::Host { pools } = &wiring.role else {
+        return false;
+    };
+    let queues = match (port.driver, wiring.attach) {
+        (Driver::Tap, Attach::Tap { queues }) => queues,
+        _ => 1,
+    };
+    port.state == PortState::Up
+        && port.mac == wiring.mac
+        && port.addresses == wiring.addresses
+        && port.mtu == wiring.mtu
+        && port.queues == queues
+        && port.host.as_ref()
+            == Some(&Host {
+                pools: pools.clone(),
+            })
+}
+
+fn told(wiring: &Wiring) -> String {
+    let addresses = match wiring.addresses.is_empty() {
+        true => "no address".to_owned(),
+        false => joined(&wiring.addresses),
+    };
+    format!("{addresses}, MTU {}", wiring.mtu)
+}
