@@ -5,38 +5,25 @@
 //! what is there already stays.
 
 mod knobs;
+mod plan;
 
-use std::{
-    path::Path,
-    process::ExitCode,
-    thread,
-    time::{Duration, Instant},
-};
+use std::process::ExitCode;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{anyhow, bail};
 use clap::Subcommand;
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{Capabilities, Driver, HOST_LINK, Host, Port, PortState, QUEUES_MAX, Status},
-    ipam::{self, Use},
-    names::{Mac, Name},
+    forwarder::{Capabilities, Driver, HOST_LINK, Host, Port, PortState},
+    names::Name,
 };
 use weft_cni::{
     forwarder::Client,
-    gso::Gso,
     link::{self, Attach, Role, Wiring},
     netns::Netns,
     wire_pod,
 };
 
 use crate::{ipam::words::joined, output::show, target::Target};
-
-/// The node's end of a link of two ends, of which the gateway's is the other.
-const MAC: Mac = Mac([0x02, b'w', b'e', b'f', b't', 0]);
-
-/// For the forwarder to hear first from the IPAM server.
-const PATIENCE: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Let the node and the pods reach each other.
 #[derive(Debug, Subcommand)]
@@ -56,6 +43,10 @@ pub struct Up {
     /// that the forwarder follows].
     #[arg(long = "pool", value_name = "CIDR")]
     pools: Vec<IpNet>,
+    /// Bytes of the largest IP packet that weft0 takes [default: what fits the
+    /// tunnel, and where blocks are reached without one, the underlay's MTU].
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u16>,
     /// Leave it as it is whether the kernel forwards packets.
     #[arg(long)]
     keep_forwarding: bool,
@@ -77,26 +68,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 fn up(args: Up) -> anyhow::Result<ExitCode> {
     let mut forwarder = args.target.connect()?;
-    let status = settled(&mut forwarder)?;
-    let mut pools = match args.pools.is_empty() {
-        true => pools_of(&status)?,
-        false => args.pools,
-    };
-    pools.sort_unstable();
-    pools.dedup();
-    let wiring = Wiring {
-        interface: HOST_LINK.to_owned(),
-        mac: MAC,
-        addresses: status.tunnel.clone(),
-        mtu: status.mtu,
-        attach: Attach::Tap {
-            queues: status.workers.clamp(1, QUEUES_MAX),
-        },
-        gso: Some(Gso::one_send(status.mtu)),
-        role: Role::Host {
-            pools: pools.clone(),
-        },
-    };
+    let status = plan::settled(&mut forwarder)?;
+    let wiring = plan::wiring(&mut forwarder, &status, args.pools, args.mtu)?;
     let done = raise(&Netns::current()?, &wiring, &mut forwarder)?;
     let mut page = format!("{HOST_LINK} {done}: {}\n", told(&wiring));
     if wiring.addresses.is_empty() {
@@ -106,10 +79,11 @@ fn up(args: Up) -> anyhow::Result<ExitCode> {
             status.node
         );
     }
-    for pool in &pools {
+    let pools = pools(&wiring);
+    for pool in pools {
         page += &format!("route {pool} by {HOST_LINK}\n");
     }
-    page += &knobs::turn(&pools, &status.underlay, !args.keep_forwarding);
+    page += &knobs::turn(pools, &status.underlay, !args.keep_forwarding);
     show(&page)
 }
 
@@ -122,52 +96,6 @@ fn down(target: &Target) -> anyhow::Result<ExitCode> {
     show(&format!(
         "{HOST_LINK} is gone, with its addresses and routes; forwarding stays as it is\n"
     ))
-}
-
-/// The forwarder's status once it knows its node.
-fn settled(forwarder: &mut Client) -> anyhow::Result<Status> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let status = forwarder.status()?;
-        let waits = |ipam: &weft_api::forwarder::Ipam| ipam.revision.is_none();
-        if !status.ipam.as_ref().is_some_and(waits) {
-            return Ok(status);
-        }
-        ensure!(
-            Instant::now() < until,
-            "the forwarder has heard nothing from its IPAM server, and does not know its node: \
-             see weft status"
-        );
-        thread::sleep(PAUSE);
-    }
-}
-
-fn pools_of(status: &Status) -> anyhow::Result<Vec<IpNet>> {
-    let follows = status.ipam.as_ref();
-    let ipam = follows.context(
-        "the forwarder follows no IPAM server that knows the pools; name them by --pool",
-    )?;
-    let pools = ask_pools(&ipam.socket)
-        .with_context(|| format!("ask {} for the pools", ipam.socket.display()))?;
-    ensure!(
-        !pools.is_empty(),
-        "the IPAM server has no pool; make one by weft ipam pool create, or name some by --pool"
-    );
-    Ok(pools)
-}
-
-fn ask_pools(socket: &Path) -> anyhow::Result<Vec<IpNet>> {
-    let mut server = weft_socket::ipam::Client::connect(socket)?;
-    let ipam::Reply::Pools(pools) = server.request(&ipam::Request::Pools)? else {
-        bail!("its answer is of another kind; are both of one version?");
-    };
-    let is_of_pods =
-        |pool: &&ipam::PoolUsage| pool.pool.uses.iter().any(|use_| *use_ != Use::LoadBalancer);
-    Ok(pools
-        .iter()
-        .filter(is_of_pods)
-        .map(|pool| pool.pool.cidr)
-        .collect())
 }
 
 fn host_port(forwarder: &mut Client) -> anyhow::Result<Option<Port>> {
@@ -209,8 +137,8 @@ fn lower(here: &Netns, port: &Port, forwarder: &mut Client) -> anyhow::Result<()
 }
 
 fn is_as(port: &Port, wiring: &Wiring) -> bool {
-    let Role::Host { pools } = &wiring.role else {
-        return false;
+    let host = Host {
+        pools: pools(wiring).to_vec(),
     };
     let queues = match (port.driver, wiring.attach) {
         (Driver::Tap, Attach::Tap { queues }) => queues,
@@ -221,10 +149,14 @@ fn is_as(port: &Port, wiring: &Wiring) -> bool {
         && port.addresses == wiring.addresses
         && port.mtu == wiring.mtu
         && port.queues == queues
-        && port.host.as_ref()
-            == Some(&Host {
-                pools: pools.clone(),
-            })
+        && port.host == Some(host)
+}
+
+fn pools(wiring: &Wiring) -> &[IpNet] {
+    match &wiring.role {
+        Role::Host { pools } => pools,
+        Role::Pod => &[],
+    }
 }
 
 fn told(wiring: &Wiring) -> String {
