@@ -82,6 +82,11 @@ pub enum LinkError {
     Exists { interface: String, netns: String },
     #[error("there is no link {interface} in {netns}; something else deleted it")]
     Vanished { interface: String, netns: String },
+    #[error(
+        "{to} has a route by another link than {interface}; delete it (ip route del {to}), or \
+         leave the pool out"
+    )]
+    RouteTaken { to: IpNet, interface: String },
     #[error("look for link {interface}: {error}")]
     Look { interface: String, error: io::Error },
     #[error("{queues} tap queues asked for {interface}; ask for 1 to {QUEUES_MAX}")]

@@ -4,11 +4,12 @@
 use std::{fs, net::IpAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::errno::Errno;
 use weft_api::forwarder::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 
 use super::{ALIAS, LinkError, Role, Wiring};
 use crate::{
-    netlink::{LinkChange, Netlink, NetlinkError, Route},
+    netlink::{LinkChange, Netlink, Route},
     netns::Netns,
 };
 
@@ -92,7 +93,7 @@ fn route_by(
     gateway: IpAddr,
     behind: &[IpNet],
     wiring: &Wiring,
-) -> Result<(), NetlinkError> {
+) -> Result<(), LinkError> {
     let same_family = |address: IpAddr| address.is_ipv4() == gateway.is_ipv4();
     let behind: Vec<_> = behind
         .iter()
@@ -117,15 +118,22 @@ fn route_by(
         if there.contains(&to) {
             continue;
         }
-        netlink.add_route(&Route {
+        let added = netlink.add_route(&Route {
             to,
             index,
             via,
             onlink: is_host && via.is_some(),
             src: src.filter(|_| is_host && via.is_some()),
-        })?;
+        });
+        match added {
+            Err(error) if is_host && error.is(Errno::EEXIST) => {
+                let interface = wiring.interface.clone();
+                return Err(LinkError::RouteTaken { to, interface });
+            }
+            added => added?,
+        }
     }
-    netlink.add_neighbour(index, gateway, GATEWAY_MAC)
+    Ok(netlink.add_neighbour(index, gateway, GATEWAY_MAC)?)
 }
 
 /// Some runtimes start pods with IPv6 off. Where this cannot turn it on, the

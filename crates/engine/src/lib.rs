@@ -7,6 +7,9 @@
 //! Tunnel:       segment ► outbox
 //! ```
 //!
+//! A port is a pod's, or the node's own: the host port, which leads to all that
+//! the node's kernel routes.
+//!
 //! Nothing here knows a file descriptor, a clock, a thread or a log; `now`
 //! is an argument. The only way to lose a frame is [`Verdict::Drop`].
 
