@@ -119,13 +119,15 @@ fn let_go(port: &Name, wiring: &Wiring, forwarder: &Client) -> Result<(), Client
 }
 
 /// Takes a pod's port and link away, as far as they are there. Goes on after
-/// an error, and tells all of them.
-pub fn detach_pod(
+/// an error, and tells all of them. `meanwhile` begins once the port has been
+/// detached, and runs while the link leaves.
+pub fn detach_pod<T>(
     pod: Option<&Netns>,
     port: &Name,
     interface: &str,
     forwarder: Option<&mut Client>,
-) -> Result<(), Vec<WireError>> {
+    meanwhile: impl FnOnce() -> T,
+) -> (Vec<WireError>, T) {
     let mut errors = Vec::new();
     let wired = |error| WireError::Link {
         port: port.clone(),
@@ -148,20 +150,16 @@ pub fn detach_pod(
     }
     let ours = ours.flatten();
     let is_tap = ours.as_ref().is_some_and(|link| link.tap);
-    if let (Some(pod), Some(_)) = (pod, ours) {
-        let has_left = is_let_go && is_tap && link::has_left(pod, interface);
-        let removed = match has_left {
-            true => Ok(()),
-            false => link::remove(pod, interface),
-        };
-        errors.extend(removed.map_err(wired).err());
+    let pod = pod.filter(|_| ours.is_some());
+    let (has_left, done) = match pod {
+        Some(pod) if is_let_go && is_tap => link::has_left(pod, interface, meanwhile),
+        _ => (false, meanwhile()),
+    };
+    if let Some(pod) = pod.filter(|_| !has_left) {
+        errors.extend(link::remove(pod, interface).map_err(wired).err());
     }
     if !is_tap {
         errors.extend(link::remove_host_end(port).map_err(wired).err());
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(errors)
-    }
+    (errors, done)
 }

@@ -160,7 +160,7 @@ impl State {
         let invalid = |what: String, hint: &str| {
             Err(refusal(
                 Code::Invalid,
-                format!("apply node {}: {what}", own.name),
+                format!("node {}: {what}", own.name),
                 hint,
             ))
         };
@@ -178,7 +178,7 @@ impl State {
         for port in self.ports().filter(|port| port.spec.host.is_none()) {
             if let Some(address) = own.tunnel.iter().find(|a| port.spec.addresses.contains(a)) {
                 let message = format!(
-                    "apply node {}: tunnel address {address} is port {}'s",
+                    "node {}: tunnel address {address} is port {}'s",
                     own.name, port.spec.name
                 );
                 return Err(refusal(Code::Taken, message, "give the node another"));
@@ -234,7 +234,7 @@ fn check_peers(own: &Node, peers: &[Node]) -> Result<(), Error> {
             checks::node(node)?;
         }
         let taken = |what: String, by: &Name| {
-            let message = format!("apply node {}: {what} is also node {by}'s", node.name);
+            let message = format!("node {}: {what} is also node {by}'s", node.name);
             refusal(Code::Taken, message, "correct one of the two")
         };
         if let Some(by) = names.insert(&node.name, &node.name) {

@@ -8,19 +8,12 @@ use nix::errno::Errno;
 use weft_api::forwarder::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 
 use super::{ALIAS, LinkError, Role, Wiring};
-use crate::{
-    netlink::{LinkChange, Netlink, Route},
-    netns::Netns,
-};
+use crate::netlink::{LinkChange, Netlink, Route};
 
 const GATEWAYS: [IpAddr; 2] = [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)];
 
-pub(super) fn configure(
-    netns: &Netns,
-    netlink: &Netlink,
-    index: u32,
-    wiring: &Wiring,
-) -> Result<(), LinkError> {
+/// To be called inside the link's namespace.
+pub(super) fn set_up(netlink: &Netlink, index: u32, wiring: &Wiring) -> Result<(), LinkError> {
     let up = LinkChange {
         up: true,
         ..LinkChange::default()
@@ -48,7 +41,7 @@ pub(super) fn configure(
         } else {
             &[&wiring.interface]
         };
-        netns.run(|| enable_ipv6(links))?;
+        enable_ipv6(links);
     }
     for &address in &wiring.addresses {
         netlink.add_address(index, IpNet::from(address))?;

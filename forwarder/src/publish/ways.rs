@@ -60,8 +60,7 @@ pub(super) fn check(ipip: bool, peers: &[Node]) -> Result<(), Error> {
     let by_ipip = |node: &Node| by_ipip(node).next();
     match peers.iter().find_map(by_ipip) {
         Some(Unserved { net, node }) if !ipip => {
-            let message =
-                format!("apply node {node}: {net} is behind ipip, which this forwarder lacks");
+            let message = format!("node {node}: {net} is behind ipip, which this forwarder lacks");
             Err(refusal(Code::Invalid, message, REMEDY))
         }
         _ => Ok(()),
