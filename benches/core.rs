@@ -69,7 +69,7 @@ fn lookups(c: &mut Criterion) {
         group.bench_function(format!("{routes} routes"), |b| {
             b.iter(|| {
                 at = at.wrapping_add(0x9e37_79b9);
-                tables.route_to(black_box(within(at % routes).into()))
+                tables.holder_of(black_box(within(at % routes).into()))
             });
         });
     }
@@ -146,7 +146,7 @@ fn with_routes(routes: u32) -> weft_engine::Snapshot {
         l3: false,
         ipip: None,
         blocks: (0..routes)
-            .map(|place| (block(place), Way::Vxlan))
+            .map(|place| (block(place), Way::Vxlan.into()))
             .collect(),
         to_peer: Arc::default(),
         from_peer: Arc::default(),

@@ -31,7 +31,7 @@ use weft_api::{
 use weft_cni::{
     forwarder::{Client, ClientError},
     gso::Gso,
-    link::{self, Attach, LinkError, Wiring},
+    link::{self, Attach, LinkError, Role, Wiring},
     netlink::Netlink,
     netns::Netns,
     wire_pod::{self, WireError},
@@ -243,6 +243,7 @@ fn taken(attach: AttachRequest) -> Port {
         queues: 1,
         uso: true,
         capabilities: attach.capabilities,
+        host: attach.host,
         over_bandwidth: OverBandwidth::default(),
         age_ms: 0,
         from_pod: Traffic::default(),
@@ -393,6 +394,7 @@ fn wiring(attach: Attach) -> Wiring {
         mtu: 1450,
         attach,
         gso: Some(Gso::one_send(1450)),
+        role: Role::Pod,
     }
 }
 

@@ -272,7 +272,7 @@ mod tests {
         for line in [
             "weft_forwarder_info{version=\"9.9.9\"} 1",
             "# TYPE weft_received_from_ports counter",
-            "# HELP weft_received_from_ports Packets that pods sent.",
+            "# HELP weft_received_from_ports Packets that pods and the node sent.",
             "weft_received_from_ports_total 7",
             "weft_dropped_packets_total{reason=\"no_route\",severity=\"normal\"} 2",
             "weft_port_packets_total{port=\"n1p1\",direction=\"from_pod\"} 5",

@@ -59,7 +59,7 @@ reasons! {
 
     // Admission of a pod's frame.
     SpoofedMac "spoofed_mac" Suspect "A pod sent from a MAC that is not its own.";
-    SpoofedAddress "spoofed_address" Suspect "A pod sent from an IP address that is not its own.";
+    SpoofedAddress "spoofed_address" Suspect "A pod sent from an IP address that is not its own, or the node from one that is not behind it.";
     NotForGateway "not_for_gateway" Suspect "A pod sent to a MAC that is not the gateway's.";
 
     // The gateway and the way on.
@@ -70,6 +70,8 @@ reasons! {
     ReplyLost "reply_lost" Trouble "There was no room for what the gateway had to say.";
     HopLimit "hop_limit" Normal "TTL or hop limit ran out.";
     TooBig "too_big" Normal "The packet exceeds the way's MTU; the sender was told by ICMP.";
+    NoHostPort "no_host_port" Trouble "The destination is reached without a tunnel, by the node itself, and this node has no host port: run weft host up.";
+    HostLoop "host_loop" Trouble "The node sent what would leave by the node: its own route to the destination is missing.";
     NoUplink "no_uplink" Trouble "This node and the peer have no underlay address family in common.";
     BandwidthFromPod "bandwidth_from_pod" Normal "A pod sent more than its bandwidth allows.";
     BandwidthToPod "bandwidth_to_pod" Normal "A pod was sent more than its bandwidth allows.";

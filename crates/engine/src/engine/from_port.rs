@@ -84,7 +84,9 @@ impl Engine {
             ndp::answer(bytes, packet, &gateway, ingress, &mut self.reply)?;
             return Ok(self.reply_to_port(scene, ingress));
         }
-        admit::source_address(packet, ingress, &gateway)?;
+        if ingress.host.is_none() {
+            admit::source_address(packet, ingress, &gateway)?;
+        }
         let to = dst_mac(bytes);
         if to != gateway.mac {
             let group = to[0] & 1 != 0;
@@ -172,10 +174,18 @@ impl Engine {
             return Ok((hash, egress));
         }
         scene.counters.flow_misses.add(1);
-        let egress = lookup::from_port(scene.tables, packet.key.dst);
+        if ingress.host.is_some() {
+            admit::host_source(scene.tables, packet.key.src)?;
+        }
+        let egress = lookup::from_port(scene.tables, ingress.id, packet.key.dst);
         match egress {
             Ok(egress) => self.flows.learn(hash, epoch, from, packet.key, egress),
-            Err(DropReason::NoRoute | DropReason::NoUplink) => {
+            Err(
+                DropReason::NoRoute
+                | DropReason::NoUplink
+                | DropReason::NoHostPort
+                | DropReason::HostLoop,
+            ) => {
                 self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
             }
             Err(_) => {}

@@ -226,7 +226,7 @@ impl Engine {
         Ok(Next::Fragments(port, due))
     }
 
-    /// Nothing if the packet was for the node itself, and is answered.
+    /// Nothing if the packet was for the node itself, and is answered for it.
     fn egress_from_peer(
         &mut self,
         scene: &mut Scene<'_>,
@@ -241,11 +241,10 @@ impl Engine {
             return Ok(known);
         }
         scene.counters.flow_misses.add(1);
-        let holder = scene.tables.route_to(packet.key.src);
-        if holder.map(|route| route.peer) != Some(peer) {
+        if scene.tables.peer_of(packet.key.src) != Some(peer) {
             return Err(DropReason::ForeignSource);
         }
-        if scene.tables.vtep.addresses.contains(&packet.key.dst) {
+        if scene.tables.answers_for_node(packet.key.dst) {
             return self
                 .answer_peer(scene, peer, hash, frame, packet)
                 .map(|()| None);
