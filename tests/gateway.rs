@@ -65,6 +65,7 @@ fn arp_is_answered_byte_for_byte() {
         takes_tcp: false,
         from_pod_shaper: None,
         to_pod_shaper: None,
+        connections: Arc::default(),
         from_pod: Arc::new(Traffic::default()),
         to_pod: Arc::new(Traffic::default()),
     };

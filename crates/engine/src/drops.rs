@@ -70,6 +70,12 @@ reasons! {
     ReplyLost "reply_lost" Trouble "There was no room for what the gateway had to say.";
     HopLimit "hop_limit" Normal "TTL or hop limit ran out.";
     TooBig "too_big" Normal "The packet exceeds the way's MTU; the sender was told by ICMP.";
+    PolicyEgress "policy_egress" Suspect "The sending pod's policies do not let it open this connection.";
+    PolicyIngress "policy_ingress" Suspect "The receiving pod's policies do not let this connection in.";
+    ConntrackFull "conntrack_full" Trouble "As many connections are tracked as may be, and all of them are in use.";
+    ConntrackLimit "conntrack_limit" Normal "A pod has as many connections as it may, and all of them are in use.";
+    ConntrackUnrelated "conntrack_unrelated" Normal "An ICMP error or an echo reply belongs to no connection.";
+    FragmentAlone "fragment_alone" Normal "A fragment came without the first of its datagram, by which alone policies can judge.";
     NoUplink "no_uplink" Trouble "This node and the peer have no underlay address family in common.";
     BandwidthFromPod "bandwidth_from_pod" Normal "A pod sent more than its bandwidth allows.";
     BandwidthToPod "bandwidth_to_pod" Normal "A pod was sent more than its bandwidth allows.";

@@ -11,10 +11,11 @@ use crate::{
     admit::{self, largest},
     bandwidth,
     batch::Frame,
-    flow::{Egress, Ingress},
+    flow::{Egress, Ingress, Known},
     fragment,
     gateway::{arp, icmp, icmp::Complaint, ndp},
     lookup,
+    policy::{End, Ends},
 };
 
 impl Engine {
@@ -167,20 +168,29 @@ impl Engine {
     ) -> Result<(u64, Egress), DropReason> {
         let (epoch, from) = (scene.tables.epoch, Ingress::Port(ingress.id));
         let (hash, known) = self.flows.find(epoch, from, &packet.key);
-        if let Some(egress) = known {
+        if let Some(known) = known
+            && known.suffices(bytes, packet, scene.now)
+        {
             scene.counters.flow_hits.add(1);
-            return Ok((hash, egress));
+            return Ok((hash, known.egress));
         }
         scene.counters.flow_misses.add(1);
-        let egress = lookup::from_port(scene.tables, packet.key.dst);
-        match egress {
-            Ok(egress) => self.flows.learn(hash, epoch, from, packet.key, egress),
-            Err(DropReason::NoRoute | DropReason::NoUplink) => {
-                self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
-            }
-            Err(_) => {}
+        let egress = match known {
+            Some(known) => Ok(known.egress),
+            None => lookup::from_port(scene.tables, packet.key.dst),
+        };
+        if let Err(DropReason::NoRoute | DropReason::NoUplink) = egress {
+            self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
         }
-        Ok((hash, egress?))
+        let egress = egress?;
+        let ends = Ends {
+            source: End::of(ingress),
+            destination: End::behind(scene.tables, egress)?,
+        };
+        let until = self.pass(scene, ends, bytes, packet)?;
+        let known = Known { egress, until };
+        self.flows.learn(hash, epoch, from, packet.key, known);
+        Ok((hash, egress))
     }
 }
 

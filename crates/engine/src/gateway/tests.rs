@@ -34,6 +34,7 @@ pub(super) fn port() -> Port {
         takes_tcp: true,
         from_pod_shaper: None,
         to_pod_shaper: None,
+        connections: Arc::default(),
         from_pod: Arc::new(Traffic::default()),
         to_pod: Arc::new(Traffic::default()),
     }

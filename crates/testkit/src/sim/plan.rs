@@ -66,6 +66,7 @@ pub(super) fn port(node: usize, pod: usize) -> Arc<Port> {
         takes_tcp: true,
         from_pod_shaper: None,
         to_pod_shaper: None,
+        connections: Arc::default(),
         from_pod: Arc::default(),
         to_pod: Arc::default(),
     })
