@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (CONNTRACK, &[WIRE]),
     (ENGINE, &[CONNTRACK, POLICY, WIRE]),
     (POLICY, &[]),
-    (TESTKIT, &[ENGINE, POLICY, WIRE]),
+    (TESTKIT, &[CONNTRACK, ENGINE, POLICY, WIRE]),
     ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
     (CNI, &[API, SOCKET]),
     (ETCD, &[]),

@@ -9,8 +9,9 @@ use std::{
     sync::Arc,
 };
 
+use weft_conntrack::{Config, Timeouts, Tracker};
 use weft_engine::{
-    DropReason, Gateway, Port, PortId,
+    DropReason, Gateway, Policy, Port, PortId,
     counters::Traffic,
     gateway::{
         arp,
@@ -18,10 +19,10 @@ use weft_engine::{
         ndp,
     },
 };
-use weft_policy::{Change, Compiler, Flow, Transport, explain, interpret};
+use weft_policy::{Change, Compiler, Flow, Rulebook, Transport, explain, interpret};
 use weft_wire::{
     ETHERNET_LEN, Ethernet, FRAME_MAX, Mac, Packet, VnetHeader, checksum, describe, edit, ipip,
-    parse::Fragment, vnet, vxlan,
+    parse::Fragment, piece, quote, vnet, vxlan,
 };
 
 use crate::sim::{self, Datagrams, World, pod_mac};
@@ -52,6 +53,17 @@ fn parsed(frame: &[u8], packet: Packet) {
     assert_eq!(packet.key.src.is_ipv4(), packet.key.dst.is_ipv4());
     if packet.fragment != Fragment::Whole {
         assert_eq!((packet.key.src_port, packet.key.dst_port), (0, 0));
+    }
+    assert_eq!(
+        piece::id(frame, &packet).is_none(),
+        packet.fragment == Fragment::Whole
+    );
+    if let Some(whole) = piece::whole_key(frame, &packet) {
+        assert_eq!((whole.src, whole.dst), (packet.key.src, packet.key.dst));
+    }
+    if let Some(about) = quote::about(frame, &packet) {
+        assert!(quote::is_error(frame, &packet));
+        assert_eq!(about.src.is_ipv4(), packet.is_v4());
     }
     let mut edited = frame.to_vec();
     checksum::complete(&mut edited, &packet);
@@ -142,13 +154,17 @@ fn complain(
 }
 
 /// The whole way through two nodes: a pod's frame behind any virtio-net
-/// header, or a train of datagrams cut at any stride. Nothing may be lost
+/// header, or a train of datagrams cut at any stride, with connections tracked
+/// or not. Nothing may be lost
 /// uncounted, and what arrives must be whole packets.
 pub fn way(bytes: &[u8]) {
     let Some((&kind, rest)) = bytes.split_first() else {
         return;
     };
     let mut world = World::default();
+    if kind & 4 != 0 {
+        track(&mut world);
+    }
     if kind & 1 == 0 {
         let Some((vnet, frame)) = VnetHeader::read(rest).zip(rest.get(vnet::LEN..)) else {
             return;
@@ -172,6 +188,22 @@ pub fn way(bytes: &[u8]) {
     for received in world.received(1, 0) {
         let parsed = weft_wire::parse(&received.frame);
         assert!(parsed.is_ok(), "{} arrived", describe(&received.frame));
+    }
+}
+
+/// Has both nodes track connections, under rules that forbid nothing.
+fn track(world: &mut World) {
+    let config = Config {
+        capacity: 16,
+        timeouts: Timeouts::default(),
+    };
+    let now = world.now;
+    for node in &mut world.nodes {
+        node.tables.policy = Some(Policy {
+            rules: Rulebook::default(),
+            edition: 1,
+            connections: Arc::new(Tracker::new(config, 1, now)),
+        });
     }
 }
 

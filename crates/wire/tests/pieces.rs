@@ -1,6 +1,10 @@
 //! What fragments and quotes say of packets that are not there whole.
 
-use weft_testkit::frames::{FrameBuilder, between};
+use proptest::{collection::vec, prelude::*, sample::select};
+use weft_testkit::{
+    frames::{FrameBuilder, between},
+    fuzz,
+};
 use weft_wire::{ETHERNET_LEN, Ethernet, Key, Packet, parse, piece, quote};
 
 const A: [u16; 8] = [0xfd00, 0, 0, 0, 0, 0, 0, 1];
@@ -98,4 +102,30 @@ fn a_quote_that_ends_early_or_is_of_no_error_is_about_nothing() {
         .payload(&v6().build()[ETHERNET_LEN..])
         .build();
     assert_eq!(about(&of_another_family), None);
+}
+
+proptest! {
+    /// Whatever an error quotes or a fragment says of itself.
+    #[test]
+    fn made_up_quotes_and_pieces_do_no_harm(
+        is_v4: bool,
+        kind in select(vec![1, 3, 11]),
+        quote in vec(any::<u8>(), 1..80),
+        next in select(vec![0, 6, 43, 44, 51, 58, 60]),
+    ) {
+        let frame = if is_v4 {
+            between([10, 0, 0, 2], [10, 0, 0, 1])
+        } else {
+            between(B, A)
+        };
+        let mut quote = quote;
+        if let Some(first) = quote.first_mut() {
+            *first = if is_v4 { 0x40 | *first & 0x0f } else { 0x60 };
+        }
+        if let Some(header) = quote.get_mut(6).filter(|_| !is_v4) {
+            *header = next;
+        }
+        fuzz::parse(&frame.clone().icmp(kind, 0, [0; 4]).payload(&quote).build());
+        fuzz::parse(&frame.extension(next, &quote).udp(1, 2).build());
+    }
 }
