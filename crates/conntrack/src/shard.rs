@@ -12,9 +12,6 @@ use weft_wire::Key;
 
 use crate::{Timeouts, connection::Connection};
 
-/// Most leases that are looked at to find one that makes room.
-const SCAN_MAX: usize = 1024;
-
 #[derive(Debug)]
 pub(crate) struct Shard {
     connections: IndexMap<Key, Connection, SeedableState<'static>>,
@@ -89,12 +86,17 @@ impl Shard {
         self.leases.swap_remove(place);
     }
 
-    /// Among some of the connections that may make room, the one whose lease
-    /// runs out first, or has run out.
-    pub fn dispensable(&mut self, second: u32, may: impl Fn(&Connection) -> bool) -> Option<usize> {
+    /// Among the connections that may make room, looking at so many leases at
+    /// most, the one whose lease runs out first, or has run out.
+    pub fn dispensable(
+        &mut self,
+        second: u32,
+        most: usize,
+        may: impl Fn(&Connection) -> bool,
+    ) -> Option<usize> {
         let all = self.leases.len();
         let start = self.hand;
-        let scanned = all.min(SCAN_MAX);
+        let scanned = all.min(most);
         self.hand = (start + scanned) % all.max(1);
         let places = (start..start + scanned).map(|place| place % all);
         places

@@ -4,7 +4,7 @@
 //! directions share; each has a lock. A worker holds one lock at a time, for
 //! some hundred nanoseconds, and established flows come here once a second.
 //! Work in one call is bounded, expiry included: each shard has its turn once
-//! in a [`ROUND`], taken by whoever calls first.
+//! in a [`ROUND`] if there are calls enough, taken by whoever calls first.
 
 use std::{
     hash::BuildHasher,
@@ -35,6 +35,11 @@ const ROUND: Duration = Duration::from_secs(1);
 /// Connections that one sweep removes at most.
 const SWEEP_MAX: usize = 256;
 
+/// Leases that are looked at, at most, to find a connection that makes room:
+/// any, or one of the same pod.
+const SCAN_ANY: usize = 128;
+const SCAN_OWN: usize = 1024;
+
 /// Connections in a shard of a full table, about.
 const SHARD_LEN: usize = 4096;
 const SHARDS_MAX: usize = 256;
@@ -51,8 +56,10 @@ pub struct Tracker {
     start: Instant,
     config: Config,
     count: AtomicUsize,
-    /// Turns of sweeping that were taken.
-    turns: AtomicU64,
+    /// When a shard was swept last, in parts of a round, and whose turn is
+    /// next.
+    swept: AtomicU64,
+    turn: AtomicUsize,
     hasher: SeedableState<'static>,
     shards: Box<[Mutex<Shard>]>,
 }
@@ -113,7 +120,8 @@ impl Tracker {
             start: now,
             config,
             count: AtomicUsize::new(0),
-            turns: AtomicU64::new(0),
+            swept: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
             hasher,
             shards: (0..shards)
                 .map(|_| Mutex::new(Shard::new(hasher)))
@@ -219,7 +227,7 @@ impl Tracker {
         };
         if let Some(account) = visit.owners.of(Direction::Original) {
             if account.is_full() {
-                self.evict(shard, visit.second, |other| {
+                self.evict(shard, visit.second, SCAN_OWN, |other| {
                     other
                         .place
                         .as_ref()
@@ -229,7 +237,7 @@ impl Tracker {
             connection.place = Some(Place::take(account).ok_or(Refused::AccountFull)?);
         }
         if self.count.fetch_add(1, Relaxed) >= self.config.capacity
-            && !self.evict(shard, visit.second, |_| true)
+            && !self.evict(shard, visit.second, SCAN_ANY, |_| true)
         {
             self.count.fetch_sub(1, Relaxed);
             return Err(Refused::Full);
@@ -258,21 +266,21 @@ impl Tracker {
     /// Removes connections that have run out, from one shard at most and some
     /// of them at most. To be called often, by any worker.
     pub fn sweep(&self, now: Instant) {
-        let shards = self.shards.len() as u64;
+        let shards = self.shards.len();
         let elapsed = now.saturating_duration_since(self.start).as_nanos();
-        let interval = ROUND.as_nanos() / u128::from(shards);
-        let due = u64::try_from(elapsed / interval).unwrap_or(u64::MAX);
-        let taken = self.turns.load(Relaxed);
-        if taken >= due {
+        let interval = ROUND.as_nanos() / shards as u128;
+        let tick = u64::try_from(elapsed / interval).unwrap_or(u64::MAX);
+        let last = self.swept.load(Relaxed);
+        let is_mine = tick > last
+            && self
+                .swept
+                .compare_exchange(last, tick, Relaxed, Relaxed)
+                .is_ok();
+        if !is_mine {
             return;
         }
-        // After a rest one round is made up for, not all.
-        let next = (taken + 1).max(due.saturating_sub(shards));
-        let is_mine = self
-            .turns
-            .compare_exchange(taken, next, Relaxed, Relaxed)
-            .is_ok();
-        if is_mine && let Ok(mut shard) = self.shards[(next % shards) as usize].try_lock() {
+        let turn = self.turn.fetch_add(1, Relaxed) % shards;
+        if let Ok(mut shard) = self.shards[turn].try_lock() {
             let removed = shard.sweep(self.second(now), SWEEP_MAX);
             self.count.fetch_sub(removed, Relaxed);
         }
@@ -286,8 +294,14 @@ impl Tracker {
             .is_some_and(|place| !shard.is_forgotten(place, second) && !shard.at(place).forbidden)
     }
 
-    fn evict(&self, shard: &mut Shard, second: u32, may: impl Fn(&Connection) -> bool) -> bool {
-        let place = shard.dispensable(second, may);
+    fn evict(
+        &self,
+        shard: &mut Shard,
+        second: u32,
+        most: usize,
+        may: impl Fn(&Connection) -> bool,
+    ) -> bool {
+        let place = shard.dispensable(second, most, may);
         if let Some(place) = place {
             self.remove(shard, place);
         }

@@ -337,3 +337,14 @@ fn a_hundred_thousand_flows_are_forgotten() {
     (0..10).for_each(|_| lab.sweep());
     assert_eq!(lab.tracker.count(), 0);
 }
+
+#[test]
+fn rare_sweeps_have_every_shard_in_turn() {
+    let mut lab = Lab::new(200_000);
+    (1..=2000).for_each(|port| lab.passes(&flow(port)));
+    for _ in 0..300 {
+        lab.wait(1);
+        lab.tracker.sweep(lab.now);
+    }
+    assert_eq!(lab.tracker.count(), 0);
+}

@@ -1,7 +1,12 @@
 //! What policies cost on a packet's way: nothing in force, rules in force and
 //! the flow known, and a flow's first packet.
 
-use std::{hint::black_box, net::Ipv4Addr, sync::Arc, time::Instant};
+use std::{
+    hint::black_box,
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use weft_conntrack::{Config, Timeouts, Tracker};
@@ -69,11 +74,12 @@ fn rules() -> Policy {
     }
 }
 
-/// Decides a batch again and again.
+/// Decides a batch again and again, with so much time between.
 fn bench(
     c: &mut Criterion,
     name: &str,
     tables: &Snapshot,
+    pause: Duration,
     frames: impl Fn(usize) -> Vec<(VnetHeader, Vec<u8>)>,
 ) {
     let counters = Counters::default();
@@ -81,6 +87,7 @@ fn bench(
     let mut replies = Batch::new(1 << 17);
     let ingress = tables.port(PortId(0)).expect("pod 0 has a port");
     let mut round = 0;
+    let mut now = Instant::now();
     c.bench_function(name, |b| {
         b.iter_batched_ref(
             || {
@@ -88,17 +95,16 @@ fn bench(
                 batch_of(&frames(round))
             },
             |batch| {
+                now += pause;
                 let mut scene = Scene {
                     tables,
                     counters: &counters,
                     replies: &mut replies,
-                    now: Instant::now(),
+                    now,
                 };
                 engine.from_port(&mut scene, ingress, batch);
-                assert!(matches!(
-                    black_box(batch.frames()[0].verdict),
-                    Verdict::Deliver(_)
-                ));
+                let verdict = black_box(batch.frames()[0].verdict);
+                assert!(matches!(verdict, Verdict::Deliver(_)), "{verdict:?}");
             },
             BatchSize::LargeInput,
         );
@@ -120,12 +126,14 @@ fn policies(c: &mut Criterion) {
             c,
             &format!("64 frames of one TCP flow, {state}"),
             tables,
+            Duration::ZERO,
             same,
         );
         bench(
             c,
             &format!("64 frames of 64 TCP flows, {state}"),
             tables,
+            Duration::ZERO,
             many,
         );
     }
@@ -137,8 +145,22 @@ fn policies(c: &mut Criterion) {
         });
         frames.collect()
     };
-    bench(c, "first packets of 64 flows, no policy", &free, first);
-    bench(c, "first packets of 64 flows, 1000 rules", &ruled, first);
+    // So that flows are forgotten and the table does not fill.
+    let pause = Duration::from_secs(1);
+    bench(
+        c,
+        "first packets of 64 flows, no policy",
+        &free,
+        pause,
+        first,
+    );
+    bench(
+        c,
+        "first packets of 64 flows, 1000 rules",
+        &ruled,
+        pause,
+        first,
+    );
 }
 
 criterion_group!(benches, policies);
