@@ -70,7 +70,7 @@ fn lookups(c: &mut Criterion) {
             b.iter(|| {
                 at = at.wrapping_add(0x9e37_79b9);
                 let address = Ipv4Addr::from(0x0b00_0000 + ((at % routes) << 6) + 9);
-                tables.route_to(black_box(address.into()))
+                tables.holder_of(black_box(address.into()))
             });
         });
     }
@@ -94,7 +94,7 @@ fn with_routes(routes: u32) -> weft_engine::Snapshot {
         l3: false,
         ipip: None,
         blocks: (0..routes)
-            .map(|place| (block(place), Way::Vxlan))
+            .map(|place| (block(place), Way::Vxlan.into()))
             .collect(),
         to_peer: Arc::default(),
         from_peer: Arc::default(),

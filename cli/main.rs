@@ -5,6 +5,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod drops;
+mod host;
 mod install;
 mod ipam;
 mod join;
@@ -39,6 +40,8 @@ enum Command {
     Status(status::Args),
     Drops(drops::Args),
     Ipam(ipam::Args),
+    #[command(subcommand)]
+    Host(host::Command),
     #[command(subcommand)]
     Join(join::Command),
     Node(node::Args),
@@ -88,6 +91,7 @@ impl Command {
             Self::Status(args) => status::run(args),
             Self::Drops(args) => drops::run(args),
             Self::Ipam(args) => ipam::run(args),
+            Self::Host(command) => host::run(command),
             Self::Join(command) => join::run(command),
             Self::Node(args) => node::run(args),
             Self::Install(args) => install::install(args),

@@ -3,12 +3,15 @@
 
 use std::process::ExitCode;
 
+use ipnet::IpNet;
 use serde::Serialize;
 use weft_api::forwarder::{
-    Counters, Driver, Ipam, Limit, Peer, Port, PortState, Reply, Request, Status, Traffic,
+    Counters, Driver, Ipam, Limit, Node, Peer, Port, PortState, Reply, Request, Status, Traffic,
+    Way,
 };
 
 use crate::{
+    ipam::words::{joined, word},
     output::{bytes, counted, grouped, lines, show, show_json, table},
     target::{Target, ask},
 };
@@ -66,7 +69,7 @@ fn page(report: &Report) -> String {
         peers,
         counters,
     } = report;
-    let mut page = head(status);
+    let mut page = head(status, ports);
     if !ports.is_empty() {
         page += "\n";
         page += &ports_table(ports);
@@ -85,7 +88,7 @@ fn page(report: &Report) -> String {
     page + "\n" + &balance(counters)
 }
 
-fn head(status: &Status) -> String {
+fn head(status: &Status, ports: &[Port]) -> String {
     let on = |on| if on { "on" } else { "off" };
     let uplink = if status.underlay.is_empty() {
         "none: only pods of this node reach each other".to_owned()
@@ -100,8 +103,10 @@ fn head(status: &Status) -> String {
         )
     };
     let ipam = status.ipam.as_ref().map(source).unwrap_or_default();
+    let host = host(ports);
     format!(
-        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\n{ipam}carries {}, {}\n",
+        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\n{ipam}host    {host}\n\
+         carries {}, {}\n",
         status.node,
         status.version,
         status.pid,
@@ -110,6 +115,25 @@ fn head(status: &Status) -> String {
         counted(status.ports, "port"),
         counted(status.peers, "peer"),
     )
+}
+
+/// How the node and its pods reach each other.
+fn host(ports: &[Port]) -> String {
+    let found = ports
+        .iter()
+        .find_map(|port| Some((port, port.host.as_ref()?)));
+    let Some((port, host)) = found else {
+        return "none: node and pods do not reach each other before weft host up".to_owned();
+    };
+    let (name, pools) = (&port.name, joined(&host.pools));
+    match port.state {
+        PortState::Up if port.addresses.is_empty() => format!("{name}, for the pods of {pools}"),
+        PortState::Up => format!(
+            "{name} with {}, for the pods of {pools}",
+            joined(&port.addresses)
+        ),
+        PortState::Gone => format!("{name} was deleted; weft host up makes it anew"),
+    }
 }
 
 /// Where the nodes come from.
@@ -222,12 +246,21 @@ fn peers_table(peers: &[Peer]) -> String {
         rows.add_row([
             peer.node.name.to_string(),
             joined(&peer.node.underlay),
-            joined(&peer.node.blocks),
+            joined(&blocks(&peer.node)),
             traffic(peer.to_peer),
             traffic(peer.from_peer),
         ]);
     }
     lines(&rows)
+}
+
+/// Each with its way, if that is another than VXLAN.
+fn blocks(node: &Node) -> Vec<String> {
+    let told = |block: &IpNet| match node.ways.get(block) {
+        None | Some(Way::Vxlan) => block.to_string(),
+        Some(way) => format!("{block} ({})", word(way)),
+    };
+    node.blocks.iter().map(told).collect()
 }
 
 fn balance(counters: &Counters) -> String {
@@ -249,13 +282,6 @@ fn balance(counters: &Counters) -> String {
 
 fn traffic(traffic: Traffic) -> String {
     format!("{} ({})", grouped(traffic.packets), bytes(traffic.bytes))
-}
-
-fn joined(list: &[impl ToString]) -> String {
-    list.iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 #[cfg(test)]
@@ -283,7 +309,8 @@ mod tests {
             }],
             "peers": [{
                 "name": "n2", "underlay": ["192.0.2.2"], "vtep_mac": "02:00:00:00:00:02",
-                "vni": 4096, "port": 4789, "blocks": ["10.2.0.0/24"], "tunnel": [],
+                "vni": 4096, "port": 4789, "blocks": ["10.2.0.0/24", "10.3.0.0/24"],
+                "ways": {"10.3.0.0/24": "direct"}, "tunnel": [],
                 "to_peer": {"packets": 3, "bytes": 300}, "from_peer": {"packets": 0, "bytes": 0}
             }],
             "counters": {"came": 1234, "went": 1230, "values": {"sent_to_ports": 1230}}
@@ -304,13 +331,26 @@ mod tests {
             "50 000 000 bit/s, 800 000 bits at once",
             "17",
             "*:8080/tcp to 80",
-            "10.2.0.0/24",
+            "10.2.0.0/24, 10.3.0.0/24 (direct)",
+            "host    none: node and pods do not reach each other before weft host up\n",
             "sent to ports",
             "balance: 1 234 came, 1 230 went; 4 are under way, or lost without a reason\n",
         ] {
             assert!(page.contains(part), "{part:?} is not in:\n{page}");
         }
         assert!(page.lines().all(|line| line == line.trim_end()), "{page}");
+    }
+
+    #[test]
+    fn the_host_port_is_told_apart() {
+        let mut ports = report().ports;
+        ports[0].host = serde_json::from_str(r#"{"pools": ["10.0.0.0/8"]}"#).expect("a host");
+        assert_eq!(
+            host(&ports),
+            "n1p1 with 10.1.0.1, fd00::1, for the pods of 10.0.0.0/8"
+        );
+        ports[0].state = PortState::Gone;
+        assert!(host(&ports).contains("weft host up"));
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn every_finding_that_is_not_fine_has_a_consequence_and_a_remedy() {
         "net.core.rmem_max",
         "net.core.wmem_max",
         "open files",
+        "host port",
         "user namespaces",
         "tun node",
         "tap",

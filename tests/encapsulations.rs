@@ -4,18 +4,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    os::fd::{AsRawFd, OwnedFd},
-    path::Path,
-    process::{self, Command},
-    time::{Duration, Instant},
+    os::fd::AsRawFd,
+    process,
+    time::Instant,
 };
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
-use pcap_file::pcap::{PcapPacket, PcapWriter};
 use weft_api::forwarder::{Node, Nodes, Reply, Request, Way};
 use weft_cni::{link::Attach, netns::Netns};
 use weft_lab::{
@@ -26,6 +22,10 @@ use weft_lab::{
 };
 use weft_testkit::{frames::between, needs_namespaces};
 use weft_wire::{Ethernet, parse, protocol, vxlan};
+
+#[path = "support/wiretap.rs"]
+mod wiretap;
+use wiretap::{Wiretap, dissect};
 
 /// What fits into 1500 bytes: 20 (IP) + 8 (UDP) + 8 (VXLAN) + 14 (Ethernet)
 /// less, and 20 (IP) less.
@@ -171,7 +171,7 @@ fn peer(plan: &NodePlan, way: Way) -> Node {
     node.ways = match way {
         Way::Vxlan => BTreeMap::new(),
         Way::VxlanL3 => all.map(|&block| (block, Way::VxlanL3)).collect(),
-        Way::Ipip => v4.map(|&block| (block, Way::Ipip)).collect(),
+        Way::Ipip | Way::Direct => v4.map(|&block| (block, way)).collect(),
     };
     node
 }
@@ -339,7 +339,7 @@ fn way_name(way: Way) -> &'static str {
         Way::Vxlan => "eth:ip:udp:vxlan:eth",
         // tshark takes what follows for Ethernet.
         Way::VxlanL3 => "eth:ip:udp:vxlan",
-        Way::Ipip => "eth:ip",
+        Way::Ipip | Way::Direct => "eth:ip",
     }
 }
 
@@ -424,65 +424,4 @@ fn send_ipip(from: [u8; 4], to: [u8; 4], inner: &[u8]) -> nix::Result<()> {
     let to = SockaddrIn::new(a, b, c, d, 0);
     sendto(fd.as_raw_fd(), &packet[14..], &to, MsgFlags::empty())?;
     Ok(())
-}
-
-/// Hears every frame on a node's wire, in both directions.
-struct Wiretap(OwnedFd);
-
-impl Wiretap {
-    fn on(node: &Netns) -> Self {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let all = SockProtocol::EthAll;
-        let raw = node.run(|| socket(AddressFamily::Packet, SockType::Raw, flags, all));
-        let socket = raw.expect("enter").expect("a packet socket");
-        setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).expect("room");
-        Self(socket)
-    }
-
-    /// What has come by now.
-    fn heard(self) -> Vec<Vec<u8>> {
-        let mut bytes = vec![0; 1 << 16];
-        let mut heard = Vec::new();
-        while let Ok(len) = recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-            heard.push(bytes[..len].to_vec());
-        }
-        heard
-    }
-}
-
-/// One row a frame: protocols, IPv4 sources and destinations, IPv6 ones, the
-/// state of IPv4 header checksums, DF, TTL.
-fn dissect(frames: &[Vec<u8>]) -> Vec<Vec<String>> {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("wire.pcap");
-    write_pcap(&path, frames);
-    let fields = [
-        "frame.protocols",
-        "ip.src",
-        "ip.dst",
-        "ipv6.src",
-        "ipv6.dst",
-        "ip.checksum.status",
-        "ip.flags.df",
-        "ip.ttl",
-    ];
-    let output = Command::new("tshark")
-        .args(["-n", "-o", "ip.check_checksum:TRUE", "-T", "fields", "-r"])
-        .arg(&path)
-        .args(fields.iter().flat_map(|field| ["-e", *field]))
-        .output()
-        .expect("tshark runs; install it");
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).expect("text");
-    let row = |line: &str| line.split('\t').map(str::to_owned).collect();
-    text.lines().map(row).collect()
-}
-
-fn write_pcap(path: &Path, frames: &[Vec<u8>]) {
-    let mut writer = PcapWriter::new(File::create(path).expect("a file")).expect("a header");
-    for frame in frames {
-        let len = u32::try_from(frame.len()).expect("a frame");
-        let packet = PcapPacket::new(Duration::ZERO, len, frame);
-        writer.write_packet(&packet).expect("written");
-    }
 }

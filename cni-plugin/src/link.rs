@@ -1,27 +1,28 @@
-//! A pod's link: its device, addresses, routes and neighbours, and the fds
-//! through which a forwarder speaks with it.
+//! The link of a pod, or of the node itself: its device, addresses, routes and
+//! neighbours, and the fds through which a forwarder speaks with it.
 //!
-//! Everything is made inside the pod's namespace except the host end of a
+//! Everything is made inside the owner's namespace except the host end of a
 //! veth, which appears in the caller's. The caller closes the fds or hands
 //! them on; a tap lives exactly as long as they do.
 
-use std::{fs, io, net::IpAddr, os::fd::OwnedFd};
+use std::{io, net::IpAddr, os::fd::OwnedFd};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use nix::{errno::Errno, net::if_::if_nametoindex};
 use weft_api::{
-    forwarder::{Driver, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, QUEUES_MAX},
+    forwarder::{Driver, QUEUES_MAX},
     names::{Mac, Name},
 };
 
 use crate::{
     gso::Gso,
-    netlink::{LinkChange, LinkState, Netlink, NetlinkError, Route},
+    netlink::{LinkChange, LinkState, Netlink, NetlinkError},
     netns::{Netns, NetnsError},
     sys,
 };
 use tap::TUN;
 
+mod configure;
 mod tap;
 
 pub use tap::has_left;
@@ -29,19 +30,29 @@ pub use tap::has_left;
 /// The mark on pods' links that were made here (`ip -d link` shows it).
 const ALIAS: &str = "weft";
 
-/// Everything that makes a pod's link.
+/// Everything that makes a link.
 #[derive(Debug, Clone)]
 pub struct Wiring {
     /// The link's name in the pod.
     pub interface: String,
     pub mac: Mac,
-    /// The pod's addresses, each a host of its own (/32, /128).
+    /// The owner's addresses, each a host of its own (/32, /128).
     pub addresses: Vec<IpAddr>,
     pub mtu: u16,
     pub attach: Attach,
     /// The largest super-frames that the pod may make; `None` leaves the
     /// kernel's own limit.
     pub gso: Option<Gso>,
+    pub role: Role,
+}
+
+/// Whose the link is, and so what lies behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// A pod's: everything.
+    Pod,
+    /// The node's own: the pods of these pools, whatever their node.
+    Host { pools: Vec<IpNet> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +80,7 @@ pub enum LinkError {
     Netlink(#[from] NetlinkError),
     #[error("{interface} exists in {netns}; detach the pod first, or choose another interface")]
     Exists { interface: String, netns: String },
-    #[error("no link {interface} in {netns} just after it was made; something else deleted it")]
+    #[error("there is no link {interface} in {netns}; something else deleted it")]
     Vanished { interface: String, netns: String },
     #[error("look for link {interface}: {error}")]
     Look { interface: String, error: io::Error },
@@ -110,7 +121,7 @@ pub fn add(netns: &Netns, port: &Name, wiring: &Wiring) -> Result<Device, LinkEr
         Attach::Veth => add_veth(netns, wiring, port),
     }?;
     let index = pod.index(&wiring.interface)?;
-    let configured = index.map(|index| configure(netns, &pod, index, wiring));
+    let configured = index.map(|index| configure::configure(netns, &pod, index, wiring));
     match configured {
         Some(Ok(())) => Ok(device),
         Some(Err(error)) => Err(undo(netns, &wiring.interface, error)),
@@ -119,6 +130,17 @@ pub fn add(netns: &Netns, port: &Name, wiring: &Wiring) -> Result<Device, LinkEr
             Err(LinkError::Vanished { interface, netns })
         }
     }
+}
+
+/// Puts everything on the link again that is missing.
+pub fn renew(netns: &Netns, wiring: &Wiring) -> Result<(), LinkError> {
+    let netlink = Netlink::open_in(netns)??;
+    let index = netlink.index(&wiring.interface)?;
+    let index = index.ok_or_else(|| LinkError::Vanished {
+        interface: wiring.interface.clone(),
+        netns: netns.path().display().to_string(),
+    })?;
+    configure::configure(netns, &netlink, index, wiring)
 }
 
 fn undo(netns: &Netns, interface: &str, error: LinkError) -> LinkError {
@@ -238,74 +260,6 @@ fn packet_socket(index: u32) -> io::Result<OwnedFd> {
     sys::socket_buffers(&socket, BUFFER)?;
     sys::packet_bind(&socket, index)?;
     Ok(socket)
-}
-
-fn configure(netns: &Netns, pod: &Netlink, index: u32, wiring: &Wiring) -> Result<(), LinkError> {
-    let up = LinkChange {
-        up: true,
-        ..LinkChange::default()
-    };
-    if let Some(loopback) = pod.index("lo")? {
-        pod.change(loopback, &up)?;
-    }
-    let own = LinkChange {
-        mac: Some(wiring.mac),
-        mtu: Some(wiring.mtu),
-        alias: Some(ALIAS),
-        gso: wiring.gso,
-        ..up
-    };
-    pod.change(index, &own)?;
-    if wiring.addresses.iter().any(IpAddr::is_ipv6) {
-        netns.run(|| enable_ipv6(&wiring.interface))?;
-    }
-    for &address in &wiring.addresses {
-        pod.add_address(index, IpNet::from(address))?;
-    }
-    for gateway in [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)] {
-        if wiring
-            .addresses
-            .iter()
-            .any(|address| address.is_ipv4() == gateway.is_ipv4())
-        {
-            route_by(pod, index, gateway)?;
-        }
-    }
-    for &address in &wiring.addresses {
-        pod.wait_for_address(address)?;
-    }
-    Ok(())
-}
-
-/// Sends everything of the gateway's family to the gateway, whose place on
-/// the link needs no asking.
-fn route_by(pod: &Netlink, index: u32, gateway: IpAddr) -> Result<(), NetlinkError> {
-    let (all, own): (IpNet, Option<IpNet>) = match gateway {
-        IpAddr::V4(v4) => (Ipv4Net::default().into(), Some(Ipv4Net::from(v4).into())),
-        // Every link has a route to link-local addresses.
-        IpAddr::V6(_) => (Ipv6Net::default().into(), None),
-    };
-    let own = own.map(|own| (own, None));
-    for (to, via) in own.into_iter().chain([(all, Some(gateway))]) {
-        pod.add_route(&Route {
-            to,
-            index,
-            via,
-            onlink: false,
-        })?;
-    }
-    pod.add_neighbour(index, gateway, GATEWAY_MAC)
-}
-
-/// Some runtimes start pods with IPv6 off. Where this cannot turn it on, the
-/// kernel refuses the address and the caller hears of it.
-fn enable_ipv6(interface: &str) {
-    for link in ["lo", interface] {
-        let path = format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6");
-        if fs::read(&path).is_ok_and(|state| state.starts_with(b"1")) {
-            let _ = fs::write(&path, "0");
-        }
-    }
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {

@@ -22,7 +22,7 @@ use rtnetlink::{
             LinkAttribute,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
-        route::{RouteScope, RouteType},
+        route::RouteType,
     },
 };
 use tokio::runtime::Runtime;
@@ -33,8 +33,10 @@ use crate::{
     netns::{Netns, NetnsError},
 };
 
+mod route;
 mod state;
 
+pub use route::Route;
 pub use state::LinkState;
 
 #[derive(Debug, thiserror::Error)]
@@ -91,15 +93,6 @@ pub struct LinkChange {
     /// No IPv6 link-local address of the link's own.
     pub no_link_local: bool,
     pub up: bool,
-}
-
-#[derive(Debug, Clone)]
-pub struct Route {
-    pub to: IpNet,
-    pub index: u32,
-    pub via: Option<IpAddr>,
-    /// Take the gateway as reachable, whatever the other routes say.
-    pub onlink: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -242,13 +235,14 @@ impl Netlink {
         )
     }
 
-    /// IPv6 skips duplicate detection. Once [`Netlink::wait_for_address`] has
+    /// It is no error that the link has it. IPv6 skips duplicate detection. Once [`Netlink::wait_for_address`] has
     /// returned, the address is in use.
     pub fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
         let mut request = self
             .handle
             .address()
-            .add(index, address.addr(), address.prefix_len());
+            .add(index, address.addr(), address.prefix_len())
+            .replace();
         if address.addr().is_ipv6() {
             let flags = AddressAttribute::Flags(AddressFlags::Nodad);
             request.message_mut().attributes.push(flags);
@@ -292,44 +286,6 @@ impl Netlink {
             Err(error) if error.is(Errno::ENETUNREACH) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    pub fn add_route(&self, route: &Route) -> Result<(), NetlinkError> {
-        let message = match route.to {
-            IpNet::V4(to) => {
-                let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-                    .destination_prefix(to.addr(), to.prefix_len())
-                    .output_interface(route.index);
-                match route.via {
-                    Some(IpAddr::V4(via)) => message = message.gateway(via),
-                    Some(IpAddr::V6(via)) => message = message.via(via),
-                    None => message = message.scope(RouteScope::Link),
-                }
-                if route.onlink {
-                    message.onlink().build()
-                } else {
-                    message.build()
-                }
-            }
-            IpNet::V6(to) => {
-                let mut message = RouteMessageBuilder::<Ipv6Addr>::new()
-                    .destination_prefix(to.addr(), to.prefix_len())
-                    .output_interface(route.index);
-                if let Some(IpAddr::V6(via)) = route.via {
-                    message = message.gateway(via);
-                }
-                if route.onlink {
-                    message.onlink().build()
-                } else {
-                    message.build()
-                }
-            }
-        };
-        let request = match route.via {
-            Some(via) => format!("add route {} via {via} on link {}", route.to, route.index),
-            None => format!("add route {} on link {}", route.to, route.index),
-        };
-        self.ask(request, self.handle.route().add(message).execute())
     }
 
     /// Says for good where `address` is on the link.

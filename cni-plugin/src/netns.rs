@@ -5,7 +5,7 @@
 //! afterwards; the caller's thread never moves.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
@@ -96,16 +96,27 @@ impl Netns {
     /// Moves the calling thread for good. For a process that is about to
     /// become something else; everybody else wants [`Netns::run`].
     pub fn enter(&self) -> Result<(), NetnsError> {
-        sched::setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
-            let path = self.path.clone();
-            match errno {
-                Errno::EINVAL => NetnsError::NotNetns { path },
-                errno => NetnsError::Enter {
-                    path,
-                    error: errno.into(),
-                },
-            }
-        })
+        let path = || self.path.clone();
+        match sched::setns(&self.file, CloneFlags::CLONE_NEWNET) {
+            Ok(()) => Ok(()),
+            // Where one is already, CAP_NET_ADMIN may be all that one has.
+            Err(Errno::EPERM) if self.is_here() => Ok(()),
+            Err(Errno::EINVAL) => Err(NetnsError::NotNetns { path: path() }),
+            Err(errno) => Err(NetnsError::Enter {
+                path: path(),
+                error: errno.into(),
+            }),
+        }
+    }
+
+    /// Whether the calling thread is inside.
+    fn is_here(&self) -> bool {
+        let here = Self::current().map(|here| here.file.metadata());
+        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        match (here, self.file.metadata()) {
+            (Ok(Ok(here)), Ok(own)) => id(here) == id(own),
+            _ => false,
+        }
     }
 
     /// What /proc/PID/ns/net has for it. Once the namespace is gone, another

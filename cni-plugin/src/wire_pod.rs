@@ -4,13 +4,13 @@
 use std::os::fd::AsFd;
 
 use weft_api::{
-    forwarder::{Attach, Capabilities, Code, Driver, Port},
+    forwarder::{Attach, Capabilities, Code, Driver, Host, Port},
     names::Name,
 };
 
 use crate::{
     forwarder::{Client, ClientError},
-    link::{self, LinkError, Wiring},
+    link::{self, LinkError, Role, Wiring},
     netns::Netns,
 };
 
@@ -56,6 +56,12 @@ pub fn attach_pod(
         addresses: wiring.addresses.clone(),
         mtu: wiring.mtu,
         capabilities,
+        host: match &wiring.role {
+            Role::Pod => None,
+            Role::Host { pools } => Some(Host {
+                pools: pools.clone(),
+            }),
+        },
     };
     let fds: Vec<_> = device.fds.iter().map(AsFd::as_fd).collect();
     let Err(error) = forwarder.attach(attach, &fds) else {

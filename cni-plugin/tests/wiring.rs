@@ -31,7 +31,7 @@ use weft_api::{
 use weft_cni::{
     forwarder::{Client, ClientError},
     gso::Gso,
-    link::{self, Attach, LinkError, Wiring},
+    link::{self, Attach, LinkError, Role, Wiring},
     netlink::Netlink,
     netns::Netns,
     wire_pod::{self, WireError},
@@ -241,6 +241,7 @@ fn taken(attach: AttachRequest) -> Port {
         queues: 1,
         uso: true,
         capabilities: attach.capabilities,
+        host: attach.host,
         over_bandwidth: OverBandwidth::default(),
         age_ms: 0,
         from_pod: Traffic::default(),
@@ -391,6 +392,7 @@ fn wiring(attach: Attach) -> Wiring {
         mtu: 1450,
         attach,
         gso: Some(Gso::one_send(1450)),
+        role: Role::Pod,
     }
 }
 

@@ -3,30 +3,24 @@
 //! refused change has changed nothing. No fd, thread or socket is known here.
 
 pub mod checks;
+mod ports;
 pub mod ways;
 
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
 };
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{
-        Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Limit, Node, Nodes, PortMapping,
-    },
+    forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node, Nodes},
     names::Name,
 };
-use weft_engine::{
-    Epoch, Gateway, Ipip, Peer, Port, PortId, Shaper, Snapshot, Vtep, counters::Traffic,
-};
+use weft_engine::{Epoch, Gateway, Ipip, Peer, Port, Snapshot, Vtep, counters::Traffic};
 use weft_wire::ipip;
 
-/// Most ports: as many as a [`PortId`] can tell apart.
-const PORTS_MAX: usize = 1 << 16;
-/// Most peers, likewise.
+/// Most peers: as many as a `PeerId` can tell apart.
 const PEERS_MAX: usize = 1 << 16;
 
 /// Everything that was asked for and granted.
@@ -90,114 +84,16 @@ impl State {
         &self.uplink
     }
 
+    pub fn uplink_mtu(&self) -> u16 {
+        self.uplink_mtu
+    }
+
     pub fn ports(&self) -> impl Iterator<Item = &PortRow> {
         self.ports.iter().flatten()
     }
 
     pub fn peers(&self) -> &[PeerRow] {
         &self.peers
-    }
-
-    /// The place that the port would get, if it may come at all.
-    pub fn place_for(&self, spec: &Attach) -> Result<PortId, Error> {
-        checks::attach(spec)?;
-        let taken = |what: String, hint: &str| {
-            Err(refusal(
-                Code::Taken,
-                format!("attach port {}: {what}", spec.name),
-                hint,
-            ))
-        };
-        for address in &spec.addresses {
-            if self.own.tunnel.contains(address) {
-                return taken(
-                    format!("{address} is the node's own"),
-                    "give the pod another",
-                );
-            }
-        }
-        for other in self.ports().map(|row| &row.spec) {
-            if other.name == spec.name {
-                return taken(
-                    "the name is taken".to_owned(),
-                    "detach the other, or choose another",
-                );
-            }
-            if other.mac == spec.mac {
-                let what = format!("MAC {} is port {}'s", spec.mac, other.name);
-                return taken(what, "give each pod a MAC of its own");
-            }
-            if let Some(address) = spec.addresses.iter().find(|a| other.addresses.contains(a)) {
-                let what = format!("address {address} is port {}'s", other.name);
-                return taken(what, "detach the other, or give the pod another address");
-            }
-            let published = &other.capabilities.port_mappings;
-            let collides = |mine: &&PortMapping| published.iter().any(|one| one.collides(mine));
-            if let Some(mapping) = spec.capabilities.port_mappings.iter().find(collides) {
-                let what = format!(
-                    "{} is published by port {}",
-                    mapping.published(),
-                    other.name
-                );
-                return taken(
-                    what,
-                    "detach the other, or publish another port of the node",
-                );
-            }
-        }
-        let lowest = self
-            .ports
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.ports.len());
-        u16::try_from(lowest).map(PortId).map_err(|_| {
-            let message = format!("attach port {}: {PORTS_MAX} ports are attached", spec.name);
-            refusal(
-                Code::Invalid,
-                message,
-                "detach some, or run another forwarder",
-            )
-        })
-    }
-
-    pub fn with_port(&self, spec: Attach, takes: Takes) -> Result<(Self, PortId), Error> {
-        let id = self.place_for(&spec)?;
-        let port = Arc::new(Port {
-            id,
-            mac: spec.mac.0,
-            addresses: spec.addresses.clone(),
-            mtu: usize::from(spec.mtu),
-            takes_udp: takes.udp,
-            takes_tcp: takes.tcp,
-            from_pod_shaper: spec.capabilities.bandwidth.from_pod.map(shaper),
-            to_pod_shaper: spec.capabilities.bandwidth.to_pod.map(shaper),
-            connections: Arc::default(),
-            from_pod: Arc::default(),
-            to_pod: Arc::default(),
-        });
-        let mut state = self.clone();
-        let place = usize::from(id.0);
-        if place == state.ports.len() {
-            state.ports.push(None);
-        }
-        state.ports[place] = Some(PortRow { spec, port });
-        Ok((state, id))
-    }
-
-    pub fn without_port(&self, name: &Name) -> Result<(Self, PortId), Error> {
-        let named = |row: &Option<PortRow>| row.as_ref().is_some_and(|row| row.spec.name == *name);
-        let Some(place) = self.ports.iter().position(named) else {
-            let message = format!("detach port {name}: no port has that name");
-            return Err(refusal(Code::NotFound, message, "`list` shows the ports"));
-        };
-        let mut state = self.clone();
-        let id = state.ports[place]
-            .take()
-            .map_or(PortId(0), |row| row.port.id);
-        while let Some(None) = state.ports.last() {
-            state.ports.pop();
-        }
-        Ok((state, id))
     }
 
     /// The other nodes as `nodes` has them, and this one too.
@@ -279,7 +175,7 @@ impl State {
             );
             return invalid(what, "apply what this forwarder's uplink.port says");
         }
-        for port in self.ports() {
+        for port in self.ports().filter(|port| port.spec.host.is_none()) {
             if let Some(address) = own.tunnel.iter().find(|a| port.spec.addresses.contains(a)) {
                 let message = format!(
                     "apply node {}: tunnel address {address} is port {}'s",
@@ -322,10 +218,6 @@ impl State {
             mtu: usize::from(self.uplink_mtu.saturating_sub(ipip::OVERHEAD)),
         })
     }
-}
-
-fn shaper(limit: Limit) -> Shaper {
-    Shaper::new(limit.rate.get(), limit.burst.get(), Instant::now())
 }
 
 /// What no two nodes may share, this one included.

@@ -11,7 +11,7 @@ use weft_api::{
     names::{Mac, Name},
 };
 use weft_cni::{
-    link::{self, Attach, Device, Wiring},
+    link::{self, Attach, Device, Role, Wiring},
     netns::Netns,
 };
 
@@ -39,6 +39,7 @@ pub fn pod(number: u8) -> Pod {
         mtu: 1450,
         attach: Attach::Tap { queues: 2 },
         gso: None,
+        role: Role::Pod,
     };
     let name = Name::new("pod").expect("valid");
     let device = link::add(&netns, &name, &wiring).expect("a tap");

@@ -1,17 +1,14 @@
 //! What the kernel holds of a link, for whoever compares.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use nix::errno::Errno;
-use rtnetlink::{
-    RouteMessageBuilder,
-    packet_route::{
-        address::AddressAttribute,
-        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo},
-        route::{RouteAddress, RouteAttribute, RouteMessage},
-    },
+use rtnetlink::packet_route::{
+    address::AddressAttribute,
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo},
+    route::{RouteAddress, RouteAttribute, RouteMessage},
 };
 use weft_api::names::Mac;
 
@@ -83,18 +80,9 @@ impl Netlink {
 
     /// Where the link's default routes of both families lead.
     pub fn default_gateways(&self, index: u32) -> Result<Vec<IpAddr>, NetlinkError> {
-        let mut gateways = Vec::new();
-        for message in [
-            RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        ] {
-            let get = self.handle.route().get(message).execute();
-            let routes: Vec<_> = self.ask("list the routes".to_owned(), async {
-                get.try_collect().await
-            })?;
-            gateways.extend(routes.iter().filter_map(|route| default_by(route, index)));
-        }
-        Ok(gateways)
+        let routes = self.routes()?;
+        let gateways = routes.iter().filter_map(|route| default_by(route, index));
+        Ok(gateways.collect())
     }
 }
 

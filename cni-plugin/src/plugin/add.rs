@@ -21,7 +21,7 @@ use super::{Order, delegate, port, server};
 use crate::{
     forwarder::Client,
     gso::Gso,
-    link::{self, LinkError, Wiring},
+    link::{self, LinkError, Role, Wiring},
     netns::{Netns, NetnsError},
     protocol::{Attach, Config, Dns, Failure, Interface, Ip, Ipam, Outcome, Pod, Route, code},
     wire_pod::{self, WireError},
@@ -199,6 +199,7 @@ impl<'a> Plan<'a> {
                 Attach::Veth => link::Attach::Veth,
             },
             gso: Some(Gso::one_send(config.mtu)),
+            role: Role::Pod,
         })
     }
 

@@ -33,10 +33,14 @@ pub const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 
 pub const GATEWAY_V6: std::net::Ipv6Addr =
     std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
 
+/// The node's own link.
+pub const HOST_LINK: &str = "weft0";
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// Adopt a pod's device. Its fds come with the line.
+    /// Adopt the device of a pod, or of the node itself. Its fds come with the
+    /// line.
     Attach(Attach),
     /// Let a port go: no worker uses its fds when the answer arrives, and they
     /// are closed soon after.
@@ -70,6 +74,18 @@ pub struct Attach {
     pub mtu: u16,
     #[serde(default, skip_serializing_if = "Capabilities::is_plain")]
     pub capabilities: Capabilities,
+    /// The port is the node's own, of which there is one at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Host>,
+}
+
+/// What the host port leads to: the node, what its kernel routes, and so all
+/// that no pool holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// What pods' addresses come from, on whatever node.
+    pub pools: Vec<IpNet>,
 }
 
 /// What a port is to do besides carrying frames, by the names that CNI has
@@ -154,6 +170,9 @@ pub enum Way {
     VxlanL3,
     /// The IPv4 packet in an IPv4 packet (RFC 2003).
     Ipip,
+    /// The IP packet as it is: the node's kernel and the fabric route it. It
+    /// takes the host port.
+    Direct,
 }
 
 fn default_vni() -> Vni {
@@ -165,6 +184,11 @@ pub const DEFAULT_PORT: u16 = 4789;
 
 fn default_port() -> u16 {
     DEFAULT_PORT
+}
+
+/// Ethernet's.
+fn default_mtu() -> u16 {
+    1500
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -230,6 +254,8 @@ pub struct Port {
     pub uso: bool,
     #[serde(default, skip_serializing_if = "Capabilities::is_plain")]
     pub capabilities: Capabilities,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Host>,
     /// Packets dropped for the bandwidth; none without one.
     #[serde(default)]
     pub over_bandwidth: OverBandwidth,
@@ -300,6 +326,12 @@ pub struct Status {
     pub workers: usize,
     pub epoch: u64,
     pub underlay: Vec<IpAddr>,
+    /// Of the underlay, in bytes of IP packet.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    /// The node's own addresses in the pod network, by the tables in force.
+    #[serde(default)]
+    pub tunnel: Vec<IpAddr>,
     pub vni: Vni,
     pub port: u16,
     /// UDP_SEGMENT in use; false after the kernel refused it.

@@ -1,11 +1,12 @@
 //! Is this frame allowed from this port? A pod sends from its own MAC and
-//! addresses, and says nothing false about its super-frames.
+//! addresses, the node from what is behind it, and both say nothing false
+//! about their super-frames.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use weft_wire::{ETHERNET_LEN, Packet, VnetHeader, checksum, parse::Fragment, protocol, vnet};
 
-use crate::{DropReason, Gateway, Port};
+use crate::{DropReason, Gateway, Holder, Port, Reach, Snapshot};
 
 /// A pod may use a link-local address, which nobody tells us of, but only on
 /// its link: towards the gateway, or a group, which goes no further. So may
@@ -22,6 +23,29 @@ pub fn source_address(packet: &Packet, port: &Port, gateway: &Gateway) -> Result
         IpAddr::V6(_) if on_link => Err(DropReason::LinkLocal),
         _ => Err(DropReason::SpoofedAddress),
     }
+}
+
+/// Behind the host port is the node, and whatever its kernel routes: any
+/// sender but those that are reached otherwise, pods of this node and what
+/// lives behind a tunnel.
+pub fn host_source(tables: &Snapshot, src: IpAddr) -> Result<(), DropReason> {
+    let link_local = match src {
+        IpAddr::V4(src) => src.is_link_local(),
+        IpAddr::V6(src) => is_link_local(src),
+    };
+    if link_local {
+        return Err(DropReason::LinkLocal);
+    }
+    let host = tables.host().map(|host| host.id);
+    let pods_own = tables.port_of(src).is_some_and(|id| Some(id) != host);
+    let tunnelled = matches!(
+        tables.holder_of(src),
+        Some(Holder::Peer(_, Reach::Tunnel(_)))
+    );
+    if pods_own || tunnelled || src.is_unspecified() || src.is_loopback() || src.is_multicast() {
+        return Err(DropReason::SpoofedAddress);
+    }
+    Ok(())
 }
 
 /// fe80::/10 (RFC 4291 section 2.5.6).

@@ -59,7 +59,7 @@ reasons! {
 
     // Admission of a pod's frame.
     SpoofedMac "spoofed_mac" Suspect "A pod sent from a MAC that is not its own.";
-    SpoofedAddress "spoofed_address" Suspect "A pod sent from an IP address that is not its own.";
+    SpoofedAddress "spoofed_address" Suspect "A pod sent from an IP address that is not its own, or the node from one that is not behind it.";
     NotForGateway "not_for_gateway" Suspect "A pod sent to a MAC that is not the gateway's.";
 
     // The gateway and the way on.
@@ -76,6 +76,8 @@ reasons! {
     ConntrackLimit "conntrack_limit" Normal "A pod has as many connections as it may, and all of them are in use.";
     ConntrackUnrelated "conntrack_unrelated" Normal "An ICMP error or an echo reply belongs to no connection.";
     FragmentAlone "fragment_alone" Normal "A fragment came without the first of its datagram, by which alone policies can judge.";
+    NoHostPort "no_host_port" Trouble "The destination is reached without a tunnel, by the node itself, and this node has no host port: run weft host up.";
+    HostLoop "host_loop" Trouble "The node sent what would leave by the node: its own route to the destination is missing.";
     NoUplink "no_uplink" Trouble "This node and the peer have no underlay address family in common.";
     BandwidthFromPod "bandwidth_from_pod" Normal "A pod sent more than its bandwidth allows.";
     BandwidthToPod "bandwidth_to_pod" Normal "A pod was sent more than its bandwidth allows.";

@@ -43,6 +43,8 @@ pub use engine::{Engine, Scene};
 pub use inbox::Inbox;
 pub use outbox::Outbox;
 pub use policy::Policy;
-pub use snapshot::{Epoch, Gateway, Ipip, Peer, PeerId, Port, PortId, Route, Snapshot, Vtep};
+pub use snapshot::{
+    Epoch, Gateway, Holder, Host, Ipip, Peer, PeerId, Port, PortId, Route, Snapshot, Vtep,
+};
 pub use verdict::{Tunnel, Verdict};
-pub use way::Way;
+pub use way::{Reach, Way};

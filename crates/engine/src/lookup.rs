@@ -2,19 +2,42 @@
 
 use std::net::IpAddr;
 
-use crate::{DropReason, Snapshot, admit::is_link_local, flow::Egress};
+use crate::{
+    DropReason, Holder, Reach, Route, Snapshot, admit::is_link_local, flow::Egress,
+    snapshot::PortId,
+};
 
-/// The way from a pod: a port on this node, else a peer.
-pub fn from_port(tables: &Snapshot, dst: IpAddr) -> Result<Egress, DropReason> {
+/// The way from a port: a port on this node, a peer, or the host port for
+/// whatever the node is the way to. It never leads back to where the packet
+/// came from: what the node itself sent would loop.
+pub fn from_port(tables: &Snapshot, from: PortId, dst: IpAddr) -> Result<Egress, DropReason> {
+    let egress = way_to(tables, dst)?;
+    let from_host = tables.host().is_some_and(|host| host.id == from);
+    if from_host && egress == Egress::Port(from) {
+        return Err(DropReason::HostLoop);
+    }
+    Ok(egress)
+}
+
+fn way_to(tables: &Snapshot, dst: IpAddr) -> Result<Egress, DropReason> {
     carried(dst)?;
     if let Some(port) = tables.port_of(dst) {
         return Ok(Egress::Port(port));
     }
-    let route = tables.route_to(dst).ok_or(DropReason::NoRoute)?;
-    if tables.peer(route.peer).has(route.way) {
-        Ok(Egress::Peer(route))
-    } else {
-        Err(DropReason::NoUplink)
+    match tables.holder_of(dst) {
+        Some(Holder::Peer(peer, Reach::Tunnel(way))) if tables.peer(peer).has(way) => {
+            Ok(Egress::Peer(Route { peer, way }))
+        }
+        Some(Holder::Peer(_, Reach::Tunnel(_))) => Err(DropReason::NoUplink),
+        Some(Holder::Peer(_, Reach::Direct)) => {
+            let host = tables.host().ok_or(DropReason::NoHostPort)?;
+            Ok(Egress::Port(host.id))
+        }
+        Some(Holder::Here) => Err(DropReason::NoRoute),
+        None => {
+            let host = tables.way_out(dst).ok_or(DropReason::NoRoute)?;
+            Ok(Egress::Port(host))
+        }
     }
 }
 

@@ -110,14 +110,26 @@ impl Policy {
 }
 
 impl<'a> End<'a> {
-    pub fn of(port: &'a Port) -> Self {
-        Self::Pod(port)
+    /// What `address`, that of a packet, is behind the port.
+    pub fn of(tables: &Snapshot, port: &'a Port, address: IpAddr) -> Self {
+        match &port.host {
+            None => Self::Pod(port),
+            Some(_) if tables.port_of(address) == Some(port.id) => Self::Node,
+            Some(_) => Self::Elsewhere,
+        }
     }
 
-    /// What packets that take this way come to.
-    pub fn behind(tables: &'a Snapshot, egress: Egress) -> Result<Self, DropReason> {
+    /// What packets to `address` that take this way come to.
+    pub fn behind(
+        tables: &'a Snapshot,
+        egress: Egress,
+        address: IpAddr,
+    ) -> Result<Self, DropReason> {
         match egress {
-            Egress::Port(id) => tables.port(id).map(Self::of).ok_or(DropReason::PortDown),
+            Egress::Port(id) => {
+                let port = tables.port(id).ok_or(DropReason::PortDown)?;
+                Ok(Self::of(tables, port, address))
+            }
             Egress::Peer(_) => Ok(Self::Elsewhere),
         }
     }

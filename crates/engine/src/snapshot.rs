@@ -12,7 +12,7 @@ use prefix_trie::joint::JointPrefixMap;
 use weft_conntrack::Account;
 use weft_wire::{Mac, Packet};
 
-use crate::{Policy, Shaper, Way, counters::Traffic};
+use crate::{Policy, Reach, Shaper, Way, counters::Traffic};
 
 /// Counts the snapshots of one forwarder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,12 +56,23 @@ pub struct Port {
     /// Whether the port takes whole UDP super-frames, TCP super-frames.
     pub takes_udp: bool,
     pub takes_tcp: bool,
+    /// None of a pod's port.
+    pub host: Option<Host>,
     pub from_pod_shaper: Option<Shaper>,
     pub to_pod_shaper: Option<Shaper>,
     /// How many connections the pod has, and may have.
     pub connections: Arc<Account>,
     pub from_pod: Arc<Traffic>,
     pub to_pod: Arc<Traffic>,
+}
+
+/// What makes a port the host port: the node itself is behind it, and whatever
+/// the node's kernel routes. Its addresses are the node's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// What pods' addresses come from. All else is outside, and leaves by the
+    /// host port.
+    pub pools: Vec<IpNet>,
 }
 
 #[derive(Debug)]
@@ -82,7 +93,7 @@ pub struct Peer {
     pub ipip: Option<Ipip>,
     /// What lives there, and how to get to it: inner sources are taken only
     /// from these.
-    pub blocks: Vec<(IpNet, Way)>,
+    pub blocks: Vec<(IpNet, Reach)>,
     pub to_peer: Arc<Traffic>,
     pub from_peer: Arc<Traffic>,
 }
@@ -95,11 +106,19 @@ pub struct Ipip {
     pub mtu: usize,
 }
 
-/// Where an address lives, and how to get there.
+/// The way through the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     pub peer: PeerId,
     pub way: Way,
+}
+
+/// Where an address lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// On this node, whoever may hold it.
+    Here,
+    Peer(PeerId, Reach),
 }
 
 /// What every IPv6 link carries (RFC 8200 section 5).
@@ -124,6 +143,11 @@ impl Peer {
             Way::Ipip => self.ipip.is_some(),
         }
     }
+
+    /// The way to the peer itself, whatever lives there.
+    pub fn vxlan(&self) -> Way {
+        if self.l3 { Way::VxlanL3 } else { Way::Vxlan }
+    }
 }
 
 #[derive(Debug)]
@@ -134,10 +158,10 @@ pub struct Snapshot {
     /// None: everybody may speak to everybody, and no connection is tracked.
     pub policy: Option<Policy>,
     ports: Vec<Option<Arc<Port>>>,
+    host: Option<PortId>,
     peers: Vec<Arc<Peer>>,
     port_by_address: HashMap<IpAddr, PortId>,
     peer_by_underlay: HashMap<IpAddr, PeerId>,
-    /// None: the block is this node's own.
     holder_of_block: Holders,
 }
 
@@ -149,6 +173,8 @@ pub enum SnapshotError {
         first: PortId,
         second: PortId,
     },
+    #[error("ports {first:?} and {second:?} are both the host port")]
+    Hosts { first: PortId, second: PortId },
     #[error("underlay address {address} is that of peers {first:?} and {second:?}")]
     Underlay {
         address: IpAddr,
@@ -167,8 +193,8 @@ pub enum SnapshotError {
     TooMany,
 }
 
-/// Whose a block is; none: this node's own.
-type Holders = JointPrefixMap<IpNet, Option<Route>>;
+/// Whose a block is.
+type Holders = JointPrefixMap<IpNet, Holder>;
 
 impl Snapshot {
     /// Ports stand at their own [`PortId`]; peers get theirs by position.
@@ -179,7 +205,8 @@ impl Snapshot {
         ports: Vec<Option<Arc<Port>>>,
         peers: Vec<Arc<Peer>>,
     ) -> Result<Self, SnapshotError> {
-        let port_by_address = by_address(&ports)?;
+        let host = host_among(&ports)?;
+        let port_by_address = by_address(&ports, &vtep, host)?;
         let peer_by_underlay = by_underlay(&peers)?;
         let holder_of_block = by_block(&vtep.blocks, &peers)?;
         Ok(Self {
@@ -188,6 +215,7 @@ impl Snapshot {
             vtep,
             policy: None,
             ports,
+            host,
             peers,
             port_by_address,
             peer_by_underlay,
@@ -219,7 +247,25 @@ impl Snapshot {
     pub fn is_gateway(&self, address: IpAddr) -> bool {
         address == IpAddr::V4(self.gateway.v4)
             || address == IpAddr::V6(self.gateway.v6)
-            || self.vtep.addresses.contains(&address)
+            || self.answers_for_node(address)
+    }
+
+    /// Whether `address` is the node's own, and the node is not there to speak
+    /// for itself.
+    pub fn answers_for_node(&self, address: IpAddr) -> bool {
+        self.host.is_none() && self.vtep.addresses.contains(&address)
+    }
+
+    pub fn host(&self) -> Option<&Port> {
+        self.port(self.host?)
+    }
+
+    /// The host port, if `address`, which lies in no block, is outside.
+    pub fn way_out(&self, address: IpAddr) -> Option<PortId> {
+        let port = self.host()?;
+        let pools = &port.host.as_ref()?.pools;
+        let inside = pools.iter().any(|pool| pool.contains(&address));
+        (!inside).then_some(port.id)
     }
 
     pub fn port_of(&self, address: IpAddr) -> Option<PortId> {
@@ -230,19 +276,45 @@ impl Snapshot {
         self.peer_by_underlay.get(&underlay).copied()
     }
 
-    /// The way to the peer whose block is the longest that holds `address`;
-    /// none if that is a block of this node.
-    pub fn route_to(&self, address: IpAddr) -> Option<Route> {
+    /// Whose the longest block is that holds `address`.
+    pub fn holder_of(&self, address: IpAddr) -> Option<Holder> {
         let (_, holder) = self.holder_of_block.get_lpm(&IpNet::from(address))?;
-        *holder
+        Some(*holder)
+    }
+
+    /// The peer behind which `address` lives, or is.
+    pub fn peer_of(&self, address: IpAddr) -> Option<PeerId> {
+        match self.holder_of(address) {
+            Some(Holder::Peer(peer, _)) => Some(peer),
+            Some(Holder::Here) => None,
+            None => self.peer_from(address),
+        }
     }
 }
 
-fn by_address(ports: &[Option<Arc<Port>>]) -> Result<HashMap<IpAddr, PortId>, SnapshotError> {
+fn host_among(ports: &[Option<Arc<Port>>]) -> Result<Option<PortId>, SnapshotError> {
+    let hosts = ports.iter().flatten().filter(|port| port.host.is_some());
+    let mut ids = hosts.map(|port| port.id);
+    match (ids.next(), ids.next()) {
+        (Some(first), Some(second)) => Err(SnapshotError::Hosts { first, second }),
+        (host, _) => Ok(host),
+    }
+}
+
+/// Whatever is the node's own, the host port holds, where there is one.
+fn by_address(
+    ports: &[Option<Arc<Port>>],
+    vtep: &Vtep,
+    host: Option<PortId>,
+) -> Result<HashMap<IpAddr, PortId>, SnapshotError> {
     let mut port_by_address = HashMap::new();
+    if let Some(host) = host {
+        port_by_address.extend(vtep.addresses.iter().map(|&address| (address, host)));
+    }
     for port in ports.iter().flatten() {
         for &address in &port.addresses {
-            if let Some(first) = port_by_address.insert(address, port.id) {
+            let first = port_by_address.insert(address, port.id);
+            if let Some(first) = first.filter(|first| *first != port.id || host != Some(*first)) {
                 return Err(SnapshotError::Address {
                     address,
                     first,
@@ -274,24 +346,23 @@ fn by_underlay(peers: &[Arc<Peer>]) -> Result<HashMap<IpAddr, PeerId>, SnapshotE
 fn by_block(own: &[IpNet], peers: &[Arc<Peer>]) -> Result<Holders, SnapshotError> {
     let mut holder_of_block = Holders::new();
     for &block in own {
-        holder_of_block.insert(block, None);
+        holder_of_block.insert(block, Holder::Here);
     }
     for (id, peer) in numbered(peers) {
         let second = id?;
-        for &(block, way) in &peer.blocks {
-            let route = Route { peer: second, way };
-            match holder_of_block.insert(block, Some(route)) {
+        for &(block, reach) in &peer.blocks {
+            match holder_of_block.insert(block, Holder::Peer(second, reach)) {
                 None => {}
-                Some(None) => {
+                Some(Holder::Here) => {
                     return Err(SnapshotError::OwnBlock {
                         block,
                         peer: second,
                     });
                 }
-                Some(Some(first)) => {
+                Some(Holder::Peer(first, _)) => {
                     return Err(SnapshotError::Block {
                         block,
-                        first: first.peer,
+                        first,
                         second,
                     });
                 }

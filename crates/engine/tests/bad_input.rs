@@ -189,7 +189,7 @@ fn an_address_of_the_nodes_own_block_that_no_pod_holds() {
         |_| {},
         |peer| {
             let block = "10.244.0.0/16".parse().expect("a prefix");
-            peer.blocks.push((block, Way::Vxlan));
+            peer.blocks.push((block, Way::Vxlan.into()));
         },
     );
     let nobody = between(pod_v4(0, 0), pod_v4(0, 9)).macs(pod_mac(0, 0), GATEWAY.mac);

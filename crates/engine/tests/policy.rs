@@ -7,7 +7,7 @@ use weft_engine::{DropReason, Policy, Port};
 use weft_policy::{Change, Compiler, read};
 use weft_testkit::{
     frames::{ACK, FIN, FrameBuilder, SYN, between},
-    sim::{GATEWAY, World, pod_mac, pod_v4, pod_v6, tunnel_v4},
+    sim::{GATEWAY, HOST, World, host_mac, pod_mac, pod_v4, pod_v6, tunnel_v4, underlay},
 };
 use weft_wire::ETHERNET_LEN;
 
@@ -430,4 +430,33 @@ fn a_full_table_says_so() {
     cluster.is_lost(A, B, &v4(A, B).udp(3, 53), "conntrack_full");
     cluster.wait(121);
     cluster.passes(A, B, &v4(A, B).udp(3, 53));
+}
+
+#[test]
+fn the_node_reaches_its_pods_and_strangers_behind_it_are_judged() {
+    let node = (0, HOST);
+    let mut cluster = Cluster::new(CLOSED);
+    cluster.world.nodes[0].open_host(0);
+    cluster.apply(CLOSED);
+    let from = |address| between(address, pod_v4(0, 0)).macs(host_mac(0), GATEWAY.mac);
+    for own in [underlay(0), tunnel_v4(0).into()] {
+        let to = between(pod_v4(0, 0), own).macs(pod_mac(0, 0), GATEWAY.mac);
+        cluster.is_lost(A, node, &to.clone().udp(9, 80), "policy_egress");
+        cluster.passes(node, A, &from(own).tcp(9, 80).flags(SYN).seq(1).ack(0));
+        let answer = to.tcp(80, 9).flags(SYN | ACK).seq(1).ack(2);
+        cluster.passes(A, node, &answer);
+        cluster.apply(CLOSED);
+        cluster.passes(A, node, &answer);
+    }
+    let stranger = [203, 0, 113, 9].into();
+    cluster.is_lost(node, A, &from(stranger).udp(9, 80), "policy_ingress");
+    cluster.apply(&reached("a", "b", UDP_53));
+    cluster.is_lost(node, A, &from(stranger).udp(9, 53), "policy_ingress");
+    let anyone = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,
+        metadata: {namespace: x, name: closed},
+        spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}]}]}}";
+    cluster.apply(anyone);
+    cluster.passes(node, A, &from(stranger).udp(9, 53));
+    let back = between(pod_v4(0, 0), stranger).macs(pod_mac(0, 0), GATEWAY.mac);
+    cluster.passes(A, node, &back.udp(53, 9));
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use weft_conntrack::{Config, Timeouts, Tracker};
-use weft_engine::{Peer, Policy, Port, PortId, Way};
+use weft_engine::{Peer, Policy, Port, PortId, Reach, Way};
 use weft_policy::{Compiler, Transport};
 use weft_testkit::{
     frames::{ACK, FrameBuilder, SYN, between},
@@ -111,7 +111,7 @@ impl Lab {
         self.edition += 1;
         for node in [0, 1] {
             let blocks = self.seats.iter().filter(|(_, seat)| seat.0 != node);
-            let blocks = blocks.map(|(address, _)| ((*address).into(), Way::Vxlan));
+            let blocks = blocks.map(|(address, _)| ((*address).into(), Reach::Tunnel(Way::Vxlan)));
             let usual = tables(node, 1);
             let mut peer = Arc::clone(&usual.peers()[0]);
             drop(usual);
@@ -193,6 +193,7 @@ fn ports(node: usize, seats: &BTreeMap<IpAddr, Seat>) -> Vec<Arc<Port>> {
             mtu: 1450,
             takes_udp: true,
             takes_tcp: true,
+            host: None,
             from_pod_shaper: None,
             to_pod_shaper: None,
             connections: Arc::default(),

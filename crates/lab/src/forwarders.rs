@@ -18,7 +18,7 @@ use weft_api::{
 use weft_cni::{
     forwarder::Client,
     gso::Gso,
-    link::{Attach as PodAttach, Wiring},
+    link::{Attach as PodAttach, Role, Wiring},
     netns::Netns,
     wire_pod,
 };
@@ -179,6 +179,7 @@ fn wire(
                 Attach::Veth => PodAttach::Veth,
             },
             gso: Some(Gso::one_send(spec.pod_mtu())),
+            role: Role::Pod,
         };
         let port = Name::new(&pod.name)?;
         netns.run(|| wire_pod::attach_pod(pod_netns, &port, &wiring, plain.clone(), client))??;

@@ -115,6 +115,7 @@ fn fill_pod(plan: &NodePlan, pod: &PodPlan, netns: &Netns, up: &LinkChange) -> a
             index,
             via: Some(gateway.addr()),
             onlink: false,
+            src: None,
         })?;
         inside.wait_for_address(net.addr())?;
     }
@@ -154,6 +155,7 @@ fn add_tunnel(
                 index,
                 via: Some(tunnel),
                 onlink: true,
+                src: None,
             })?;
         }
     }

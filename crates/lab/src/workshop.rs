@@ -13,7 +13,7 @@ use weft_api::{
 };
 use weft_cni::{
     gso::Gso,
-    link::{Attach, Wiring},
+    link::{Attach, Role, Wiring},
     netns::Netns,
     wire_pod,
 };
@@ -105,6 +105,7 @@ impl Pod {
             mtu,
             attach,
             gso: Some(Gso::one_send(mtu)),
+            role: Role::Pod,
         };
         let port = Name::new(self.name())?;
         let mut client = forwarder.client()?;

@@ -316,6 +316,7 @@ fn port() -> Port {
         mtu: 1450,
         takes_udp: true,
         takes_tcp: true,
+        host: None,
         from_pod_shaper: None,
         to_pod_shaper: None,
         connections: Arc::default(),

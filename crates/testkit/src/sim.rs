@@ -80,8 +80,17 @@ impl Node {
         };
         let mut other = peer(1 - node);
         peer_edit(Arc::get_mut(&mut other).expect("just made"));
-        let ports = vec![edited(port(node, 0)), edited(port(node, 1))];
+        let mut ports = vec![edited(port(node, 0)), edited(port(node, 1))];
+        if self.tables.host().is_some() {
+            ports.push(host(node));
+        }
         self.tables = tables_of(node, self.tables.epoch.0 + 1, ports, vec![other]);
+    }
+
+    /// Gives the node its host port, at place [`HOST`].
+    pub fn open_host(&mut self, node: usize) {
+        let ports = vec![port(node, 0), port(node, 1), host(node)];
+        self.tables = tables_of(node, self.tables.epoch.0 + 1, ports, vec![peer(1 - node)]);
     }
 
     fn port_reads(

@@ -91,6 +91,7 @@ mod tests {
             addresses: Vec::new(),
             mtu: 1450,
             capabilities: Capabilities::default(),
+            host: None,
         };
         let node =
             serde_json::from_str(r#"{"name":"n1","underlay":[],"vtep_mac":"02:00:00:00:00:01"}"#)

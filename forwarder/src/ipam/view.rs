@@ -10,7 +10,7 @@ use std::{
 use ipnet::IpNet;
 use weft_api::{
     forwarder::{self, Nodes, Way},
-    ipam::{Encapsulation, Event, Node, Route},
+    ipam::{Encapsulation, Event, Node, Route, When},
     names::Name,
 };
 
@@ -27,11 +27,6 @@ pub struct View {
 /// Why something that the server told is not in the tables.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeftOut {
-    /// This forwarder only tunnels.
-    NotTunnelled {
-        net: IpNet,
-        node: Name,
-    },
     NodeUnknown {
         net: IpNet,
         node: Name,
@@ -47,10 +42,6 @@ pub enum LeftOut {
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotTunnelled { net, node } => write!(
-                f,
-                "{net} of node {node} gets no route: the encapsulation of its pool is none"
-            ),
             Self::NodeUnknown { net, node } => write!(
                 f,
                 "{net} gets no route: node {node} is unknown; make it known by weft ipam node put"
@@ -128,7 +119,7 @@ impl View {
         let mut peers = Vec::new();
         for node in self.nodes.values().filter(|node| node.name != own.name) {
             let mut peer = record(node, blocks.remove(&node.name).unwrap_or_default());
-            peer.ways = self.ways(&peer.blocks);
+            peer.ways = self.ways(&peer.blocks, self.nodes.get(&own.name), node);
             match seen.check(&peer) {
                 Ok(()) => {
                     seen.add(&peer);
@@ -143,31 +134,45 @@ impl View {
         (Nodes { node: own, peers }, left_out)
     }
 
-    /// Of those that have another than VXLAN.
-    fn ways(&self, blocks: &[IpNet]) -> BTreeMap<IpNet, Way> {
-        let by_ipip = |net: &&IpNet| {
-            let route = self.routes.get(*net);
-            route.is_some_and(|route| route.encapsulation == Encapsulation::Ipip)
+    /// Of the peer's blocks that have another than VXLAN.
+    fn ways(&self, blocks: &[IpNet], own: Option<&Node>, peer: &Node) -> BTreeMap<IpNet, Way> {
+        let near = |net: &IpNet| own.is_some_and(|own| share_subnet(own, peer, net));
+        let way = |net: &IpNet| {
+            let route = self.routes.get(net)?;
+            match (route.encapsulation, route.when) {
+                (Encapsulation::None, _) => Some((*net, Way::Direct)),
+                (_, When::CrossSubnet) if near(net) => Some((*net, Way::Direct)),
+                (Encapsulation::Ipip, _) => Some((*net, Way::Ipip)),
+                (Encapsulation::Vxlan, _) => None,
+            }
         };
-        let nets = blocks.iter().filter(by_ipip);
-        nets.map(|&net| (net, Way::Ipip)).collect()
+        blocks.iter().filter_map(way).collect()
     }
 
-    /// Of the own node all, since nothing on the way to its pods is tunnelled.
     fn blocks(&self, own: &Name, left_out: &mut Vec<LeftOut>) -> BTreeMap<Name, Vec<IpNet>> {
         let mut blocks = BTreeMap::<Name, Vec<IpNet>>::new();
         for route in self.routes.values() {
             let (net, node) = (route.net, route.node.clone());
             if node != *own && !self.nodes.contains_key(&node) {
                 left_out.push(LeftOut::NodeUnknown { net, node });
-            } else if node != *own && route.encapsulation == Encapsulation::None {
-                left_out.push(LeftOut::NotTunnelled { net, node });
             } else {
                 blocks.entry(node).or_default().push(net);
             }
         }
         blocks
     }
+}
+
+/// Whether the two are neighbours on the underlay of the block's family.
+fn share_subnet(one: &Node, other: &Node, block: &IpNet) -> bool {
+    let subnet = |node: &Node| {
+        let same_family = |net: &&IpNet| net.addr().is_ipv4() == block.addr().is_ipv4();
+        node.underlay.iter().find(same_family).copied()
+    };
+    let (Some(one), Some(other)) = (subnet(one), subnet(other)) else {
+        return false;
+    };
+    one.contains(&other.addr()) && other.contains(&one.addr())
 }
 
 fn record(node: &Node, blocks: Vec<IpNet>) -> forwarder::Node {

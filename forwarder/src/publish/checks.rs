@@ -28,7 +28,14 @@ pub fn attach(spec: &Attach) -> Result<(), Error> {
         let problem = format!("{GATEWAY_MAC} is the gateway's MAC");
         return Err(invalid(problem, "give the pod another"));
     }
-    if spec.addresses.is_empty() {
+    if let Some(host) = &spec.host {
+        let pools = host.pools.iter().try_for_each(block);
+        pools.map_err(|problem| invalid(problem, "correct the pools"))?;
+        if !spec.capabilities.is_plain() {
+            let problem = "the host port has no capabilities".to_owned();
+            return Err(invalid(problem, "leave them out"));
+        }
+    } else if spec.addresses.is_empty() {
         let problem = "it has no address, so it could neither send nor be sent to".to_owned();
         return Err(invalid(problem, "give at least one"));
     }
@@ -160,7 +167,7 @@ fn unicast(address: IpAddr) -> Result<(), String> {
     Ok(())
 }
 
-fn block(net: &IpNet) -> Result<(), String> {
+pub fn block(net: &IpNet) -> Result<(), String> {
     let canonical = net.trunc();
     if *net != canonical {
         return Err(format!(

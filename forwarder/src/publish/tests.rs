@@ -1,13 +1,14 @@
 use std::{
     collections::BTreeMap,
     num::{NonZeroU16, NonZeroU64},
+    time::Instant,
 };
 
 use weft_api::{
-    forwarder::Capabilities,
+    forwarder::{Capabilities, Host, Limit, PortMapping},
     names::{Mac, Vni},
 };
-use weft_engine::PeerId;
+use weft_engine::{PeerId, PortId};
 
 use super::*;
 
@@ -50,6 +51,7 @@ fn pod(text: &str, number: u8) -> Attach {
         addresses: addresses(&[&format!("10.1.0.{number}"), &format!("fd00::{number}")]),
         mtu: 1430,
         capabilities: Capabilities::default(),
+        host: None,
     }
 }
 
@@ -254,12 +256,9 @@ fn what_another_node_has_is_taken() {
         .with_nodes(nodes(vec![n2, tunnelled]))
         .expect("nested is no clash");
     let snapshot = state.snapshot(Epoch(1)).expect("consistent");
-    let holder = |address: &str| {
-        let route = snapshot.route_to(addresses(&[address])[0]);
-        route.map(|route| route.peer)
-    };
-    assert_eq!(holder("10.2.0.7"), Some(PeerId(1)));
-    assert_eq!(holder("10.2.0.8"), Some(PeerId(0)));
+    let peer = |address: &str| snapshot.peer_of(addresses(&[address])[0]);
+    assert_eq!(peer("10.2.0.7"), Some(PeerId(1)));
+    assert_eq!(peer("10.2.0.8"), Some(PeerId(0)));
 }
 
 #[test]
@@ -426,4 +425,57 @@ fn a_limited_port_has_shapers_that_outlive_a_change() {
     }
     // The burst and its debt are the port's, not the tables'.
     assert_eq!(refused, [false, true]);
+}
+
+fn host(addresses_of: &[&str], pools: &[&str]) -> Attach {
+    Attach {
+        addresses: addresses(addresses_of),
+        host: Some(Host {
+            pools: pools.iter().map(|p| p.parse().expect("a pool")).collect(),
+        }),
+        ..pod("weft0", 9)
+    }
+}
+
+#[test]
+fn the_host_port_holds_what_is_the_nodes_own() {
+    let mut own = own();
+    own.tunnel = addresses(&["10.1.0.0", "fd00::100"]);
+    let nodes = |own| Nodes {
+        node: own,
+        peers: Vec::new(),
+    };
+    let applied = state().with_nodes(nodes(own.clone())).expect("good");
+    let (held, id) = with(&applied, host(&["10.1.0.0"], &["10.1.0.0/16"]));
+    let snapshot = held.snapshot(Epoch(1)).expect("consistent");
+    assert_eq!(snapshot.host().map(|port| port.id), Some(id));
+    for address in ["10.1.0.0", "fd00::100", "192.0.2.1", "2001:db8::1"] {
+        let address = addresses(&[address])[0];
+        assert_eq!(snapshot.port_of(address), Some(id), "{address}");
+        assert!(!snapshot.is_gateway(address));
+    }
+    // It may stay though the node's address is another's, or none at all.
+    own.tunnel = addresses(&["10.1.0.1"]);
+    let moved = held.with_nodes(nodes(own)).expect("good");
+    moved.snapshot(Epoch(2)).expect("consistent");
+    with(&state(), host(&[], &[]));
+}
+
+#[test]
+fn there_is_one_host_port_and_its_addresses_are_nobody_elses() {
+    let (held, _) = with(&state(), host(&["10.1.0.9"], &[]));
+    let mut second = host(&["10.1.0.8"], &[]);
+    (second.name, second.mac) = (name("weft1"), Mac([2, 0, 0, 0, 0, 8]));
+    let error = held.with_port(second, WHOLE).expect_err("a second");
+    assert_eq!(error.code, Code::Taken, "{error}");
+    assert!(error.hint.contains("weft host down"), "{error}");
+    let mut pod = pod("a", 1);
+    for own in ["10.1.0.9", "192.0.2.1"] {
+        pod.addresses = addresses(&[own]);
+        assert_eq!(code(held.with_port(pod.clone(), WHOLE)), Some(Code::Taken));
+    }
+    refused_as_invalid(host(&["10.1.0.9"], &["10.1.0.7/24"]));
+    let mut limited = publishing("a", 1, &["* 80 tcp"]);
+    limited.host = Some(Host { pools: Vec::new() });
+    refused_as_invalid(limited);
 }

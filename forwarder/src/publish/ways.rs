@@ -6,7 +6,7 @@ use weft_api::{
     forwarder::{Code, Error, Node, Nodes, Way},
     names::Name,
 };
-
+use weft_engine::Reach;
 use weft_wire::vxlan::{ETHERNET_OVERHEAD, OVERHEAD_V4, OVERHEAD_V6};
 
 use super::{places_of, refusal};
@@ -23,21 +23,22 @@ pub struct Unserved {
     pub node: Name,
 }
 
-/// The node's blocks and lone tunnel addresses, each with its way.
-pub(super) fn of(node: &Node) -> Vec<(IpNet, weft_engine::Way)> {
+/// The node's blocks and lone tunnel addresses, and how each is reached.
+pub(super) fn of(node: &Node) -> Vec<(IpNet, Reach)> {
     let usual = if is_l3(node) {
         Way::VxlanL3
     } else {
         Way::Vxlan
     };
-    let way = |net: &IpNet| match node.ways.get(net).copied().unwrap_or(usual) {
-        Way::Vxlan => weft_engine::Way::Vxlan,
-        Way::VxlanL3 => weft_engine::Way::VxlanL3,
-        Way::Ipip => weft_engine::Way::Ipip,
+    let reach = |net: &IpNet| match node.ways.get(net).copied().unwrap_or(usual) {
+        Way::Vxlan => weft_engine::Way::Vxlan.into(),
+        Way::VxlanL3 => weft_engine::Way::VxlanL3.into(),
+        Way::Ipip => weft_engine::Way::Ipip.into(),
+        Way::Direct => Reach::Direct,
     };
     places_of(node)
         .into_iter()
-        .map(|net| (net, way(&net)))
+        .map(|net| (net, reach(&net)))
         .collect()
 }
 
@@ -93,7 +94,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use weft_api::names::{Mac, Vni};
-    use weft_engine::Epoch;
+    use weft_engine::{Epoch, Holder, PeerId, Snapshot};
 
     use super::*;
     use crate::publish::State;
@@ -130,16 +131,22 @@ mod tests {
 
     const BLOCKS: [&str; 2] = ["10.2.0.0/24", "10.3.0.0/24"];
 
+    fn holder(snapshot: &Snapshot, net_text: &str) -> Option<Holder> {
+        snapshot.holder_of(net(net_text).addr())
+    }
+
+    fn behind(reach: impl Into<Reach>) -> Option<Holder> {
+        Some(Holder::Peer(PeerId(0), reach.into()))
+    }
+
     #[test]
     fn each_block_keeps_its_way_into_the_tables() {
         let peer = node(2, &["2001:db8::2", "192.0.2.2"], &BLOCKS, &BLOCKS[1..]);
         let state = state(true).with_nodes(nodes(peer)).expect("consistent");
         let snapshot = state.snapshot(Epoch(1)).expect("consistent");
-        let ways = BLOCKS.map(|block| snapshot.route_to(net(block).addr()).map(|r| r.way));
-        assert_eq!(
-            ways,
-            [Some(weft_engine::Way::Vxlan), Some(weft_engine::Way::Ipip)]
-        );
+        let holders = BLOCKS.map(|block| holder(&snapshot, block));
+        let expected = [weft_engine::Way::Vxlan, weft_engine::Way::Ipip];
+        assert_eq!(holders, expected.map(behind));
         let ipip = snapshot.peers()[0].ipip.expect("both have IPv4");
         assert_eq!(ipip.remote.to_string(), "192.0.2.2");
         assert_eq!(ipip.mtu, 1480);
@@ -160,8 +167,11 @@ mod tests {
         assert_eq!(left_out, [expected]);
         let state = state(false).with_nodes(nodes).expect("VXLAN is left");
         let snapshot = state.snapshot(Epoch(1)).expect("consistent");
-        assert!(snapshot.route_to(net(BLOCKS[0]).addr()).is_some());
-        assert_eq!(snapshot.route_to(net(BLOCKS[1]).addr()), None);
+        assert_eq!(
+            holder(&snapshot, BLOCKS[0]),
+            behind(weft_engine::Way::Vxlan)
+        );
+        assert_eq!(holder(&snapshot, BLOCKS[1]), None);
     }
 
     #[test]
@@ -171,11 +181,10 @@ mod tests {
         peer.tunnel = vec![net("10.9.0.1/32").addr()];
         let state = state(true).with_nodes(nodes(peer)).expect("consistent");
         let snapshot = state.snapshot(Epoch(1)).expect("consistent");
-        let way = |block| snapshot.route_to(net(block).addr()).map(|route| route.way);
-        let [l3, ipip] = [weft_engine::Way::VxlanL3, weft_engine::Way::Ipip];
-        assert_eq!(way(BLOCKS[0]), Some(l3));
-        assert_eq!(way(BLOCKS[1]), Some(ipip));
-        assert_eq!(way("10.9.0.1/32"), Some(l3));
+        let [l3, ipip] = [weft_engine::Way::VxlanL3, weft_engine::Way::Ipip].map(behind);
+        assert_eq!(holder(&snapshot, BLOCKS[0]), l3);
+        assert_eq!(holder(&snapshot, BLOCKS[1]), ipip);
+        assert_eq!(holder(&snapshot, "10.9.0.1/32"), l3);
         let peer = &snapshot.peers()[0];
         assert!(peer.l3);
         assert_eq!(peer.mtu, 1500 - 20 - 8 - 8);

@@ -7,7 +7,7 @@ use weft_wire::{Packet, edit};
 
 use super::{Engine, Scene, tunnel};
 use crate::{
-    DropReason, Gateway, PeerId, Port, Route, Verdict, Way,
+    DropReason, Holder, PeerId, Port, Reach, Route, Snapshot, Verdict,
     gateway::icmp::{self, Complaint},
 };
 
@@ -27,11 +27,12 @@ impl Engine {
         hash: u64,
         packet: &Packet,
     ) {
-        let way = scene
-            .tables
-            .route_to(packet.key.src)
-            .map_or(Way::default(), |route| route.way);
-        let (dst, src) = (scene.tables.peer(peer).mac, scene.tables.vtep.mac);
+        let row = scene.tables.peer(peer);
+        let way = match scene.tables.holder_of(packet.key.src) {
+            Some(Holder::Peer(_, Reach::Tunnel(way))) => way,
+            _ => row.vxlan(),
+        };
+        let (dst, src) = (row.mac, scene.tables.vtep.mac);
         edit::set_macs(&mut self.reply, dst, src);
         self.reply(scene, tunnel(Route { peer, way }, hash, &self.reply));
     }
@@ -43,7 +44,8 @@ impl Engine {
         }
     }
 
-    /// Tells a pod what is wrong with its packet, if errors may be sent.
+    /// Tells whoever is behind a port what is wrong with its packet, if errors
+    /// may be sent.
     pub(super) fn complain_to_port(
         &mut self,
         scene: &mut Scene<'_>,
@@ -52,17 +54,12 @@ impl Engine {
         packet: &Packet,
         port: &Port,
     ) {
-        let Gateway { mac, v4, v6 } = scene.tables.gateway;
-        let source: IpAddr = if packet.is_v4() { v4.into() } else { v6.into() };
-        if icmp::complain(
-            complaint,
-            frame,
-            packet,
-            source,
-            port.mac,
-            mac,
-            &mut self.reply,
-        ) && self.may_complain(scene, complaint)
+        let Some(source) = speaker(scene.tables, packet, port) else {
+            return;
+        };
+        let (dst, src) = (port.mac, scene.tables.gateway.mac);
+        if icmp::complain(complaint, frame, packet, source, dst, src, &mut self.reply)
+            && self.may_complain(scene, complaint)
         {
             self.reply_to_port(scene, port);
         }
@@ -102,4 +99,21 @@ impl Engine {
         }
         may
     }
+}
+
+/// Whom an error about a port's packet comes from: the gateway, which is a
+/// hop of pods and of the node. Beyond the node nobody knows the gateway's
+/// link-local addresses, so there it is the node itself; a node without an
+/// address of the family stays silent.
+fn speaker(tables: &Snapshot, packet: &Packet, port: &Port) -> Option<IpAddr> {
+    let gateway = match packet.is_v4() {
+        true => tables.gateway.v4.into(),
+        false => tables.gateway.v6.into(),
+    };
+    if port.host.is_none() || tables.port_of(packet.key.src) == Some(port.id) {
+        return Some(gateway);
+    }
+    let own = tables.vtep.addresses.iter().chain(&port.addresses);
+    let same_family = |address: &&IpAddr| address.is_ipv4() == packet.is_v4();
+    own.copied().find(|address| same_family(&address))
 }

@@ -7,7 +7,7 @@ use weft_wire::{
 
 use super::{Engine, Scene, tunnel};
 use crate::{
-    DropReason, Port, Verdict,
+    DropReason, Port, Snapshot, Verdict,
     admit::{self, largest},
     bandwidth,
     batch::Frame,
@@ -85,7 +85,9 @@ impl Engine {
             ndp::answer(bytes, packet, &gateway, ingress, &mut self.reply)?;
             return Ok(self.reply_to_port(scene, ingress));
         }
-        admit::source_address(packet, ingress, &gateway)?;
+        if ingress.host.is_none() {
+            admit::source_address(packet, ingress, &gateway)?;
+        }
         let to = dst_mac(bytes);
         if to != gateway.mac {
             let group = to[0] & 1 != 0;
@@ -177,21 +179,38 @@ impl Engine {
         scene.counters.flow_misses.add(1);
         let egress = match known {
             Some(known) => Ok(known.egress),
-            None => lookup::from_port(scene.tables, packet.key.dst),
+            None => look_up_from_port(scene.tables, ingress, packet),
         };
-        if let Err(DropReason::NoRoute | DropReason::NoUplink) = egress {
+        if let Err(
+            DropReason::NoRoute
+            | DropReason::NoUplink
+            | DropReason::NoHostPort
+            | DropReason::HostLoop,
+        ) = egress
+        {
             self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
         }
         let egress = egress?;
         let ends = Ends {
-            source: End::of(ingress),
-            destination: End::behind(scene.tables, egress)?,
+            source: End::of(scene.tables, ingress, packet.key.src),
+            destination: End::behind(scene.tables, egress, packet.key.dst)?,
         };
         let until = self.pass(scene, ends, bytes, packet)?;
         let known = Known { egress, until };
         self.flows.learn(hash, epoch, from, packet.key, known);
         Ok((hash, egress))
     }
+}
+
+fn look_up_from_port(
+    tables: &Snapshot,
+    ingress: &Port,
+    packet: &Packet,
+) -> Result<Egress, DropReason> {
+    if ingress.host.is_some() {
+        admit::host_source(tables, packet.key.src)?;
+    }
+    lookup::from_port(tables, ingress.id, packet.key.dst)
 }
 
 /// A pod's frame that may be what it is.

@@ -228,7 +228,7 @@ impl Engine {
         Ok(Next::Fragments(port, due))
     }
 
-    /// Nothing if the packet was for the node itself, and is answered.
+    /// Nothing if the packet was for the node itself, and is answered for it.
     fn egress_from_peer(
         &mut self,
         scene: &mut Scene<'_>,
@@ -254,7 +254,7 @@ impl Engine {
         };
         let ends = Ends {
             source: End::Elsewhere,
-            destination: End::behind(scene.tables, egress)?,
+            destination: End::behind(scene.tables, egress, packet.key.dst)?,
         };
         let until = self.pass(scene, ends, frame, packet)?;
         let known = Known { egress, until };
@@ -270,11 +270,10 @@ impl Engine {
         frame: &[u8],
         packet: &Packet,
     ) -> Result<Option<Egress>, DropReason> {
-        let holder = scene.tables.route_to(packet.key.src);
-        if holder.map(|route| route.peer) != Some(peer) {
+        if scene.tables.peer_of(packet.key.src) != Some(peer) {
             return Err(DropReason::ForeignSource);
         }
-        if scene.tables.vtep.addresses.contains(&packet.key.dst) {
+        if scene.tables.answers_for_node(packet.key.dst) {
             return self
                 .answer_peer(scene, peer, hash, frame, packet)
                 .map(|()| None);

@@ -59,7 +59,8 @@ pub fn answer(
     let message = Icmpv6Message::from(frame[packet.transport]);
     let fixed_len = match message {
         Icmpv6Message::NeighborSolicit => 24,
-        Icmpv6Message::RouterSolicit => 8,
+        // The node has its own routers, and would take the gateway for one.
+        Icmpv6Message::RouterSolicit if port.host.is_none() => 8,
         _ => return Err(DropReason::GatewayUnserved),
     };
     let options = valid_options(frame, packet, fixed_len)?;

@@ -32,6 +32,7 @@ pub(super) fn port() -> Port {
         mtu: 1430,
         takes_udp: true,
         takes_tcp: true,
+        host: None,
         from_pod_shaper: None,
         to_pod_shaper: None,
         connections: Arc::default(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use weft_engine::{Epoch, Gateway, Ipip, Peer, Port, PortId, Snapshot, Vtep, Way};
+use weft_engine::{Epoch, Gateway, Host, Ipip, Peer, Port, PortId, Reach, Snapshot, Vtep, Way};
 use weft_wire::{ETHERNET_LEN, Mac};
 
 pub const GATEWAY: Gateway = Gateway {
@@ -57,19 +57,24 @@ pub(super) fn byte(place: usize) -> u8 {
 }
 
 pub(super) fn port(node: usize, pod: usize) -> Arc<Port> {
-    Arc::new(Port {
+    Arc::new(pod_port(node, pod))
+}
+
+fn pod_port(node: usize, pod: usize) -> Port {
+    Port {
         id: PortId(byte(pod).into()),
         mac: pod_mac(node, pod),
         addresses: vec![pod_v4(node, pod).into(), pod_v6(node, pod).into()],
         mtu: MTU,
         takes_udp: true,
         takes_tcp: true,
+        host: None,
         from_pod_shaper: None,
         to_pod_shaper: None,
         connections: Arc::default(),
         from_pod: Arc::default(),
         to_pod: Arc::default(),
-    })
+    }
 }
 
 fn blocks(node: usize) -> Vec<IpNet> {
@@ -91,7 +96,7 @@ pub(super) fn peer(node: usize) -> Arc<Peer> {
         ipip: None,
         blocks: blocks(node)
             .into_iter()
-            .map(|block| (block, Way::Vxlan))
+            .map(|block| (block, Way::Vxlan.into()))
             .collect(),
         to_peer: Arc::default(),
         from_peer: Arc::default(),
@@ -108,10 +113,10 @@ pub fn by_ipip(peer: &mut Peer) {
         remote: *remote.ip(),
         mtu: peer.mtu + 50 - 20,
     });
-    for (block, way) in &mut peer.blocks {
-        *way = match block {
-            IpNet::V4(_) => Way::Ipip,
-            IpNet::V6(_) => Way::Vxlan,
+    for (block, reach) in &mut peer.blocks {
+        *reach = match block {
+            IpNet::V4(_) => Way::Ipip.into(),
+            IpNet::V6(_) => Way::Vxlan.into(),
         };
     }
 }
@@ -120,9 +125,39 @@ pub fn by_ipip(peer: &mut Peer) {
 pub fn by_vxlan_l3(peer: &mut Peer) {
     peer.l3 = true;
     peer.mtu += ETHERNET_LEN;
-    for (_, way) in &mut peer.blocks {
-        *way = Way::VxlanL3;
+    for (_, reach) in &mut peer.blocks {
+        *reach = Way::VxlanL3.into();
     }
+}
+
+/// Leaves all of the peer's blocks to the host port.
+pub fn direct(peer: &mut Peer) {
+    for (_, reach) in &mut peer.blocks {
+        *reach = Reach::Direct;
+    }
+}
+
+/// The place of the host port, behind those of the pods.
+pub const HOST: usize = 2;
+/// That of the nodes' underlay.
+pub const HOST_MTU: usize = 1500;
+
+pub fn host_mac(node: usize) -> Mac {
+    [2, 2, 0, 0, 0, byte(node)]
+}
+
+pub(super) fn host(node: usize) -> Arc<Port> {
+    let pools = ["10.244.0.0/16", "fd00:10:244::/48"];
+    Arc::new(Port {
+        id: PortId(byte(HOST).into()),
+        mac: host_mac(node),
+        addresses: vec![underlay(node)],
+        mtu: HOST_MTU,
+        host: Some(Host {
+            pools: pools.map(|pool| pool.parse().expect("a prefix")).into(),
+        }),
+        ..pod_port(node, HOST)
+    })
 }
 
 /// The tables of a node whose pods and peer are as usual.

@@ -1,7 +1,4 @@
-use weft_api::{
-    ipam::When,
-    names::{Mac, Vni},
-};
+use weft_api::names::{Mac, Vni};
 
 use super::*;
 
@@ -189,7 +186,7 @@ fn a_resumption_repeats_what_may_not_have_come_whole() {
 }
 
 #[test]
-fn what_cannot_be_tunnelled_is_left_out_and_told() {
+fn each_block_goes_by_the_way_of_its_pool() {
     let view = view(
         &[node(1), node(2)],
         &[
@@ -205,19 +202,65 @@ fn what_cannot_be_tunnelled_is_left_out_and_told() {
         table(&nodes),
         rows(&[
             ("n1", &["10.1.0.0/24"]),
-            ("n2", &["10.3.0.0/24", "10.5.0.0/24"])
+            ("n2", &["10.2.0.0/24", "10.3.0.0/24", "10.5.0.0/24"])
         ])
     );
-    let by_ipip = BTreeMap::from([(net("10.3.0.0/24"), Way::Ipip)]);
-    assert_eq!(nodes.peers[0].ways, by_ipip);
+    let ways = [
+        (net("10.2.0.0/24"), Way::Direct),
+        (net("10.3.0.0/24"), Way::Ipip),
+    ];
+    assert_eq!(nodes.peers[0].ways, ways.into());
     let told: Vec<_> = left_out.iter().map(ToString::to_string).collect();
     assert_eq!(
         told,
-        [
-            "10.2.0.0/24 of node n2 gets no route: the encapsulation of its pool is none",
-            "10.4.0.0/24 gets no route: node n9 is unknown; make it known by weft ipam node put",
-        ]
+        ["10.4.0.0/24 gets no route: node n9 is unknown; make it known by weft ipam node put",]
     );
+}
+
+#[test]
+fn cross_subnet_tunnels_to_those_who_are_no_neighbours() {
+    let [one, mut near, mut far, mut alone] = [1, 2, 3, 4].map(node);
+    near.underlay.push(net("2001:db8:2::2/64"));
+    far.underlay = vec![net("198.51.100.3/24"), net("2001:db8::3/64")];
+    // Its own prefix says that nobody is near.
+    alone.underlay = vec![net("192.0.2.4/32")];
+    let one = Node {
+        underlay: vec![net("192.0.2.1/24"), net("2001:db8::1/64")],
+        ..one
+    };
+    let near_only = |text: &str, node: &str, encapsulation| Route {
+        when: When::CrossSubnet,
+        ..route(text, node, encapsulation)
+    };
+    let [vxlan, ipip] = [Encapsulation::Vxlan, Encapsulation::Ipip];
+    let routes = [
+        near_only("10.2.0.0/24", "n2", vxlan),
+        near_only("fd00:2::/64", "n2", vxlan),
+        near_only("10.3.0.0/24", "n3", ipip),
+        near_only("fd00:3::/64", "n3", vxlan),
+        near_only("10.4.0.0/24", "n4", vxlan),
+        near_only("10.4.1.0/24", "n4", ipip),
+    ];
+    let ways = |own: Option<&Node>| {
+        let all = [near.clone(), far.clone(), alone.clone()];
+        let nodes: Vec<_> = all.into_iter().chain(own.cloned()).collect();
+        let (nodes, _) = view(&nodes, &routes).nodes(&record(&one, Vec::new()));
+        let ways = nodes.peers.into_iter().flat_map(|peer| peer.ways);
+        ways.collect::<BTreeMap<_, _>>()
+    };
+    let far_away = [
+        (net("10.3.0.0/24"), Way::Ipip),
+        (net("10.4.1.0/24"), Way::Ipip),
+    ];
+    let direct = [
+        (net("10.2.0.0/24"), Way::Direct),
+        (net("fd00:3::/64"), Way::Direct),
+    ];
+    assert_eq!(
+        ways(Some(&one)),
+        far_away.into_iter().chain(direct).collect()
+    );
+    assert_eq!(ways(None), far_away.into(), "nobody knows our subnet");
 }
 
 #[test]
