@@ -63,6 +63,7 @@ fn arp_is_answered_byte_for_byte() {
         mtu: 1500,
         takes_udp: false,
         takes_tcp: false,
+        host: None,
         from_pod_shaper: None,
         to_pod_shaper: None,
         connections: Arc::default(),

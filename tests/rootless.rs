@@ -204,6 +204,42 @@ impl User {
         assert!(output.status.success(), "ping {to}: {output:?}");
     }
 
+    /// The namespace in which the runtime is root is the node, as it were.
+    fn reaches_pods_and_they_it(&self, pod: &Keeper, addresses: &[String]) {
+        const OWN: [&str; 2] = ["10.77.0.1", "fd77::1"];
+        let client = weft_cni::forwarder::Client::connect(&self.at("forwarder.sock"));
+        let mut client = client.expect("up");
+        let status = client.status().expect("a status");
+        let apply = json!({"op": "apply", "node": {"name": "n1", "underlay": status.underlay,
+            "port": status.port, "vtep_mac": "02:00:00:00:00:01", "tunnel": OWN}});
+        let apply = serde_json::from_value(apply).expect("a request");
+        client.request(&apply).expect("applied");
+        let (weft, control) = (self.text("weft"), self.text("forwarder.sock"));
+        let up = [&weft, "host", "up", "--control", &control];
+        let pools = ["--pool", "10.76.0.0/15", "--pool", "fd76::/15"];
+        for told in ["weft0 is up: 10.77.0.1, fd77::1", "weft0 is up already"] {
+            let output = self.inside(&[&up[..], &pools].concat()).output();
+            let output = output.expect("util-linux");
+            let page = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && page.starts_with(told),
+                "{output:?}"
+            );
+            assert!(!page.contains("warn"), "{page}");
+        }
+        for address in addresses {
+            let ping = ["busybox", "ping", "-c", "2", "-W", "5", address];
+            let output = self.inside(&ping).output().expect("util-linux");
+            assert!(output.status.success(), "ping {address}: {output:?}");
+        }
+        for address in OWN {
+            self.ping(pod, address);
+        }
+        let down = [&weft, "host", "down", "--control", &control];
+        let output = self.inside(&down).output().expect("util-linux");
+        assert!(output.status.success(), "{output:?}");
+    }
+
     fn ports(&self) -> Vec<forwarder::Port> {
         let client = weft_cni::forwarder::Client::connect(&self.at("forwarder.sock"));
         match client.expect("up").request(&forwarder::Request::List) {
@@ -271,6 +307,7 @@ fn an_ordinary_users_pods_are_wired_from_inside_a_user_namespace() {
         "{ports:?}"
     );
     user.ping(&one, "169.254.1.1");
+    user.reaches_pods_and_they_it(&one, &first);
     for (from, addresses) in [(&one, &second), (&two, &first)] {
         assert_eq!(addresses.len(), 2, "one of each family");
         for address in addresses {

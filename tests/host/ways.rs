@@ -118,7 +118,7 @@ fn ways_mix_by_peer() {
 }
 
 #[test]
-fn the_way_there_need_not_be_the_way_back() {
+fn plain_packets_are_taken_from_where_they_are_sent_to() {
     needs_namespaces!();
     let cluster = Cluster::up(
         |from, to| match (from, to) {
