@@ -435,11 +435,10 @@ fn a_full_table_says_so() {
 
 /// A packet of any kind between two pods.
 fn made_up(from: Pod, to: Pod, kind: u8, flags: u8, port: u16, id: u16) -> Vec<u8> {
-    let frame = match id % 2 {
-        0 => v4(from, to),
-        _ => v6(from, to),
+    let (frame, unreachable) = match id % 2 {
+        0 => (v4(from, to), 3),
+        _ => (v6(from, to), 1),
     };
-    let unreachable = if id % 2 == 0 { 3 } else { 1 };
     let piece = |place: usize| {
         let datagram = frame.clone().udp(port, 53).filled(100).id(id);
         datagram.fragments(48)[place].clone()
