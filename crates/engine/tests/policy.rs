@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use proptest::{collection::vec, option, prelude::*, sample::select};
 use weft_conntrack::{Account, Config, Timeouts, Tracker};
 use weft_engine::{DropReason, Policy, Port};
 use weft_policy::{Change, Compiler, read};
 use weft_testkit::{
-    frames::{ACK, FIN, FrameBuilder, SYN, between},
+    frames::{ACK, FIN, FrameBuilder, RST, SYN, between},
     sim::{GATEWAY, HOST, World, host_mac, pod_mac, pod_v4, pod_v6, tunnel_v4, underlay},
 };
 use weft_wire::ETHERNET_LEN;
@@ -459,4 +460,67 @@ fn the_node_reaches_its_pods_and_strangers_behind_it_are_judged() {
     cluster.passes(node, A, &from(stranger).udp(9, 53));
     let back = between(pod_v4(0, 0), stranger).macs(pod_mac(0, 0), GATEWAY.mac);
     cluster.passes(A, node, &back.udp(53, 9));
+}
+
+/// A packet of any kind between two pods.
+fn made_up(from: Pod, to: Pod, kind: u8, flags: u8, port: u16, id: u16) -> Vec<u8> {
+    let (frame, unreachable) = match id % 2 {
+        0 => (v4(from, to), 3),
+        _ => (v6(from, to), 1),
+    };
+    let piece = |place: usize| {
+        let datagram = frame.clone().udp(port, 53).filled(100).id(id);
+        datagram.fragments(48)[place].clone()
+    };
+    match kind {
+        0 => frame.tcp(port, 80).flags(flags).build(),
+        1 => frame.tcp(80, port).flags(flags).build(),
+        2 => frame.udp(port, 53).build(),
+        3 => frame.udp(53, port).build(),
+        4 => frame.echo_request(port, 1).build(),
+        5 => {
+            let about = made_up(to, from, 0, SYN, port, id);
+            let quote = &about[ETHERNET_LEN..];
+            frame.icmp(unreachable, 3, [0; 4]).payload(quote).build()
+        }
+        6 => {
+            let packet = [0, 9, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, flags, 0, 0, 4];
+            frame.protocol(132).payload(&packet).build()
+        }
+        _ => piece(usize::from(kind) % 3),
+    }
+}
+
+proptest! {
+    /// Whatever pods send, whole or spoilt, is delivered or counted as lost,
+    /// and a mute pod is heard by nobody who did not speak to it first.
+    #[test]
+    fn whatever_comes_is_counted(
+        packets in vec((
+            (0usize..2, 0usize..2), (0usize..2, 0usize..2), 0u8..10,
+            select(vec![SYN, SYN | ACK, ACK, FIN | ACK, RST, 0]),
+            1u16..4, 0u16..4, option::of((14usize..80, any::<u8>())), 0u64..40,
+        ), 1..60),
+    ) {
+        let mut cluster = Cluster::new(&mute("a"));
+        cluster.apply(&reached("b", "c", TCP_80));
+        let mut spoken_to = false;
+        for (from, to, kind, flags, port, id, spoilt, pause) in packets {
+            cluster.wait(pause);
+            let mut frame = made_up(from, to, kind, flags, port, id);
+            if let Some((place, value)) = spoilt.filter(|(place, _)| *place < frame.len()) {
+                frame[place] = value;
+            }
+            let moved = cluster.world.moved(from.0, |world| world.send(from.0, from.1, &frame));
+            cluster.world.moved(1 - from.0, |_| {});
+            let to_others = [(0, 1), (1, 0), (1, 1)].map(|(node, pod)| {
+                cluster.world.received(node, pod).len()
+            });
+            let heard: usize = to_others.iter().sum();
+            if from == A && !spoken_to {
+                prop_assert_eq!(heard, 0, "{:?}", moved);
+            }
+            spoken_to |= !cluster.world.received(0, 0).is_empty() && from != A;
+        }
+    }
 }
