@@ -153,16 +153,18 @@ fn complain(
         .ok_or(DropReason::GatewayUnserved)
 }
 
+/// In the first byte of [`way`]: the nodes track connections.
+const TRACKED: u8 = 16;
+
 /// The whole way through two nodes: a pod's frame behind any virtio-net
-/// header, or a train of datagrams cut at any stride, with connections tracked
-/// or not. Nothing may be lost
+/// header, or a train of datagrams cut at any stride. Nothing may be lost
 /// uncounted, and what arrives must be whole packets.
 pub fn way(bytes: &[u8]) {
     let Some((&kind, rest)) = bytes.split_first() else {
         return;
     };
     let mut world = World::default();
-    if kind & 4 != 0 {
+    if kind & TRACKED != 0 {
         track(&mut world);
     }
     if kind & 1 == 0 {
