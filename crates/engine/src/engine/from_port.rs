@@ -7,14 +7,15 @@ use weft_wire::{
 
 use super::{Engine, Scene, tunnel};
 use crate::{
-    DropReason, Port, Verdict,
+    DropReason, Port, Snapshot, Verdict,
     admit::{self, largest},
     bandwidth,
     batch::Frame,
-    flow::{Egress, Ingress},
+    flow::{Egress, Ingress, Known},
     fragment,
     gateway::{arp, icmp, icmp::Complaint, ndp},
     lookup,
+    policy::{End, Ends},
 };
 
 impl Engine {
@@ -169,29 +170,47 @@ impl Engine {
     ) -> Result<(u64, Egress), DropReason> {
         let (epoch, from) = (scene.tables.epoch, Ingress::Port(ingress.id));
         let (hash, known) = self.flows.find(epoch, from, &packet.key);
-        if let Some(egress) = known {
+        if let Some(known) = known
+            && known.suffices(bytes, packet, scene.now)
+        {
             scene.counters.flow_hits.add(1);
-            return Ok((hash, egress));
+            return Ok((hash, known.egress));
         }
         scene.counters.flow_misses.add(1);
-        if ingress.host.is_some() {
-            admit::host_source(scene.tables, packet.key.src)?;
+        let egress = match known {
+            Some(known) => Ok(known.egress),
+            None => look_up_from_port(scene.tables, ingress, packet),
+        };
+        if let Err(
+            DropReason::NoRoute
+            | DropReason::NoUplink
+            | DropReason::NoHostPort
+            | DropReason::HostLoop,
+        ) = egress
+        {
+            self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
         }
-        let egress = lookup::from_port(scene.tables, ingress.id, packet.key.dst);
-        match egress {
-            Ok(egress) => self.flows.learn(hash, epoch, from, packet.key, egress),
-            Err(
-                DropReason::NoRoute
-                | DropReason::NoUplink
-                | DropReason::NoHostPort
-                | DropReason::HostLoop,
-            ) => {
-                self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
-            }
-            Err(_) => {}
-        }
-        Ok((hash, egress?))
+        let egress = egress?;
+        let ends = Ends {
+            source: End::of(scene.tables, ingress, packet.key.src),
+            destination: End::behind(scene.tables, egress, packet.key.dst)?,
+        };
+        let until = self.pass(scene, ends, bytes, packet)?;
+        let known = Known { egress, until };
+        self.flows.learn(hash, epoch, from, packet.key, known);
+        Ok((hash, egress))
     }
+}
+
+fn look_up_from_port(
+    tables: &Snapshot,
+    ingress: &Port,
+    packet: &Packet,
+) -> Result<Egress, DropReason> {
+    if ingress.host.is_some() {
+        admit::host_source(tables, packet.key.src)?;
+    }
+    lookup::from_port(tables, ingress.id, packet.key.dst)
 }
 
 /// A pod's frame that may be what it is.
