@@ -1,6 +1,8 @@
 //! The configuration file: TOML, every key optional, no key unknown. What
 //! leaves this file is complete and within its limits.
 
+mod interfaces;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -10,8 +12,6 @@ use std::{
     thread,
 };
 
-use ipnet::IpNet;
-use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 use weft_api::{
     forwarder::{self, DEFAULT_PORT},
@@ -25,6 +25,8 @@ use crate::{
     sys,
     uplink::UplinkConfig,
 };
+
+use interfaces::{interfaces_of, subnets_of};
 
 /// Workers that start unless told otherwise, where the machine has the
 /// processors: more pay only with as many busy flows.
@@ -346,38 +348,6 @@ pub fn mac_of(node: &Name) -> Mac {
         });
     let [_, _, first, b, c, d, e, f] = hash.to_be_bytes();
     Mac([first & 0xfc | 0x02, b, c, d, e, f])
-}
-
-fn interfaces_of(addresses: &[IpAddr]) -> io::Result<Vec<String>> {
-    let holds = |storage: Option<nix::sys::socket::SockaddrStorage>| {
-        let Some(storage) = storage else { return false };
-        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-        let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()));
-        v4.or(v6)
-            .is_some_and(|address| addresses.contains(&address))
-    };
-    let found = getifaddrs()?
-        .filter(|i| holds(i.address))
-        .map(|i| i.interface_name);
-    Ok(found.collect())
-}
-
-/// Each with the prefix that its interface has, or alone.
-fn subnets_of(addresses: &[IpAddr]) -> io::Result<Vec<IpNet>> {
-    let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| {
-        let storage = storage?;
-        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-        let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()));
-        v4.or(v6)
-    };
-    let found: Vec<_> = getifaddrs()?
-        .filter_map(|one| IpNet::with_netmask(ip(one.address)?, ip(one.netmask)?).ok())
-        .collect();
-    let subnet = |address: &IpAddr| {
-        let known = found.iter().find(|net| net.addr() == *address);
-        known.copied().unwrap_or_else(|| IpNet::from(*address))
-    };
-    Ok(addresses.iter().map(subnet).collect())
 }
 
 fn default_workers() -> usize {

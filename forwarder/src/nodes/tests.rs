@@ -42,74 +42,76 @@ fn the_documented_file_is_taken() {
     assert_eq!(nodes.len(), 2);
 }
 
+/// What is changed to what, and the line and the words that tell of it.
+const CHANGES: [(&str, &str, usize, &str); 18] = [
+    (
+        "name = \"n2\"",
+        "name = \"n1\"",
+        8,
+        "name n1 is node n1's, in line 2",
+    ),
+    ("name = \"n2\"", "name = \"n 2\"", 9, "character"),
+    ("name = \"n2\"", "nane = \"n2\"", 9, "unknown field `nane`"),
+    (
+        "[[node]]\nname = \"n1\"",
+        "[[nodes]]\nname = \"n1\"",
+        2,
+        "unknown field `nodes`",
+    ),
+    ("vni = 7", "vni = 16777216", 12, "24-bit"),
+    ("vni = 7", "vni = ", 12, ""),
+    ("port = 4790", "port = 0", 8, "port 0"),
+    ("port = 4790", "port = 70000", 13, "65536"),
+    (
+        "\"192.0.2.2\"",
+        "\"192.0.2.1\"",
+        8,
+        "underlay address 192.0.2.1 is node n1's",
+    ),
+    ("\"192.0.2.2\"", "\"192.0.2\"", 10, "IP address"),
+    (
+        "01:02",
+        "01:01",
+        8,
+        "vtep_mac 02:00:00:00:01:01 is node n1's",
+    ),
+    (
+        "\"10.2.0.0/24\"",
+        "\"10.1.0.0/24\"",
+        8,
+        "10.1.0.0/24 overlaps 10.1.0.0/24 of node n1",
+    ),
+    (
+        "\"10.2.0.0/24\"",
+        "\"10.1.0.64/26\"",
+        8,
+        "10.1.0.64/26 overlaps 10.1.0.0/24 of node n1",
+    ),
+    (
+        "\"10.2.0.0/24\"",
+        "\"10.0.0.0/15\"",
+        8,
+        "10.0.0.0/15 overlaps 10.1.0.0/24 of node n1",
+    ),
+    (
+        "\"10.1.0.0/24\"",
+        "\"10.2.0.0/16\"",
+        8,
+        "overlaps 10.2.0.0/16 of node n1, in line 2",
+    ),
+    ("\"10.2.0.0/24\"", "\"10.2.0.1/24\"", 8, "write 10.2.0.0/24"),
+    (
+        "{ \"10.2.1.0/24\"",
+        "{ \"10.9.1.0/24\"",
+        8,
+        "none of its blocks",
+    ),
+    ("\"ipip\"", "\"pigeon\"", 15, "unknown variant `pigeon`"),
+];
+
 #[test]
 fn each_flaw_is_told_with_its_line() {
-    let changes = [
-        (
-            "name = \"n2\"",
-            "name = \"n1\"",
-            8,
-            "name n1 is node n1's, in line 2",
-        ),
-        ("name = \"n2\"", "name = \"n 2\"", 9, "character"),
-        ("name = \"n2\"", "nane = \"n2\"", 9, "unknown field `nane`"),
-        (
-            "[[node]]\nname = \"n1\"",
-            "[[nodes]]\nname = \"n1\"",
-            2,
-            "unknown field `nodes`",
-        ),
-        ("vni = 7", "vni = 16777216", 12, "24-bit"),
-        ("vni = 7", "vni = ", 12, ""),
-        ("port = 4790", "port = 0", 8, "port 0"),
-        ("port = 4790", "port = 70000", 13, "65536"),
-        (
-            "\"192.0.2.2\"",
-            "\"192.0.2.1\"",
-            8,
-            "underlay address 192.0.2.1 is node n1's",
-        ),
-        ("\"192.0.2.2\"", "\"192.0.2\"", 10, "IP address"),
-        (
-            "01:02",
-            "01:01",
-            8,
-            "vtep_mac 02:00:00:00:01:01 is node n1's",
-        ),
-        (
-            "\"10.2.0.0/24\"",
-            "\"10.1.0.0/24\"",
-            8,
-            "10.1.0.0/24 overlaps 10.1.0.0/24 of node n1",
-        ),
-        (
-            "\"10.2.0.0/24\"",
-            "\"10.1.0.64/26\"",
-            8,
-            "10.1.0.64/26 overlaps 10.1.0.0/24 of node n1",
-        ),
-        (
-            "\"10.2.0.0/24\"",
-            "\"10.0.0.0/15\"",
-            8,
-            "10.0.0.0/15 overlaps 10.1.0.0/24 of node n1",
-        ),
-        (
-            "\"10.1.0.0/24\"",
-            "\"10.2.0.0/16\"",
-            8,
-            "overlaps 10.2.0.0/16 of node n1, in line 2",
-        ),
-        ("\"10.2.0.0/24\"", "\"10.2.0.1/24\"", 8, "write 10.2.0.0/24"),
-        (
-            "{ \"10.2.1.0/24\"",
-            "{ \"10.9.1.0/24\"",
-            8,
-            "none of its blocks",
-        ),
-        ("\"ipip\"", "\"pigeon\"", 15, "unknown variant `pigeon`"),
-    ];
-    for (from, to, line, told) in changes {
+    for (from, to, line, told) in CHANGES {
         assert!(TWO.contains(from), "{from}");
         let flaw = parse(&TWO.replacen(from, to, 1)).expect_err(to);
         assert_eq!(flaw.line, line, "{to}: {flaw:?}");
