@@ -101,17 +101,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         own,
         options: args.options()?,
         output: Output::new(args.out.clone(), args.reload.clone()),
+        told: None,
     };
-    match (&args.nodes, args.watch) {
-        (Some(file), false) => task.take_file(file)?,
-        (Some(file), true) => task.keep_to_file(file)?,
-        (None, watch) => {
+    match &args.nodes {
+        Some(file) => task.keep_to_file(file, args.watch)?,
+        None => {
             let socket = ipam::path(args.socket.clone(), None)?;
-            while let Err(fault) = task.follow(&socket, watch) {
-                if !watch {
+            while let Err(fault) = task.follow(&socket, args.watch) {
+                if !args.watch {
                     return Err(fault);
                 }
-                eprintln!("weft bird: {fault:#}; what is written stays");
+                task.report(Err(fault));
                 thread::sleep(PAUSE);
             }
         }
@@ -144,6 +144,8 @@ struct Task {
     own: Name,
     options: Options,
     output: Output,
+    /// The fault that was told last.
+    told: Option<String>,
 }
 
 impl Task {
@@ -160,17 +162,30 @@ impl Task {
         self.put(&nodes, &pools)
     }
 
-    fn keep_to_file(&mut self, path: &Path) -> anyhow::Result<()> {
+    fn keep_to_file(&mut self, path: &Path, watch: bool) -> anyhow::Result<()> {
         let mut watched = Watched::new(path.to_owned());
         self.take_file(path)?;
+        if !watch {
+            return self.output.reload();
+        }
         loop {
+            let done = self.output.reload();
+            self.report(done);
             thread::sleep(nodes::PAUSE);
-            if watched.is_new()
-                && let Err(fault) = self.take_file(path)
-            {
-                eprintln!("weft bird: {fault:#}; what is written stays");
+            if watched.is_new() {
+                let done = self.take_file(path);
+                self.report(done);
             }
         }
+    }
+
+    /// Tells what is wrong, once.
+    fn report(&mut self, done: anyhow::Result<()>) {
+        let fault = done.err().map(|fault| format!("{fault:#}"));
+        if let Some(fault) = fault.as_ref().filter(|_| fault != self.told) {
+            eprintln!("weft bird: {fault}; trying again");
+        }
+        self.told = fault;
     }
 
     /// Writes what the IPAM server tells, once or until it is lost.
@@ -190,9 +205,11 @@ impl Task {
                 };
                 self.put(&nodes, &pools)?;
             }
+            let done = self.output.reload();
             if !watch {
-                return Ok(());
+                return done;
             }
+            self.report(done);
             is_news = cluster.take(events.next_event().map_err(ipam::told)?);
         }
     }

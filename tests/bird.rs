@@ -139,11 +139,14 @@ fn only_what_the_fabric_carries_is_announced() {
         let request = serde_json::from_str(&request).expect("a request");
         client.request(&request).expect("granted");
     };
-    for number in 1..=2 {
-        ask(format!(
+    let node = |number: usize| {
+        format!(
             r#"{{"op":"node-put","name":"n{number}","underlay":["192.0.2.{number}/24"],
             "vtep_mac":"02:00:00:00:00:0{number}"}}"#
-        ));
+        )
+    };
+    for number in 1..=2 {
+        ask(node(number));
         for pool in ["plain", "tunnelled"] {
             ask(format!(
                 r#"{{"op":"allocate","node":"n{number}","families":["v4"],"pools":["{pool}"],
@@ -169,6 +172,31 @@ fn only_what_the_fabric_carries_is_announced() {
     assert!(announced[0].contains("10.1."), "{text}");
     assert!(text.contains("[ 10.1.0.0/16+ ] then return true") && !text.contains("10.2."));
     assert!(text.contains("neighbor 192.0.2.2 as 64512"), "{text}");
+    let output = bird(&["--node", "n1", "--neighbor", "192.0.2.254=65000"]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(text.matches("protocol bgp").count(), 1, "{text}");
+    assert!(text.contains("neighbor 192.0.2.254 as 65000"), "{text}");
+
+    let mut command = Command::new(WEFT);
+    command.args([
+        "bird", "--as", "64512", "--node", "n1", "--watch", "--socket",
+    ]);
+    command
+        .arg(at("ipam.sock"))
+        .arg("--out")
+        .arg(at("bird.conf"));
+    let _watch = Daemon(command.spawn().expect("it starts"));
+    let written = |words: &str| {
+        let until = Instant::now() + LIMIT;
+        while !fs::read_to_string(at("bird.conf")).is_ok_and(|text| text.contains(words)) {
+            assert!(Instant::now() < until, "{words}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    written("neighbor 192.0.2.2 as");
+    ask(node(3));
+    written("neighbor 192.0.2.3 as");
+
     let output = bird(&["--node", "n7"]);
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -238,7 +266,7 @@ impl Fabric {
                 Instant::now() < until,
                 "n{}: {found:?}, not {expected:?}: {}",
                 place + 1,
-                router.birdc(&["show", "protocols", "all"])
+                router.told()
             );
             thread::sleep(Duration::from_millis(100));
         }
@@ -331,6 +359,14 @@ impl Router {
     fn written(&self) -> std::time::SystemTime {
         let file = fs::metadata(self.folder.path().join("bird.conf"));
         file.and_then(|file| file.modified()).expect("it is there")
+    }
+
+    /// What there is to a failure.
+    fn told(&self) -> String {
+        let log = fs::read_to_string(self.folder.path().join("weft.log"));
+        let sessions = self.birdc(&["show", "protocols"]);
+        let routes = self.birdc(&["show", "route", "all"]);
+        format!("{}\n{sessions}\n{routes}", log.unwrap_or_default())
     }
 
     fn says(&self, words: &str) {

@@ -17,16 +17,16 @@ const TALK_MAX: u64 = 64 << 10;
 /// BIRD's "Reconfigured" and "Reconfiguration in progress".
 const DONE: [&str; 2] = ["0003", "0004"];
 
-/// Has BIRD read its configuration anew.
-pub fn configure(socket: &Path) -> anyhow::Result<()> {
+pub fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
     let stream = UnixStream::connect(socket)
         .with_context(|| format!("connect to BIRD at {socket:?}; is it running?"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    talk(&stream).with_context(|| format!("BIRD at {socket:?}"))
+    Ok(stream)
 }
 
-fn talk(mut stream: &UnixStream) -> anyhow::Result<()> {
+/// Has BIRD read its configuration anew.
+pub fn configure(mut stream: &UnixStream) -> anyhow::Result<()> {
     let mut replies = BufReader::new(stream.take(TALK_MAX));
     reply(&mut replies)?;
     stream.write_all(b"configure\n")?;

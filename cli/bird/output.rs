@@ -17,16 +17,21 @@ use crate::output::show;
 pub struct Output {
     file: Option<PathBuf>,
     bird: Option<PathBuf>,
+    /// BIRD was not told of the newest file.
+    owed: bool,
 }
 
 impl Output {
     pub fn new(file: Option<PathBuf>, bird: Option<PathBuf>) -> Self {
-        Self { file, bird }
+        Self {
+            file,
+            bird,
+            owed: false,
+        }
     }
 
-    /// Writes what is not there yet, and has BIRD read it. A BIRD that is away
-    /// reads it when it starts.
-    pub fn put(&self, text: &str) -> anyhow::Result<()> {
+    /// Writes what is not there yet.
+    pub fn put(&mut self, text: &str) -> anyhow::Result<()> {
         let Some(path) = &self.file else {
             return show(text).map(|_: ExitCode| ());
         };
@@ -34,7 +39,20 @@ impl Output {
             return Ok(());
         }
         replace(path, text).with_context(|| format!("write {path:?}"))?;
-        self.bird.as_deref().map_or(Ok(()), birdc::configure)
+        self.owed = true;
+        Ok(())
+    }
+
+    /// Has BIRD read what was written. One that is away is to be told later: it
+    /// may have read the file of before, and not yet listen.
+    pub fn reload(&mut self) -> anyhow::Result<()> {
+        let Some(socket) = self.bird.as_deref().filter(|_| self.owed) else {
+            return Ok(());
+        };
+        let stream = birdc::connect(socket)?;
+        // What it refuses it would refuse again.
+        self.owed = false;
+        birdc::configure(&stream).with_context(|| format!("BIRD at {socket:?}"))
     }
 }
 
