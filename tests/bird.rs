@@ -72,9 +72,9 @@ fn each_kernel_has_the_blocks_of_the_others() {
             .flat_map(|other| all[other].clone())
             .collect::<Vec<_>>()
     };
-    for place in 0..3 {
+    for (place, blocks) in all.iter().enumerate() {
         fabric.becomes(place, &others(place));
-        assert_eq!(own(place), all[place], "its own end there");
+        assert_eq!(own(place), blocks, "its own end there");
     }
 
     // A block more, and a file that changes nothing for BIRD.
@@ -114,95 +114,119 @@ fn each_kernel_has_the_blocks_of_the_others() {
 
 #[test]
 fn only_what_the_fabric_carries_is_announced() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let at = |name: &str| folder.path().join(name);
-    let pools = "[[pool]]\nname = 'plain'\ncidr = '10.1.0.0/16'\nencapsulation = 'none'\n\
-                 [[pool]]\nname = 'tunnelled'\ncidr = '10.2.0.0/16'\n";
-    fs::write(at("ipam.toml"), pools).expect("write");
-    let mut command = Command::new(WEFT);
-    command
-        .arg0("weft-ipam")
-        .arg("--config")
-        .arg(at("ipam.toml"));
-    command.arg("--store").arg(at("ipam.redb"));
-    command.arg("--socket").arg(at("ipam.sock"));
-    let _server = Daemon(command.spawn().expect("it starts"));
-    let until = Instant::now() + LIMIT;
-    let mut client = loop {
-        match weft_socket::ipam::Client::connect(&at("ipam.sock")) {
-            Ok(client) => break client,
-            Err(error) => assert!(Instant::now() < until, "{error}"),
-        }
-        thread::sleep(Duration::from_millis(10));
-    };
-    let mut ask = |request: String| {
-        let request = serde_json::from_str(&request).expect("a request");
-        client.request(&request).expect("granted");
-    };
-    let node = |number: usize| {
-        format!(
-            r#"{{"op":"node-put","name":"n{number}","underlay":["192.0.2.{number}/24"],
-            "vtep_mac":"02:00:00:00:00:0{number}"}}"#
-        )
-    };
+    let mut ipam = Ipam::start();
     for number in 1..=2 {
-        ask(node(number));
+        ipam.ask(&node(number));
         for pool in ["plain", "tunnelled"] {
-            ask(format!(
+            ipam.ask(&format!(
                 r#"{{"op":"allocate","node":"n{number}","families":["v4"],"pools":["{pool}"],
                 "attachment":{{"network":"x","container":"{pool}{number}","interface":"e"}}}}"#
             ));
         }
     }
-    let bird = |more: &[&str]| -> Output {
-        let mut command = Command::new(WEFT);
-        command
-            .args(["bird", "--as", "64512", "--socket"])
-            .arg(at("ipam.sock"));
-        command.args(more).output().expect("run")
-    };
-    let output = bird(&["--node", "n1"]);
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).expect("text");
-    let announced: Vec<_> = text
+    let text = ipam.bird(&["--node", "n1"]).expect("a configuration");
+    let routes: Vec<_> = text
         .lines()
         .filter(|line| line.contains("route "))
         .collect();
-    assert_eq!(announced.len(), 1, "{text}");
-    assert!(announced[0].contains("10.1."), "{text}");
+    assert_eq!(routes.len(), 1, "{text}");
+    assert!(routes[0].contains("10.1."), "{text}");
     assert!(text.contains("[ 10.1.0.0/16+ ] then return true") && !text.contains("10.2."));
     assert!(text.contains("neighbor 192.0.2.2 as 64512"), "{text}");
-    let output = bird(&["--node", "n1", "--neighbor", "192.0.2.254=65000"]);
-    let text = String::from_utf8(output.stdout).expect("text");
+
+    let router = ["--node", "n1", "--neighbor", "192.0.2.254=65000"];
+    let text = ipam.bird(&router).expect("a configuration");
     assert_eq!(text.matches("protocol bgp").count(), 1, "{text}");
     assert!(text.contains("neighbor 192.0.2.254 as 65000"), "{text}");
 
-    let mut command = Command::new(WEFT);
-    command.args([
-        "bird", "--as", "64512", "--node", "n1", "--watch", "--socket",
-    ]);
-    command
-        .arg(at("ipam.sock"))
-        .arg("--out")
-        .arg(at("bird.conf"));
-    let _watch = Daemon(command.spawn().expect("it starts"));
+    let told = ipam.bird(&["--node", "n7"]).expect_err("refused");
+    assert!(told.contains("node n7 is unknown"), "{told}");
+}
+
+#[test]
+fn what_the_server_tells_is_written_anew() {
+    let mut ipam = Ipam::start();
+    (1..=2).for_each(|number| ipam.ask(&node(number)));
+    let file = ipam.folder.path().join("bird.conf");
+    let mut command = ipam.command(&["--node", "n1", "--watch", "--out"]);
+    let _watch = Daemon(command.arg(&file).spawn().expect("it starts"));
     let written = |words: &str| {
         let until = Instant::now() + LIMIT;
-        while !fs::read_to_string(at("bird.conf")).is_ok_and(|text| text.contains(words)) {
+        while !fs::read_to_string(&file).is_ok_and(|text| text.contains(words)) {
             assert!(Instant::now() < until, "{words}");
             thread::sleep(Duration::from_millis(20));
         }
     };
     written("neighbor 192.0.2.2 as");
-    ask(node(3));
+    ipam.ask(&node(3));
     written("neighbor 192.0.2.3 as");
+}
 
-    let output = bird(&["--node", "n7"]);
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        !output.status.success() && told.contains("node n7 is unknown"),
-        "{told}"
-    );
+fn node(number: usize) -> String {
+    format!(
+        r#"{{"op":"node-put","name":"n{number}","underlay":["192.0.2.{number}/24"],
+        "vtep_mac":"02:00:00:00:00:0{number}"}}"#
+    )
+}
+
+/// A server with a pool of each kind.
+struct Ipam {
+    _daemon: Daemon,
+    client: weft_socket::ipam::Client,
+    folder: TempDir,
+}
+
+impl Ipam {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let pools = "[[pool]]\nname = 'plain'\ncidr = '10.1.0.0/16'\nencapsulation = 'none'\n\
+                     [[pool]]\nname = 'tunnelled'\ncidr = '10.2.0.0/16'\n";
+        fs::write(at("ipam.toml"), pools).expect("write");
+        let mut command = Command::new(WEFT);
+        command
+            .arg0("weft-ipam")
+            .arg("--config")
+            .arg(at("ipam.toml"));
+        command.arg("--store").arg(at("ipam.redb"));
+        command.arg("--socket").arg(at("ipam.sock"));
+        let daemon = Daemon(command.spawn().expect("it starts"));
+        let until = Instant::now() + LIMIT;
+        let client = loop {
+            match weft_socket::ipam::Client::connect(&at("ipam.sock")) {
+                Ok(client) => break client,
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        Self {
+            _daemon: daemon,
+            client,
+            folder,
+        }
+    }
+
+    fn ask(&mut self, request: &str) {
+        let request = serde_json::from_str(request).expect("a request");
+        self.client.request(&request).expect("granted");
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(WEFT);
+        command.args(["bird", "--as", "64512", "--socket"]);
+        command.arg(self.folder.path().join("ipam.sock")).args(more);
+        command
+    }
+
+    /// What it prints, or says of a failure.
+    fn bird(&self, more: &[&str]) -> Result<String, String> {
+        let output: Output = self.command(more).output().expect("run");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        match output.status.success() {
+            true => Ok(text(output.stdout)),
+            false => Err(text(output.stderr)),
+        }
+    }
 }
 
 struct Daemon(Child);

@@ -46,7 +46,7 @@ fn reply(replies: &mut impl BufRead) -> anyhow::Result<String> {
     loop {
         let start = text.len();
         ensure!(replies.read_line(&mut text)? > 0, "it hung up");
-        let line = text[start..].as_bytes();
+        let line = &text.as_bytes()[start..];
         let digits = line.iter().take_while(|byte| byte.is_ascii_digit()).count();
         if digits == 4 && line.get(4) == Some(&b' ') {
             return Ok(text);
