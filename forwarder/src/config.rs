@@ -1,6 +1,7 @@
 //! The configuration file: TOML, every key optional, no key unknown. What
 //! leaves this file is complete and within its limits.
 
+mod interfaces;
 mod uplink;
 
 use std::{
@@ -12,8 +13,6 @@ use std::{
     thread,
 };
 
-use ipnet::IpNet;
-use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 use weft_api::{
     ipam,
@@ -25,6 +24,7 @@ use crate::{
     publish::checks,
     uplink::UplinkConfig,
 };
+use interfaces::subnets_of;
 use uplink::Uplink;
 
 /// Workers that start unless told otherwise, where the machine has the
@@ -257,24 +257,6 @@ pub fn mac_of(node: &Name) -> Mac {
         });
     let [_, _, first, b, c, d, e, f] = hash.to_be_bytes();
     Mac([first & 0xfc | 0x02, b, c, d, e, f])
-}
-
-/// Each with the prefix that its interface has, or alone.
-fn subnets_of(addresses: &[IpAddr]) -> io::Result<Vec<IpNet>> {
-    let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| {
-        let storage = storage?;
-        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-        let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()));
-        v4.or(v6)
-    };
-    let found: Vec<_> = getifaddrs()?
-        .filter_map(|one| IpNet::with_netmask(ip(one.address)?, ip(one.netmask)?).ok())
-        .collect();
-    let subnet = |address: &IpAddr| {
-        let known = found.iter().find(|net| net.addr() == *address);
-        known.copied().unwrap_or_else(|| IpNet::from(*address))
-    };
-    Ok(addresses.iter().map(subnet).collect())
 }
 
 fn default_workers() -> usize {

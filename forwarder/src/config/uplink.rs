@@ -1,15 +1,14 @@
 //! The `uplink` table: where the node's datagrams leave and arrive.
 
-use std::{io, net::IpAddr};
+use std::net::IpAddr;
 
-use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 use weft_api::{
     forwarder::{DEFAULT_PORT, Node},
     names::Vni,
 };
 
-use super::{ConfigError, value, within};
+use super::{ConfigError, interfaces::interfaces_of, value, within};
 use crate::{publish::checks, sys, uplink::UplinkConfig};
 
 const ENTROPY_PORTS_DEFAULT: u16 = 16;
@@ -101,18 +100,4 @@ impl Uplink {
             u16::MAX,
         )
     }
-}
-
-fn interfaces_of(addresses: &[IpAddr]) -> io::Result<Vec<String>> {
-    let holds = |storage: Option<nix::sys::socket::SockaddrStorage>| {
-        let Some(storage) = storage else { return false };
-        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-        let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()));
-        v4.or(v6)
-            .is_some_and(|address| addresses.contains(&address))
-    };
-    let found = getifaddrs()?
-        .filter(|i| holds(i.address))
-        .map(|i| i.interface_name);
-    Ok(found.collect())
 }
