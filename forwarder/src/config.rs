@@ -14,12 +14,12 @@ use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 use weft_api::{
-    forwarder::DEFAULT_PORT,
+    forwarder::{DEFAULT_PORT, sound},
     ipam,
     names::{Mac, Name, Vni},
 };
 
-use crate::{publish::checks, sys, uplink::UplinkConfig};
+use crate::{sys, uplink::UplinkConfig};
 
 /// Workers that start unless told otherwise, where the machine has the
 /// processors: more pay only with as many busy flows.
@@ -197,7 +197,7 @@ impl File {
             None => hostname()?,
         };
         let vtep_mac = match self.vtep_mac {
-            Some(mac) => checks::unicast_mac(mac)
+            Some(mac) => sound::unicast_mac(mac)
                 .map_err(|problem| value("vtep_mac", problem, "give a unicast MAC"))?,
             None => mac_of(&node),
         };
@@ -222,7 +222,7 @@ impl File {
 impl Uplink {
     fn complete(self) -> Result<UplinkConfig, ConfigError> {
         let key = "uplink.addresses";
-        checks::underlay(&self.addresses)
+        sound::underlay(&self.addresses)
             .map_err(|problem| value(key, problem, "list the node's addresses that peers reach"))?;
         if self.port == 0 {
             return Err(value("uplink.port", "port 0 is none", "give 1 to 65535"));
