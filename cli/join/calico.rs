@@ -38,8 +38,8 @@ pub struct Args {
     #[arg(long, value_name = "URL")]
     etcd: String,
     /// This node's name among Calico's; the default is the forwarder's.
-    #[arg(long, value_name = "NAME", value_parser = name)]
-    node: Option<Name>,
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    name: Option<Name>,
     /// The address that other nodes reach this one by, at most one of each
     /// family; the forwarder's uplink listens on it. Its length says which
     /// nodes are in the same subnet; the default is its link's.
@@ -71,7 +71,7 @@ impl FromStr for Public {
     }
 }
 
-fn name(text: &str) -> Result<Name, NameError> {
+fn parse_name(text: &str) -> Result<Name, NameError> {
     Name::new(text)
 }
 
@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cluster = Arc::new(Cluster::new(etcd)?);
     let control = args.target.path()?;
     let status = Client::connect(&control)?.status()?;
-    let name = args.node.clone().unwrap_or_else(|| status.node.clone());
+    let name = args.name.clone().unwrap_or_else(|| status.node.clone());
     let wire = Records::load(&cluster)?.wire(name.as_str());
     let lens = check(args, &status, &wire)?;
     let node = Node {
