@@ -19,7 +19,7 @@ use weft_lab::{
     Forwarder, NodePlan, Outer, Pod, PodPlan, Spec, exchange,
     probe::{Family, Probe},
     use_executable,
-    workshop::{self, Workshop, run},
+    workshop::{self, Workshop},
 };
 use weft_testkit::needs_namespaces;
 
@@ -88,9 +88,18 @@ fn a_member_and_a_calico_node_carry_each_other() {
     ] {
         exchange::bulk(from, to, Family::V4, 1 << 20).expect("every byte");
     }
-    for tunnel in OUR_TUNNELS {
-        for netns in [&net.theirs, &theirs.netns, &ours.netns] {
-            run(netns, &format!("ping -c 1 -W 5 {tunnel}")).expect("the tunnel address answers");
+    let tunnel = Pod {
+        plan: PodPlan {
+            v6: OUR_TUNNELS[1].parse().expect("an address"),
+            ..net.guest(0, "n1", OUR_TUNNELS[0])
+        },
+        node: 0,
+        netns: Netns::open(path(&net.ours).as_ref()).expect("the node again"),
+    };
+    for from in [&host, &theirs, &ours] {
+        for family in Family::ALL {
+            let answer = Probe::Ping.run(from, &tunnel, family, POD_MTU);
+            answer.expect("the tunnel address answers");
         }
     }
 }
