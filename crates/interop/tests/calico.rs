@@ -474,13 +474,13 @@ proptest! {
                 address: v4.0.map(|(a, len)| IpNet::new(four(a), len % 33).expect("valid")),
                 tunnel: v4.1.map(four),
                 mac: v4.2.map(Mac),
-                ipip: None,
+                ipip: v4.1.map(four),
             },
             v6: Tunnel {
                 address: v6.0.map(|(a, len)| IpNet::new(six(a), len % 129).expect("valid")),
                 tunnel: v6.1.map(six),
                 mac: v6.2.map(Mac),
-                ipip: None,
+                ipip: v6.1.map(six),
             },
         };
         let written = node.to_json(None).to_string();

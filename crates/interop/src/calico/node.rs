@@ -27,7 +27,7 @@ pub struct Tunnel {
     pub tunnel: Option<IpAddr>,
     /// None: it follows from the name.
     pub mac: Option<Mac>,
-    /// Of IP-in-IP, in the pod network. It is read only.
+    /// Of IP-in-IP, in the pod network. Without one, what another wrote stays.
     pub ipip: Option<IpAddr>,
 }
 
@@ -137,6 +137,13 @@ impl Record {
             set(&mut node, &["spec", "bgp", names.address], address);
             set(&mut node, &["spec", names.tunnel], inner);
             set(&mut node, &["spec", names.mac], mac);
+            if let Some(ipip) = tunnel.ipip {
+                set(
+                    &mut node,
+                    &["spec", "bgp", names.ipip],
+                    Some(ipip.to_string()),
+                );
+            }
         }
         node
     }
@@ -150,6 +157,7 @@ impl Record {
                     (names.address_annotation, address),
                     (names.tunnel_annotation, inner),
                     (names.mac_annotation, mac),
+                    (names.ipip_annotation, tunnel.ipip.map(|a| a.to_string())),
                 ]
             })
             .filter_map(|(name, text)| Some((name.to_owned(), text?)))
