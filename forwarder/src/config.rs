@@ -15,13 +15,13 @@ use std::{
 
 use serde::Deserialize;
 use weft_api::{
+    forwarder::sound,
     ipam,
     names::{Mac, Name, Vni},
 };
 
 use crate::{
     nodes::{self, NodesError},
-    publish::checks,
     uplink::UplinkConfig,
 };
 use interfaces::subnets_of;
@@ -195,7 +195,7 @@ impl File {
             self.uplink.adopt(&nodes::read_as(file, &node)?.node);
         }
         let vtep_mac = match self.vtep_mac {
-            Some(mac) => checks::unicast_mac(mac)
+            Some(mac) => sound::unicast_mac(mac)
                 .map_err(|problem| value("vtep_mac", problem, "give a unicast MAC"))?,
             None => mac_of(&node),
         };
