@@ -17,7 +17,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use weft_api::{forwarder::Nodes, names::Name};
+use weft_api::{
+    forwarder::{Nodes, Way},
+    names::Name,
+};
 use weft_forwarder::nodes::{self, Watched};
 use weft_interop::bird::{Neighbour, Options, render};
 
@@ -154,9 +157,14 @@ impl Task {
         self.output.put(&text)
     }
 
-    /// The blocks that the file names are all that may be taken.
+    /// The blocks that the file has reached directly are all that may be taken.
     fn take_file(&mut self, path: &Path) -> anyhow::Result<()> {
-        let nodes = nodes::read_as(path, &self.own)?;
+        let mut nodes = nodes::read_as(path, &self.own)?;
+        for node in nodes.peers.iter_mut().chain([&mut nodes.node]) {
+            let ways = &node.ways;
+            node.blocks
+                .retain(|net| ways.get(net) == Some(&Way::Direct));
+        }
         let all = nodes.peers.iter().chain([&nodes.node]);
         let pools: Vec<_> = all.flat_map(|node| node.blocks.clone()).collect();
         self.put(&nodes, &pools)

@@ -33,9 +33,15 @@ fn file(more: &[&str]) -> String {
         if number == 2 {
             blocks.extend(more.iter().map(|block| (*block).to_owned()));
         }
+        let direct = |block: &String| format!("{block:?} = 'direct'");
+        let ways: Vec<_> = blocks.iter().map(direct).collect();
+        // One more that is tunnelled, and nothing to BIRD.
+        let tunnelled = format!("10.78.{number}.0/24");
+        blocks.push(tunnelled);
         format!(
             "[[node]]\nname = 'n{number}'\nunderlay = ['192.0.2.{number}', '2001:db8::{number}']\n\
-             vtep_mac = '02:00:00:00:01:0{number}'\nblocks = {blocks:?}\n"
+             vtep_mac = '02:00:00:00:01:0{number}'\nblocks = {blocks:?}\nways = {{ {} }}\n",
+            ways.join(", ")
         )
     };
     (1..=3).map(node).collect()

@@ -2,6 +2,7 @@
 //! without encapsulation go as they are, and weft0 comes and goes with
 //! `weft host`.
 
+mod bird;
 mod cluster;
 mod errors;
 mod life;

@@ -28,7 +28,7 @@ use crate::{
     wiretap::{Wiretap, dissect},
 };
 
-const PLAIN: &str = "plain";
+pub const PLAIN: &str = "plain";
 const TUNNELLED: &str = "vxlan";
 
 /// In which forms the wire of a node has packets between these.
@@ -64,7 +64,7 @@ fn forms(tap: Wiretap, one: &Pod, other: &Pod) -> BTreeSet<&'static str> {
 
 /// The pods of the two nodes do all that pods do, and their packets are on
 /// the wire in that form only.
-fn pods_talk(from: &Place, to: &Place, form: &'static str, mtu: u16) {
+pub fn pods_talk(from: &Place, to: &Place, form: &'static str, mtu: u16) {
     for family in Family::ALL {
         let taps = [from, to].map(|place| Wiretap::on(&place.netns));
         for probe in Probe::ALL {

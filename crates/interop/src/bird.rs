@@ -14,7 +14,7 @@ use std::{
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{Node, Nodes},
+    forwarder::{GATEWAY_V4, GATEWAY_V6, Node, Nodes},
     names::Name,
 };
 
@@ -142,6 +142,13 @@ enum Family {
 }
 
 impl Family {
+    fn gateway(self) -> IpAddr {
+        match self {
+            Self::V4 => GATEWAY_V4.into(),
+            Self::V6 => GATEWAY_V6.into(),
+        }
+    }
+
     fn has(self, address: &IpAddr) -> bool {
         address.is_ipv4() == (self == Self::V4)
     }
@@ -204,7 +211,11 @@ fn blocks(family: Family, blocks: &[IpNet], device: Option<&str>) -> String {
     let mut text = format!("\nprotocol static weft_blocks{digit} {{\n\tipv{digit};\n");
     for net in family.of(blocks) {
         match device {
-            Some(device) => writeln!(text, "\troute {net} via \"{device}\";"),
+            // The forwarder's gateway, which is there without being asked for.
+            Some(device) => {
+                let gateway = family.gateway();
+                writeln!(text, "\troute {net} via {gateway}%'{device}' onlink;")
+            }
             None => writeln!(text, "\troute {net} blackhole;"),
         }
         .ok();
@@ -268,7 +279,7 @@ fn bgp(family: Family, local: IpAddr, session: &Session, options: &Options) -> S
     }
     write!(
         text,
-        "\tipv{digit} {{\n\t\timport where weft_wanted{digit}();\n\
+        "\tipv{digit} {{\n\t\tnext hop self;\n\t\timport where weft_wanted{digit}();\n\
          \t\texport where proto = \"weft_blocks{digit}\";\n\t}};\n}}\n"
     )
     .ok();
