@@ -303,6 +303,33 @@ fn nothing_comes_back_to_the_node() {
 }
 
 #[test]
+fn a_pod_is_told_that_its_packet_came_back() {
+    for dst in [
+        IpAddr::from(pod_v4(1, 0)),
+        OUTSIDE.into(),
+        pod_v6(1, 0).into(),
+    ] {
+        let mut world = by_the_fabric();
+        let pod = from_pod(dst);
+        let back = pod.clone().macs(host_mac(0), GATEWAY.mac).build();
+        loses(&mut world, HOST, &back, "host_loop", &TOLD);
+        let (src, to, kind, code) = error_at(&mut world, 0);
+        let gateway: (IpAddr, IpAddr) = match dst {
+            IpAddr::V4(_) => (GATEWAY.v4.into(), pod_v4(0, 0).into()),
+            IpAddr::V6(_) => (GATEWAY.v6.into(), pod_v6(0, 0).into()),
+        };
+        assert_eq!((src, to), gateway);
+        let unreachable = if dst.is_ipv4() { (3, 1) } else { (1, 3) };
+        assert_eq!((kind, code), unreachable);
+    }
+    // Forwarded by the node to another pod, it would be answered past the node.
+    for other in [pod_v4(0, 1), pod_v4(1, 0)] {
+        let frame = from_pod(other).macs(host_mac(0), GATEWAY.mac).build();
+        loses(&mut world(), HOST, &frame, "spoofed_address", &[MISSED]);
+    }
+}
+
+#[test]
 fn hops_end_at_the_host_port_too() {
     let frame = from_host(tunnel_v4(0), pod_v4(0, 0)).ttl(1).build();
     let mut world = world();

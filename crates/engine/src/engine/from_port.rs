@@ -174,10 +174,11 @@ impl Engine {
             return Ok((hash, egress));
         }
         scene.counters.flow_misses.add(1);
-        if ingress.host.is_some() {
+        let egress = lookup::from_port(scene.tables, ingress.id, packet.key.dst);
+        // What comes back may be a pod's, and it is to be told.
+        if ingress.host.is_some() && egress != Err(DropReason::HostLoop) {
             admit::host_source(scene.tables, packet.key.src)?;
         }
-        let egress = lookup::from_port(scene.tables, ingress.id, packet.key.dst);
         match egress {
             Ok(egress) => self.flows.learn(hash, epoch, from, packet.key, egress),
             Err(
