@@ -1,5 +1,5 @@
 //! Is this frame allowed from this port? A pod sends from its own MAC and
-//! addresses, the node from what is behind it, and both say nothing false
+//! addresses and into no tunnel, the node from what is behind it, and both say nothing false
 //! about their super-frames.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -46,6 +46,29 @@ pub fn host_source(tables: &Snapshot, src: IpAddr) -> Result<(), DropReason> {
         return Err(DropReason::SpoofedAddress);
     }
     Ok(())
+}
+
+/// A pod may not send a node what that would take for its own tunnel's: once
+/// this node masquerades, it comes from a peer's address. Of a datagram in
+/// fragments the first says where to, and the others are nothing without it.
+pub fn no_tunnel_of_its_own(
+    tables: &Snapshot,
+    packet: &Packet,
+    frame: &[u8],
+) -> Result<(), DropReason> {
+    let Some(vxlan) = tables.vxlan_port_at(packet.key.dst) else {
+        return Ok(());
+    };
+    let to_vxlan = || match packet.fragment {
+        Fragment::Whole => packet.key.dst_port == vxlan,
+        Fragment::First => frame[packet.transport + 2..].starts_with(&vxlan.to_be_bytes()),
+        Fragment::Later => false,
+    };
+    match packet.key.protocol {
+        protocol::IPIP => Err(DropReason::ForgedTunnel),
+        protocol::UDP if to_vxlan() => Err(DropReason::ForgedTunnel),
+        _ => Ok(()),
+    }
 }
 
 /// fe80::/10 (RFC 4291 section 2.5.6).

@@ -60,6 +60,7 @@ reasons! {
     // Admission of a pod's frame.
     SpoofedMac "spoofed_mac" Suspect "A pod sent from a MAC that is not its own.";
     SpoofedAddress "spoofed_address" Suspect "A pod sent from an IP address that is not its own, or the node from one that is not behind it.";
+    ForgedTunnel "forged_tunnel" Suspect "A pod sent IP-in-IP, or UDP to the VXLAN port, to a node's underlay address: only nodes speak so to each other.";
     NotForGateway "not_for_gateway" Suspect "A pod sent to a MAC that is not the gateway's.";
 
     // The gateway and the way on.

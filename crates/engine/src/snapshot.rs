@@ -38,6 +38,8 @@ pub struct Gateway {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vtep {
     pub mac: Mac,
+    /// The UDP port of VXLAN at this node's underlay addresses.
+    pub port: u16,
     /// The node's own addresses in the pod network, at most one of each
     /// family. ICMP errors towards other nodes come from them.
     pub addresses: Vec<IpAddr>,
@@ -261,6 +263,18 @@ impl Snapshot {
 
     pub fn peer_from(&self, underlay: IpAddr) -> Option<PeerId> {
         self.peer_by_underlay.get(&underlay).copied()
+    }
+
+    /// The UDP port of VXLAN at `address`, if that is a node's in the underlay,
+    /// or one at which this node is reached by its host port.
+    pub fn vxlan_port_at(&self, address: IpAddr) -> Option<u16> {
+        match self.peer_from(address) {
+            Some(peer) => self.peer(peer).remote.map(|remote| remote.port()),
+            None => {
+                let host = self.host?;
+                (self.port_of(address) == Some(host)).then_some(self.vtep.port)
+            }
+        }
     }
 
     /// Whose the longest block is that holds `address`.

@@ -14,6 +14,7 @@ use weft_testkit::{
 use weft_wire::{
     Ethernet, Packet, VnetHeader, checksum, parse,
     parse::{dst_mac, src_mac},
+    protocol,
 };
 
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
@@ -97,6 +98,7 @@ fn loses(
 }
 
 const MISSED: (&str, u64) = ("flow_misses", 1);
+const HIT: (&str, u64) = ("flow_hits", 1);
 /// The sender is told.
 const TOLD: [(&str, u64); 3] = [MISSED, ("originated", 1), ("sent_to_ports", 1)];
 
@@ -270,6 +272,35 @@ fn the_node_may_not_speak_as_those_who_are_not_behind_it() {
 }
 
 #[test]
+fn a_pod_has_no_tunnel_of_its_own() {
+    const FORGED: &str = "forged_tunnel";
+    let inner = between(tunnel_v4(1), pod_v4(1, 0)).build();
+    for node in [underlay(0), underlay(1), tunnel_v4(0).into()] {
+        let vxlan = from_pod(node).vxlan(sim::VNI, &inner);
+        loses(&mut world(), 0, &vxlan.build(), FORGED, &[MISSED]);
+        let ipip = from_pod(node).protocol(protocol::IPIP);
+        loses(&mut world(), 0, &ipip.build(), FORGED, &[MISSED]);
+        // The pieces of a datagram are one flow, whatever its first one says.
+        let piece = |port| from_pod(node).udp(1000, port).filled(400).fragments(200);
+        let (other, forged) = (piece(53), piece(sim::VXLAN_PORT));
+        let mut world = world();
+        world.send(0, 0, &other[0]);
+        loses(&mut world, 0, &forged[0], FORGED, &[HIT]);
+        world.send(0, 0, &forged[1]);
+        assert_eq!(world.received(0, HOST).len(), 2);
+        // Other ports and protocols are for whoever listens there.
+        arrives(&mut world, 0, &from_pod(node), HOST);
+        let own = from_host(tunnel_v4(0), pod_v4(0, 0));
+        arrives(&mut world, HOST, &own.vxlan(sim::VNI, &inner), 0);
+    }
+    let mut world = world();
+    for other in [IpAddr::from(OUTSIDE), pod_v4(0, 1).into()] {
+        world.send(0, 0, &from_pod(other).vxlan(sim::VNI, &inner).build());
+    }
+    assert_eq!(world.received(0, HOST).len() + world.received(0, 1).len(), 2);
+}
+
+#[test]
 fn what_the_fabric_brings_is_taken() {
     let mut world = by_the_fabric();
     for (src, dst) in [
@@ -363,7 +394,7 @@ fn a_direct_way_is_as_wide_as_the_host_port() {
         0,
         &over,
         "too_big",
-        &[("flow_hits", 1), TOLD[1], TOLD[2]],
+        &[HIT, TOLD[1], TOLD[2]],
     );
     let (_, _, kind, code) = error_at(&mut world, 0);
     assert_eq!((kind, code), (3, 4));
@@ -382,7 +413,7 @@ fn the_node_is_told_how_wide_the_tunnel_is() {
         HOST,
         &over,
         "too_big",
-        &[("flow_hits", 1), TOLD[1], TOLD[2]],
+        &[HIT, TOLD[1], TOLD[2]],
     );
     let (src, _, kind, code) = error_at(&mut world, HOST);
     assert_eq!((src, kind, code), (GATEWAY.v4.into(), 3, 4));

@@ -2,7 +2,7 @@
 
 use weft_wire::{
     Ethernet, Packet, VnetHeader, checksum, edit, parse,
-    parse::{dst_mac, src_mac},
+    parse::{Fragment, dst_mac, src_mac},
 };
 
 use super::{Engine, Scene, tunnel};
@@ -169,11 +169,16 @@ impl Engine {
     ) -> Result<(u64, Egress), DropReason> {
         let (epoch, from) = (scene.tables.epoch, Ingress::Port(ingress.id));
         let (hash, known) = self.flows.find(epoch, from, &packet.key);
+        match known {
+            Some(_) => scene.counters.flow_hits.add(1),
+            None => scene.counters.flow_misses.add(1),
+        }
+        if ingress.host.is_none() && (known.is_none() || packet.fragment == Fragment::First) {
+            admit::no_tunnel_of_its_own(scene.tables, packet, bytes)?;
+        }
         if let Some(egress) = known {
-            scene.counters.flow_hits.add(1);
             return Ok((hash, egress));
         }
-        scene.counters.flow_misses.add(1);
         let egress = lookup::from_port(scene.tables, ingress.id, packet.key.dst);
         // What comes back may be a pod's, and it is to be told.
         if ingress.host.is_some() && egress != Err(DropReason::HostLoop) {
