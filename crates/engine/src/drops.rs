@@ -66,6 +66,7 @@ reasons! {
     // The gateway and the way on.
     Multicast "multicast" Normal "Multicast and broadcast are not carried beyond the pod's link.";
     LinkLocal "link_local" Normal "A link-local address other than the gateway's is not carried.";
+    Loopback "loopback" Suspect "127.0.0.0/8, 0.0.0.0/8, ::1 and :: are no place on any other host.";
     GatewayUnserved "gateway_unserved" Normal "The gateway answers ARP, neighbour discovery and ping only; the sender was told by ICMP.";
     NoRoute "no_route" Normal "Nobody holds the destination address.";
     ReplyLost "reply_lost" Trouble "There was no room for what the gateway had to say.";

@@ -238,6 +238,25 @@ fn pods_leave_by_the_host_port_for_what_the_node_is_the_way_to() {
 }
 
 #[test]
+fn nobody_reaches_what_every_host_has_for_itself() {
+    for own in [[127, 0, 0, 1], [127, 9, 9, 9], [0, 0, 0, 0], [0, 1, 2, 3]] {
+        let frame = from_pod(own).build();
+        loses(&mut world(), 0, &frame, "loopback", &[MISSED]);
+        let frame = from_host(tunnel_v4(0), own).build();
+        loses(&mut world(), HOST, &frame, "loopback", &[MISSED]);
+        let inner = between(pod_v4(1, 0), own).udp(1, 2).build();
+        let mut world = world();
+        let moved = world.moved(0, |world| world.arrive(0, &[datagram(1, &inner)]));
+        assert_eq!(moved["loopback"], 1);
+    }
+    let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+    for own in [Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED, mapped] {
+        let frame = from_pod(own).build();
+        loses(&mut world(), 0, &frame, "loopback", &[MISSED]);
+    }
+}
+
+#[test]
 fn the_node_may_not_speak_as_those_who_are_not_behind_it() {
     let to = pod_v4(0, 0);
     for src in [
