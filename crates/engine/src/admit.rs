@@ -48,6 +48,15 @@ pub fn host_source(tables: &Snapshot, src: IpAddr) -> Result<(), DropReason> {
     Ok(())
 }
 
+/// What a peer takes from this node's tunnel: senders in this node's blocks,
+/// and the node itself.
+pub fn tunnel_source(tables: &Snapshot, src: IpAddr) -> Result<(), DropReason> {
+    let node = tables.host().map(|host| host.id);
+    let is_ours = tables.holder_of(src) == Some(Holder::Here)
+        || tables.port_of(src).is_some_and(|id| Some(id) == node);
+    is_ours.then_some(()).ok_or(DropReason::OutsideSource)
+}
+
 /// A pod may not send a node what that would take for its own tunnel's: once
 /// this node masquerades, it comes from a peer's address. Of a datagram in
 /// fragments the first says where to, and the others are nothing without it.

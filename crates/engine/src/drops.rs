@@ -74,6 +74,7 @@ reasons! {
     TooBig "too_big" Normal "The packet exceeds the way's MTU; the sender was told by ICMP.";
     NoHostPort "no_host_port" Trouble "The destination is reached without a tunnel, by the node itself, and this node has no host port: run weft host up.";
     HostLoop "host_loop" Trouble "The node sent what would leave by the node: its own route to the destination is missing.";
+    OutsideSource "outside_source" Trouble "The node sent into a tunnel what is neither from its own addresses nor from its blocks, and the peer would refuse: masquerade it.";
     NoUplink "no_uplink" Trouble "This node and the peer have no underlay address family in common.";
     BandwidthFromPod "bandwidth_from_pod" Normal "A pod sent more than its bandwidth allows.";
     BandwidthToPod "bandwidth_to_pod" Normal "A pod was sent more than its bandwidth allows.";

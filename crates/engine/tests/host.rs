@@ -189,6 +189,26 @@ fn nodes_speak_from_their_underlay_too() {
 }
 
 #[test]
+fn a_tunnel_takes_what_the_peer_does() {
+    for src in [IpAddr::from(OUTSIDE), underlay(1)] {
+        let mut world = world();
+        let frame = from_host(src, pod_v4(1, 0)).build();
+        loses(&mut world, HOST, &frame, "outside_source", &TOLD);
+        let (from, to, kind, code) = error_at(&mut world, HOST);
+        assert_eq!((from, to), (tunnel_v4(0).into(), src));
+        assert_eq!((kind, code), (3, 1));
+        // To the pods here they may speak.
+        arrives(&mut world, HOST, &from_host(src, pod_v4(0, 0)), 0);
+    }
+    for src in [tunnel_v4(0).into(), underlay(0), [10, 244, 0, 99].into()] {
+        let mut world = world();
+        let frame = from_host(src, pod_v4(1, 0)).build();
+        world.send(0, HOST, &frame);
+        assert_eq!(world.received(1, 0).len(), 1, "{src}");
+    }
+}
+
+#[test]
 fn without_a_host_port_the_gateway_speaks_for_the_node() {
     let ping = between(pod_v4(0, 0), tunnel_v4(0)).macs(pod_mac(0, 0), GATEWAY.mac);
     let ping = ping.echo_request(1, 1).build();

@@ -7,7 +7,7 @@ use weft_wire::{
 
 use super::{Engine, Scene, tunnel};
 use crate::{
-    DropReason, Port, Verdict,
+    DropReason, Port, Snapshot, Verdict,
     admit::{self, largest},
     bandwidth,
     batch::Frame,
@@ -179,18 +179,15 @@ impl Engine {
         if let Some(egress) = known {
             return Ok((hash, egress));
         }
-        let egress = lookup::from_port(scene.tables, ingress.id, packet.key.dst);
-        // What comes back may be a pod's, and it is to be told.
-        if ingress.host.is_some() && egress != Err(DropReason::HostLoop) {
-            admit::host_source(scene.tables, packet.key.src)?;
-        }
+        let egress = way_from_port(scene.tables, ingress, packet);
         match egress {
             Ok(egress) => self.flows.learn(hash, epoch, from, packet.key, egress),
             Err(
                 DropReason::NoRoute
                 | DropReason::NoUplink
                 | DropReason::NoHostPort
-                | DropReason::HostLoop,
+                | DropReason::HostLoop
+                | DropReason::OutsideSource,
             ) => {
                 self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
             }
@@ -198,6 +195,27 @@ impl Engine {
         }
         Ok((hash, egress?))
     }
+}
+
+/// The egress of a new flow, if its sender may have it.
+fn way_from_port(
+    tables: &Snapshot,
+    ingress: &Port,
+    packet: &Packet,
+) -> Result<Egress, DropReason> {
+    let egress = lookup::from_port(tables, ingress.id, packet.key.dst);
+    if ingress.host.is_none() {
+        return egress;
+    }
+    match egress {
+        // It may be a pod's, who is to be told.
+        Err(DropReason::HostLoop) => {}
+        _ => admit::host_source(tables, packet.key.src)?,
+    }
+    if matches!(egress, Ok(Egress::Peer(_))) {
+        admit::tunnel_source(tables, packet.key.src)?;
+    }
+    egress
 }
 
 /// A pod's frame that may be what it is.
