@@ -10,7 +10,7 @@ mod place;
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -63,7 +63,7 @@ pub fn install(args: Install) -> anyhow::Result<ExitCode> {
         cni_bin_dir,
         cni_conf_dir,
     } = args.folders;
-    let file = plugin()?;
+    let file = plugin(&cni_bin_dir)?;
     let program = fs::read(&file).with_context(|| format!("read {file:?}"))?;
     let plugins = [
         (PLUGIN, Content::Program(program)),
@@ -73,7 +73,7 @@ pub fn install(args: Install) -> anyhow::Result<ExitCode> {
     let mut bin = Place::open(cni_bin_dir.clone())?;
     // However they are spelled: a folder that is locked twice waits for itself.
     ensure!(
-        fs::canonicalize(&cni_conf_dir).ok() != Some(fs::canonicalize(&cni_bin_dir)?),
+        fs::canonicalize(&cni_conf_dir).ok() != fs::canonicalize(&cni_bin_dir).ok(),
         "plugins and configurations are both to stand in {cni_bin_dir:?}; give two folders"
     );
     let mut conf = Place::open(cni_conf_dir)?;
@@ -86,10 +86,15 @@ pub fn install(args: Install) -> anyhow::Result<ExitCode> {
 
 /// The file that is to be the plugin: this program's, which holds the plugin
 /// too, or the plugin alone where it stands beside it, since a smaller file
-/// starts sooner. One of another version is not what this program installs.
-fn plugin() -> anyhow::Result<PathBuf> {
+/// starts sooner. One of another version is not what this program installs,
+/// and nor is what an older install has put there.
+fn plugin(cni_bin_dir: &Path) -> anyhow::Result<PathBuf> {
     let own = env::current_exe().context("find this program's own file")?;
     let alone = own.with_file_name(PLUGIN);
+    let place = fs::canonicalize(cni_bin_dir).ok();
+    if place.is_some() && place.as_deref() == own.parent() {
+        return Ok(own);
+    }
     let version = format!("{PLUGIN} {}\n", env!("CARGO_PKG_VERSION"));
     let says = Command::new(&alone).arg("--version").output();
     match says {

@@ -197,6 +197,24 @@ fn the_file_alone_says_what_nodes_there_are() {
 }
 
 #[test]
+fn what_stands_in_the_way_of_a_version_may_leave() {
+    needs_namespaces!();
+    let site = Site::new();
+    let [machine, _other] = site.machines();
+    let pod = Pod::on(&machine, 0);
+    let tunnel = format!("name = 'n1'\ntunnel = ['{}']", pod.addresses[0]);
+    site.by_rename(&NODES.replacen("name = 'n1'", &tunnel, 1));
+    machine.becomes("the pod has its address", |file| {
+        let fault = file.fault.as_ref();
+        fault.is_some_and(|fault| fault.contains(&pod.addresses[0].to_string()))
+    });
+    let mut client = machine.client();
+    let port = client.ports().expect("a list").remove(0);
+    client.detach(port.name).expect("detached");
+    machine.becomes("in force without a touch", |file| file.fault.is_none());
+}
+
+#[test]
 fn a_start_without_a_good_file_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let nodes = folder.path().join("nodes.toml");

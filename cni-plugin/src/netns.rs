@@ -64,11 +64,6 @@ impl Netns {
                 path: path.to_owned(),
                 error,
             })?;
-        if !sys::is_netns(&file) {
-            return Err(NetnsError::NotNetns {
-                path: path.to_owned(),
-            });
-        }
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -120,6 +115,9 @@ impl Netns {
             Ok(()) => Ok(()),
             // Where one is already, CAP_NET_ADMIN may be all that one has.
             Err(Errno::EPERM) if self.is_here() => Ok(()),
+            Err(Errno::EINVAL) => Err(NetnsError::NotNetns {
+                path: self.path.clone(),
+            }),
             Err(errno) => Err(NetnsError::Enter {
                 path: self.path.clone(),
                 error: errno.into(),
@@ -232,7 +230,8 @@ mod tests {
         let missing = Netns::open(Path::new("/nonexistent/netns")).expect_err("missing");
         assert!(matches!(missing, NetnsError::Open { .. }), "{missing}");
         for other in ["/proc/self/status", "/proc/self/ns/uts", "/dev/null", "/"] {
-            let error = Netns::open(Path::new(other)).expect_err(other);
+            let netns = Netns::open(Path::new(other)).expect("opens");
+            let error = netns.run(|| ()).expect_err(other);
             assert!(matches!(error, NetnsError::NotNetns { .. }), "{error}");
         }
     }

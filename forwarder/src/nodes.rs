@@ -24,7 +24,7 @@ use weft_api::{
     names::Name,
 };
 
-use crate::publish::{checks, places_of};
+use crate::publish::{checks, unique::places_of};
 pub use watched::{PAUSE, Watched};
 
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,17 @@ pub enum NodesError {
         path: PathBuf,
         refusal: weft_api::forwarder::Error,
     },
+}
+
+impl NodesError {
+    /// Whether the same version may be in force later: once a pod has left
+    /// that is in its way, once the file can be read.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Read { .. } | Self::Refused { .. } => true,
+            Self::Flaw { .. } | Self::Stranger { .. } => false,
+        }
+    }
 }
 
 /// What is wrong with a version.

@@ -110,7 +110,7 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
             Err(error) => drop(running.send(error)),
         })
         .context("start the writer's thread")?;
-    info!(socket = %config.socket.display(), store = %config.store, "weft-ipam is ready");
+    info!(socket = %config.socket.display(), store = %config.store, "weft-ipam listens");
     let signal = server.run(revision).map_err(|fault| {
         let first = ended.recv_timeout(PARTING);
         first.map_or_else(|_| fault.into(), anyhow::Error::from)

@@ -48,7 +48,6 @@ pub(super) fn del(order: &Order, pod: &Pod, netns: Option<&Path>) -> Result<(), 
     let inside = netns.and_then(still_there);
     let interface = pod.interface.as_str();
     let inside = inside.as_ref();
-    // Nobody has the address any more once the port is detached.
     let release = || release(order, &port, attachment);
     let (errors, released) =
         wire_pod::detach_pod(inside, &port, interface, forwarder.as_mut(), release);

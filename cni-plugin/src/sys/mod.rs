@@ -31,14 +31,6 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_write_ptr_bad!(tunsetvnethdrsz, libc::TUNSETVNETHDRSZ, c_int);
     nix::ioctl_write_int_bad!(tunsetoffload, libc::TUNSETOFFLOAD);
-    nix::ioctl_none!(ns_get_nstype, 0xb7, 3);
-}
-
-/// Whether the file is a network namespace (`NS_GET_NSTYPE` of nsfs.h).
-pub fn is_netns(file: &File) -> bool {
-    // SAFETY: the fd is open for the call, which takes no argument.
-    let kind = unsafe { ioctl::ns_get_nstype(file.as_raw_fd()) };
-    kind == Ok(libc::CLONE_NEWNET)
 }
 
 /// Makes `tun`, an open `/dev/net/tun`, queue `number` of `count` of tap

@@ -44,7 +44,7 @@ pub use engine::{Engine, Scene};
 pub use inbox::Inbox;
 pub use outbox::Outbox;
 pub use snapshot::{
-    Epoch, Gateway, Holder, Host, Ipip, Peer, PeerId, Port, PortId, Route, Snapshot, Vtep,
+    Epoch, Gateway, Holder, Host, Ipip, Peer, PeerId, Peers, Port, PortId, Route, Snapshot, Vtep,
 };
 pub use verdict::{Tunnel, Verdict};
 pub use way::{Reach, Way};

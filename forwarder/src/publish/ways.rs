@@ -9,7 +9,7 @@ use weft_api::{
 use weft_engine::Reach;
 use weft_wire::vxlan::{ETHERNET_OVERHEAD, OVERHEAD_V4, OVERHEAD_V6};
 
-use super::{places_of, refusal};
+use super::{refusal, unique::places_of};
 
 /// What it takes to speak IP-in-IP.
 pub const REMEDY: &str = "start the forwarder with CAP_NET_RAW, an IPv4 address among \

@@ -3,7 +3,7 @@
 
 use tracing::{error, warn};
 use weft_api::{
-    ipam::{Error, Pool, Reply, Request},
+    ipam::{Code, Error, Pool, Reply, Request},
     names::Name,
 };
 
@@ -39,23 +39,35 @@ impl Writer {
                 loaded => loaded?,
             }
         }
-        let made = self.make_pools();
+        let refused = self.make_pools();
         self.flush();
-        made
+        refused.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// Those of a store that was awaited.
     pub(super) fn make_pools_late(&mut self) {
-        if !self.stale
-            && let Err(fault) = self.make_pools()
-        {
-            error!("{fault}");
+        if !self.stale {
+            for fault in self.make_pools() {
+                error!("{fault}");
+            }
         }
     }
 
-    fn make_pools(&mut self) -> Result<(), FirstError> {
-        let pools = std::mem::take(&mut self.pools);
-        pools.into_iter().try_for_each(|pool| self.make(pool))
+    /// Those that cannot be. What cannot be for the while is left for the next
+    /// time, where the store is one that is awaited.
+    fn make_pools(&mut self) -> Vec<FirstError> {
+        let mut refused = Vec::new();
+        for pool in std::mem::take(&mut self.pools) {
+            match self.make(pool.clone()) {
+                Err(FirstError::Pool(_, error))
+                    if error.code == Code::Unavailable && self.store.is_shared() =>
+                {
+                    self.pools.push(pool);
+                }
+                made => refused.extend(made.err()),
+            }
+        }
+        refused
     }
 
     /// What operators have since changed of a pool stays.

@@ -16,6 +16,8 @@ pub(super) struct NodesFile {
     nodes: Option<Nodes>,
     /// Why the newest version is not.
     fault: Option<String>,
+    /// Whether that may pass by itself.
+    may_pass: bool,
 }
 
 impl NodesFile {
@@ -48,6 +50,7 @@ impl Forwarder {
             watched: Watched::new(path.to_owned()),
             nodes: None,
             fault: None,
+            may_pass: false,
         };
         self.take_version(&mut file)?;
         self.file = Some(file);
@@ -56,14 +59,17 @@ impl Forwarder {
 
     /// Puts the file's newest version in force, if there is one.
     pub fn look_at_file(&mut self) {
-        let Some(mut file) = self.file.take_if(|file| file.watched.is_new()) else {
+        let is_due = |file: &mut NodesFile| file.watched.is_new() || file.may_pass;
+        let Some(mut file) = self.file.take_if(is_due) else {
             return;
         };
-        let taken = self.take_version(&mut file);
-        if let Err(fault) = &taken {
+        let fault = self.take_version(&mut file).err();
+        file.may_pass = fault.as_ref().is_some_and(NodesError::may_pass);
+        let fault = fault.map(|fault| fault.to_string());
+        if let Some(fault) = fault.as_ref().filter(|_| fault != file.fault) {
             error!("{fault}; the tables stay as they are");
         }
-        file.fault = taken.err().map(|fault| fault.to_string());
+        file.fault = fault;
         self.file = Some(file);
     }
 
