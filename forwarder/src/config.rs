@@ -13,7 +13,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 use weft_api::{
     ipam,
@@ -21,6 +20,7 @@ use weft_api::{
 };
 
 use crate::{
+    links,
     nodes::{self, NodesError},
     publish::checks,
     uplink::UplinkConfig,
@@ -261,18 +261,10 @@ pub fn mac_of(node: &Name) -> Mac {
 
 /// Each with the prefix that its interface has, or alone.
 fn subnets_of(addresses: &[IpAddr]) -> io::Result<Vec<IpNet>> {
-    let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| {
-        let storage = storage?;
-        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-        let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()));
-        v4.or(v6)
-    };
-    let found: Vec<_> = getifaddrs()?
-        .filter_map(|one| IpNet::with_netmask(ip(one.address)?, ip(one.netmask)?).ok())
-        .collect();
+    let held = links::held()?;
     let subnet = |address: &IpAddr| {
-        let known = found.iter().find(|net| net.addr() == *address);
-        known.copied().unwrap_or_else(|| IpNet::from(*address))
+        let known = held.iter().find(|held| held.net.addr() == *address);
+        known.map_or_else(|| IpNet::from(*address), |held| held.net)
     };
     Ok(addresses.iter().map(subnet).collect())
 }

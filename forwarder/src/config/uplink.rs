@@ -1,8 +1,7 @@
 //! The `uplink` table: where the node's datagrams leave and arrive.
 
-use std::{io, net::IpAddr};
+use std::net::IpAddr;
 
-use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 use weft_api::{
     forwarder::{DEFAULT_PORT, Node},
@@ -10,7 +9,7 @@ use weft_api::{
 };
 
 use super::{ConfigError, value, within};
-use crate::{publish::checks, sys, uplink::UplinkConfig};
+use crate::{links, publish::checks, sys, uplink::UplinkConfig};
 
 const ENTROPY_PORTS_DEFAULT: u16 = 16;
 const ENTROPY_PORTS_MAX: u16 = 1024;
@@ -88,11 +87,12 @@ impl Uplink {
         if let Some(mtu) = self.mtu {
             return within("uplink.mtu", mtu, MTU_MIN, u16::MAX);
         }
-        let found = interfaces_of(&self.addresses)
-            .map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
-        let least = found
+        let held =
+            links::held().map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
+        let least = held
             .iter()
-            .filter_map(|interface| sys::link::mtu(interface).ok())
+            .filter(|held| self.addresses.contains(&held.net.addr()))
+            .filter_map(|held| sys::link::mtu(&held.link).ok())
             .min();
         within(
             "uplink.mtu",
@@ -101,18 +101,4 @@ impl Uplink {
             u16::MAX,
         )
     }
-}
-
-fn interfaces_of(addresses: &[IpAddr]) -> io::Result<Vec<String>> {
-    let holds = |storage: Option<nix::sys::socket::SockaddrStorage>| {
-        let Some(storage) = storage else { return false };
-        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-        let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()));
-        v4.or(v6)
-            .is_some_and(|address| addresses.contains(&address))
-    };
-    let found = getifaddrs()?
-        .filter(|i| holds(i.address))
-        .map(|i| i.interface_name);
-    Ok(found.collect())
 }
