@@ -5,6 +5,7 @@
 mod cluster;
 mod errors;
 mod life;
+mod surroundings;
 mod ways;
 #[path = "../support/wiretap.rs"]
 mod wiretap;

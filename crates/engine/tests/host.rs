@@ -336,7 +336,10 @@ fn a_pod_has_no_tunnel_of_its_own() {
     for other in [IpAddr::from(OUTSIDE), pod_v4(0, 1).into()] {
         world.send(0, 0, &from_pod(other).vxlan(sim::VNI, &inner).build());
     }
-    assert_eq!(world.received(0, HOST).len() + world.received(0, 1).len(), 2);
+    assert_eq!(
+        world.received(0, HOST).len() + world.received(0, 1).len(),
+        2
+    );
 }
 
 #[test]
@@ -428,13 +431,7 @@ fn a_direct_way_is_as_wide_as_the_host_port() {
     let full = sized(from_pod(pod_v4(1, 0)), sim::HOST_MTU);
     arrives(&mut world, 0, &full, HOST);
     let over = sized(from_pod(pod_v4(1, 0)), sim::HOST_MTU + 1).build();
-    loses(
-        &mut world,
-        0,
-        &over,
-        "too_big",
-        &[HIT, TOLD[1], TOLD[2]],
-    );
+    loses(&mut world, 0, &over, "too_big", &[HIT, TOLD[1], TOLD[2]]);
     let (_, _, kind, code) = error_at(&mut world, 0);
     assert_eq!((kind, code), (3, 4));
 }
@@ -447,13 +444,7 @@ fn the_node_is_told_how_wide_the_tunnel_is() {
     world.send(0, HOST, &full);
     assert_eq!(world.received(1, 0).len(), 1);
     let over = frame.filled(sim::MTU - 27).build();
-    loses(
-        &mut world,
-        HOST,
-        &over,
-        "too_big",
-        &[HIT, TOLD[1], TOLD[2]],
-    );
+    loses(&mut world, HOST, &over, "too_big", &[HIT, TOLD[1], TOLD[2]]);
     let (src, _, kind, code) = error_at(&mut world, HOST);
     assert_eq!((src, kind, code), (GATEWAY.v4.into(), 3, 4));
 }

@@ -55,7 +55,9 @@ impl Engine {
         ingress: &Port,
     ) {
         let tables = scene.tables;
-        let own = tables.port_of(packet.key.src).and_then(|id| tables.port(id));
+        let own = tables
+            .port_of(packet.key.src)
+            .and_then(|id| tables.port(id));
         let port = own.unwrap_or(ingress);
         let Some(source) = speaker(tables, packet, port) else {
             return;

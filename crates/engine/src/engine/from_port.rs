@@ -198,11 +198,7 @@ impl Engine {
 }
 
 /// The egress of a new flow, if its sender may have it.
-fn way_from_port(
-    tables: &Snapshot,
-    ingress: &Port,
-    packet: &Packet,
-) -> Result<Egress, DropReason> {
+fn way_from_port(tables: &Snapshot, ingress: &Port, packet: &Packet) -> Result<Egress, DropReason> {
     let egress = lookup::from_port(tables, ingress.id, packet.key.dst);
     if ingress.host.is_none() {
         return egress;
