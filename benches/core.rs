@@ -5,7 +5,7 @@ use std::{hint::black_box, net::Ipv4Addr, sync::Arc, time::Instant};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use weft_engine::{
     Batch, Counters, Engine, Outbox, PeerId, PortId, Route, Runs, Scene, Tunnel, Verdict, Way,
-    flow::{Egress, FlowCache, Ingress},
+    flow::{Egress, FlowCache, Ingress, Known},
     segment::segment,
     snapshot::Epoch,
 };
@@ -160,17 +160,15 @@ fn flows(c: &mut Criterion) {
     let keys: Vec<_> = (0..8192)
         .map(|port| packet(&flow().udp(port, 53).filled(9).build()).key)
         .collect();
+    let known = Known {
+        egress: Egress::Peer(Route {
+            peer: PeerId(0),
+            way: Way::Vxlan,
+        }),
+        until: None,
+    };
     for key in &keys {
-        cache.learn(
-            cache.hash(key),
-            Epoch(1),
-            from,
-            *key,
-            Egress::Peer(Route {
-                peer: PeerId(0),
-                way: Way::Vxlan,
-            }),
-        );
+        cache.learn(cache.hash(key), Epoch(1), from, *key, known);
     }
     let mut at = 0;
     c.bench_function("flow hit", |b| {

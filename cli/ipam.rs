@@ -112,7 +112,7 @@ impl Server {
     }
 }
 
-fn path(given: Option<PathBuf>, lab: Option<String>) -> anyhow::Result<PathBuf> {
+pub fn path(given: Option<PathBuf>, lab: Option<String>) -> anyhow::Result<PathBuf> {
     if let Some(lab) = lab {
         let ipam = weft_lab::session::status(&lab)?.state.ipam;
         let ipam = ipam.with_context(|| format!("lab {lab} has no IPAM server"))?;
@@ -124,7 +124,7 @@ fn path(given: Option<PathBuf>, lab: Option<String>) -> anyhow::Result<PathBuf> 
         .unwrap_or_else(|| DEFAULT.into()))
 }
 
-fn connect(path: &Path) -> anyhow::Result<Client> {
+pub fn connect(path: &Path) -> anyhow::Result<Client> {
     Client::connect_within(path, DEADLINE).map_err(|error| match error {
         ClientError::Line(LineError::Connect { error, .. })
             if error.kind() != ErrorKind::PermissionDenied =>
@@ -139,7 +139,7 @@ fn connect(path: &Path) -> anyhow::Result<Client> {
 }
 
 /// A refusal in the server's own words.
-fn told(error: ClientError) -> anyhow::Error {
+pub fn told(error: ClientError) -> anyhow::Error {
     match error {
         ClientError::Refused(refusal) => refusal.into(),
         error => error.into(),

@@ -1,9 +1,11 @@
 //! `weft join`: make this node a member of a network of another kind, for as
 //! long as the command runs.
 
+mod calico;
 mod flannel;
-mod lease;
-mod member;
+mod forwarder;
+mod inbox;
+mod life;
 
 use std::process::ExitCode;
 
@@ -11,10 +13,12 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Flannel(flannel::Args),
+    Calico(calico::Args),
 }
 
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Flannel(args) => flannel::run(&args),
+        Command::Calico(args) => calico::run(&args),
     }
 }

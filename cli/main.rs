@@ -1,6 +1,7 @@
 //! The `weft` binary. It is several programs in one file: the name under
 //! which it starts says which, as a lab's processes do. A subcommand a file.
 
+mod bird;
 mod completions;
 mod demo;
 mod doctor;
@@ -44,6 +45,7 @@ enum Command {
     Host(host::Command),
     #[command(subcommand)]
     Join(join::Command),
+    Bird(bird::Args),
     Node(node::Args),
     Install(install::Install),
     Uninstall(install::Uninstall),
@@ -92,6 +94,7 @@ impl Command {
             Self::Drops(args) => drops::run(args),
             Self::Ipam(args) => ipam::run(args),
             Self::Host(command) => host::run(command),
+            Self::Bird(args) => bird::run(args),
             Self::Join(command) => join::run(command),
             Self::Node(args) => node::run(args),
             Self::Install(args) => install::install(args),

@@ -11,6 +11,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 const WIRE: &str = "weft-wire";
 const API: &str = "weft-api";
+const CONNTRACK: &str = "weft-conntrack";
 const ETCD: &str = "weft-etcd";
 const ENGINE: &str = "weft-engine";
 const POLICY: &str = "weft-policy";
@@ -25,9 +26,10 @@ const ROOT: &str = "weft";
 const ARROWS: &[(&str, &[&str])] = &[
     (WIRE, &[]),
     (API, &[]),
-    (ENGINE, &[WIRE]),
+    (CONNTRACK, &[WIRE]),
+    (ENGINE, &[CONNTRACK, POLICY, WIRE]),
     (POLICY, &[]),
-    (TESTKIT, &[ENGINE, POLICY, WIRE]),
+    (TESTKIT, &[CONNTRACK, ENGINE, POLICY, WIRE]),
     ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
     (CNI, &[API, SOCKET]),
     (ETCD, &[]),
@@ -123,6 +125,7 @@ fn the_core_has_no_descriptor_clock_thread_or_log() {
     let mut wrong = Vec::new();
     for source in sources(&[
         "crates/wire/src",
+        "crates/conntrack/src",
         "crates/engine/src",
         "crates/policy/src",
         "crates/interop/src",
@@ -138,7 +141,7 @@ fn the_core_has_no_descriptor_clock_thread_or_log() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for root in ["wire", "engine", "policy", "interop"] {
+    for root in ["wire", "conntrack", "engine", "policy", "interop"] {
         let path = format!("{}/crates/{root}/src/lib.rs", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(path).expect("a crate root");
         assert!(

@@ -2,21 +2,13 @@
 //! etcd, and with a node that takes the part of flanneld and programs the
 //! kernel's VXLAN by what the keys say and nothing else.
 
-use std::{
-    fs::File,
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::process::{Command, Stdio};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::Value as Json;
-use tempfile::TempDir;
 use weft_api::forwarder::{Peer, Reply, Request};
 use weft_cni::{link::Attach, netns::Netns};
 use weft_lab::{
@@ -27,9 +19,15 @@ use weft_lab::{
 };
 use weft_testkit::needs_namespaces;
 
+#[path = "support/bridge_pod.rs"]
+mod bridge_pod;
+#[path = "support/etcd.rs"]
+mod etcd;
 #[path = "support/kernel_node.rs"]
 mod kernel_node;
-use kernel_node::{add_pod_to_bridge, all, join, route_packets};
+use bridge_pod::add_pod_to_bridge;
+use etcd::{Etcd, Running, eventually};
+use kernel_node::{all, join, route_packets};
 
 const SUBNETS: &str = "/coreos.com/network/subnets/";
 /// One subnet of each family is for us, the other is theirs.
@@ -59,7 +57,7 @@ fn a_member_and_a_flannel_node_carry_each_other() {
     needs_namespaces!();
     let net = Network::new();
     let (flanneld, _member) = (net.flanneld(), net.member());
-    assert_eq!(net.etcd.awaited(OURS), OUR_LEASE, "as flannel writes it");
+    assert_eq!(awaited(&net.etcd, OURS), OUR_LEASE, "as flannel writes it");
     flanneld.follow();
     net.wait_for_peers(2);
     let (ours, theirs) = net.pods();
@@ -84,7 +82,7 @@ fn what_happens_to_leases_happens_to_peers_and_no_more() {
     let their_key = format!("{SUBNETS}{THEIRS}");
     net.etcd.put(&their_key, THEIR_LEASE);
     let mut member = net.member();
-    net.etcd.awaited(OURS);
+    awaited(&net.etcd, OURS);
     net.wait_for_peers(2);
     net.etcd.control(&["del", &their_key]);
     net.wait_for_peers(0);
@@ -108,13 +106,13 @@ fn what_happens_to_leases_happens_to_peers_and_no_more() {
 
     // A deleted lease is taken again, and a stopped member's stays for a day.
     net.etcd.control(&["del", &format!("{SUBNETS}{OURS}")]);
-    assert_eq!(net.etcd.awaited(OURS), OUR_LEASE);
+    assert_eq!(awaited(&net.etcd, OURS), OUR_LEASE);
     member.stop();
-    let kept = net.etcd.lease_of(OURS);
+    let kept = lease_of(&net.etcd, OURS);
     assert!(kept > 0, "it has an end");
     let _again = net.member();
     eventually("the same subnet under another lease", || {
-        let now = net.etcd.lease_of(OURS);
+        let now = lease_of(&net.etcd, OURS);
         now > 0 && now != kept
     });
     net.wait_for_peers(2);
@@ -134,13 +132,10 @@ fn what_etcd_compacted_unseen_is_read_anew() {
     net.etcd.restart();
     net.etcd.control(&["del", &their_key]);
     net.etcd.put("/other", "x");
-    let text = net.etcd.control(&["get", "-w", "json", "/other"]);
-    let json: Json = serde_json::from_str(&text).expect("JSON");
-    let revision = json["header"]["revision"].to_string();
-    net.etcd.control(&["compact", &revision]);
+    net.etcd.compact();
     member.signal(Signal::SIGCONT);
     net.wait_for_peers(0);
-    assert_eq!(net.etcd.awaited(OURS), OUR_LEASE);
+    assert_eq!(awaited(&net.etcd, OURS), OUR_LEASE);
 }
 
 #[test]
@@ -175,7 +170,7 @@ fn nodes_that_start_together_get_a_subnet_each() {
     let _members: Vec<_> = (0..3)
         .map(|place| Running(command(place).spawn().expect("it runs")))
         .collect();
-    eventually("three leases", || net.etcd.leases().len() == 3);
+    eventually("three leases", || leases(&net.etcd).len() == 3);
     for (_, forwarder) in &nodes[..3] {
         eventually("two peers each", || peers(forwarder).len() == 2);
     }
@@ -192,8 +187,8 @@ fn a_reservation_is_used_and_stays_one() {
     let reserved = r#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1"}"#;
     net.etcd.put(&format!("{SUBNETS}{THEIRS}"), reserved);
     let _member = net.member();
-    eventually("the lease", || net.etcd.awaited(THEIRS) == OUR_LEASE);
-    assert_eq!(net.etcd.lease_of(THEIRS), 0);
+    eventually("the lease", || awaited(&net.etcd, THEIRS) == OUR_LEASE);
+    assert_eq!(lease_of(&net.etcd, THEIRS), 0);
 }
 
 #[test]
@@ -382,7 +377,7 @@ impl<'a> Flanneld<'a> {
 
     /// Programs the kernel by every lease but its own.
     fn follow(&self) {
-        for (name, value) in self.etcd.leases().iter().filter(|(name, _)| name != THEIRS) {
+        for (name, value) in leases(self.etcd).iter().filter(|(name, _)| name != THEIRS) {
             let value: Json = serde_json::from_str(value).expect("JSON");
             assert_eq!(value["BackendType"], "vxlan");
             let subnets = name
@@ -411,145 +406,24 @@ impl<'a> Flanneld<'a> {
     }
 }
 
-/// Killed when dropped.
-struct Running(Child);
-
-impl Running {
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.0.id()).expect("a pid");
-        kill(Pid::from_raw(pid), signal).expect("it lives");
-    }
-
-    fn stop(&mut self) {
-        self.signal(Signal::SIGTERM);
-        assert!(self.0.wait().expect("a status").success());
-    }
+/// By the last part of their keys.
+fn leases(etcd: &Etcd) -> Vec<(String, String)> {
+    let rows = etcd.rows(SUBNETS).into_iter();
+    rows.map(|(key, value)| (key.replace(SUBNETS, ""), value))
+        .collect()
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn awaited(etcd: &Etcd, name: &str) -> String {
+    let mut found = None;
+    eventually(name, || {
+        found = leases(etcd).into_iter().find(|(other, _)| other == name);
+        found.is_some()
+    });
+    found.expect("just seen").1
 }
 
-struct Etcd {
-    port: u16,
-    peer: u16,
-    process: Running,
-    directory: TempDir,
-}
-
-impl Etcd {
-    fn start() -> Self {
-        let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [port, peer] = listeners
-            .each_ref()
-            .map(|l| l.local_addr().expect("bound").port());
-        drop(listeners);
-        let directory = TempDir::new().expect("a temporary directory");
-        let process = spawn(directory.path(), port, peer);
-        let etcd = Self {
-            port,
-            peer,
-            process: Running(process),
-            directory,
-        };
-        etcd.wait_ready();
-        etcd
-    }
-
-    fn restart(&mut self) {
-        let _ = self.process.0.kill();
-        let _ = self.process.0.wait();
-        self.process = Running(spawn(self.directory.path(), self.port, self.peer));
-        self.wait_ready();
-    }
-
-    fn wait_ready(&self) {
-        eventually("etcd answers", || {
-            self.try_control(&["endpoint", "status"]).is_some()
-        });
-    }
-
-    fn try_control(&self, arguments: &[&str]) -> Option<String> {
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .arg(format!("--endpoints=127.0.0.1:{}", self.port))
-            .args(arguments)
-            .output()
-            .expect("etcdctl is installed");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        output.status.success().then_some(text)
-    }
-
-    fn control(&self, arguments: &[&str]) -> String {
-        self.try_control(arguments).expect("etcdctl succeeds")
-    }
-
-    fn put(&self, key: &str, value: &str) {
-        self.control(&["put", "--", key, value]);
-    }
-
-    /// By the last part of their keys.
-    fn leases(&self) -> Vec<(String, String)> {
-        let text = self.control(&["get", "--prefix", SUBNETS]);
-        let lines: Vec<_> = text.lines().collect();
-        let pairs = lines.chunks_exact(2);
-        pairs
-            .map(|pair| (pair[0].replace(SUBNETS, ""), pair[1].to_owned()))
-            .collect()
-    }
-
-    fn awaited(&self, name: &str) -> String {
-        let mut found = None;
-        eventually(name, || {
-            found = self.leases().into_iter().find(|(other, _)| other == name);
-            found.is_some()
-        });
-        found.expect("just seen").1
-    }
-
-    fn lease_of(&self, name: &str) -> u64 {
-        let text = self.control(&["get", "-w", "json", &format!("{SUBNETS}{name}")]);
-        let json: Json = serde_json::from_str(&text).expect("JSON");
-        json["kvs"][0]["lease"].as_u64().unwrap_or(0)
-    }
-}
-
-fn spawn(directory: &Path, port: u16, peer: u16) -> Child {
-    let log = File::create(directory.join("log")).expect("a log file");
-    let (client, peer) = (
-        format!("http://127.0.0.1:{port}"),
-        format!("http://127.0.0.1:{peer}"),
-    );
-    Command::new("etcd")
-        .arg("--data-dir")
-        .arg(directory.join("data"))
-        .args([
-            "--listen-client-urls",
-            &client,
-            "--advertise-client-urls",
-            &client,
-        ])
-        .args([
-            "--listen-peer-urls",
-            &peer,
-            "--initial-advertise-peer-urls",
-            &peer,
-        ])
-        .arg(format!("--initial-cluster=default={peer}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("Debian's etcd-server is installed")
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < end, "not within 30 s: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
+fn lease_of(etcd: &Etcd, name: &str) -> u64 {
+    let text = etcd.control(&["get", "-w", "json", &format!("{SUBNETS}{name}")]);
+    let json: Json = serde_json::from_str(&text).expect("JSON");
+    json["kvs"][0]["lease"].as_u64().unwrap_or(0)
 }

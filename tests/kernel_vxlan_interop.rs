@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::{IpAddr, UdpSocket},
     path::Path,
     time::Duration,
@@ -26,9 +25,15 @@ use weft_lab::{
 };
 use weft_testkit::needs_namespaces;
 
+#[path = "support/bridge_pod.rs"]
+mod bridge_pod;
+#[path = "support/calico_pod.rs"]
+mod calico_pod;
 #[path = "support/kernel_node.rs"]
 mod kernel_node;
-use kernel_node::{add_pod_to_bridge, all, join, path, route_packets};
+use bridge_pod::add_pod_to_bridge;
+use calico_pod::add_pod_with_proxy_arp;
+use kernel_node::{all, join, path, route_packets};
 
 #[test]
 fn a_flannel_node_and_ours_carry_each_other() {
@@ -477,43 +482,6 @@ fn nodes(dialect: &Dialect, layout: Layout, plan: &[NodePlan]) -> Nodes {
         node: of(&plan[OURS]),
         peers: peers.collect(),
     }
-}
-
-/// Calico's pods are hosts of their own, and the node answers ARP for all.
-fn add_pod_with_proxy_arp(node: &Netns, pod: &Pod, mtu: u16) {
-    let cali = format!("cali{}", pod.v4().octets()[3]);
-    all(
-        node,
-        &[
-            &format!(
-                "ip link add {cali} type veth peer name eth0 netns {}",
-                path(&pod.netns)
-            ),
-            &format!("ip link set {cali} address ee:ee:ee:ee:ee:ee mtu {mtu} up"),
-            &format!("ip route add {} dev {cali} scope link", pod.v4()),
-            &format!("ip route add {} dev {cali}", pod.v6()),
-        ],
-    );
-    node.run(|| {
-        for (knob, value) in [("conf", "proxy_arp", "1"), ("neigh", "proxy_delay", "0")]
-            .map(|(kind, knob, value)| (format!("ipv4/{kind}/{cali}/{knob}"), value))
-        {
-            fs::write(format!("/proc/sys/net/{knob}"), value).expect("sysctl");
-        }
-    })
-    .expect("enter");
-    all(
-        &pod.netns,
-        &[
-            "ip link set lo up",
-            &format!("ip link set eth0 address {} mtu {mtu} up", pod.plan.mac),
-            &format!("ip address add {} dev eth0", pod.v4()),
-            &format!("ip address add {} dev eth0 nodad", pod.v6()),
-            "ip route add 169.254.1.1 dev eth0 scope link",
-            "ip route add default via 169.254.1.1 dev eth0",
-            "ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0",
-        ],
-    );
 }
 
 /// A raw socket that hears the UDP of a node.

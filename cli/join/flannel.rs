@@ -1,15 +1,12 @@
 //! `weft join flannel`: read the network's configuration in etcd, check that
 //! the forwarder fits it, and be a member until a signal.
 
-use std::{
-    collections::BTreeMap, net::IpAddr, os::fd::AsFd, path::PathBuf, process::ExitCode, sync::Arc,
-    thread,
-};
+mod lease;
+mod member;
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail, ensure};
-use crossbeam::channel::{Sender, unbounded};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing_subscriber::EnvFilter;
 use weft_api::{
     forwarder::{Node, Status},
     names::Mac,
@@ -23,9 +20,10 @@ use weft_interop::{
     calico::derived_mac,
     flannel::{Backend, Config, Vxlan},
 };
-use weft_socket::Signals;
+use weft_socket::{Signals, log};
 
-use super::member::{Member, Message};
+use self::member::Member;
+use super::{forwarder::Forwarder, inbox::Inbox, life::live};
 use crate::target::Target;
 
 /// Of flannel's keys, where flannel is told no other.
@@ -60,7 +58,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Before any thread starts.
     let signals = Signals::block().context("take the signals over")?;
-    log();
+    log::start(log::Format::Text);
     let etcd = weft_etcd::Config::parse(&args.etcd, PREFIX)?;
     let prefix = etcd.prefix.clone();
     let cluster = Arc::new(Cluster::new(etcd)?);
@@ -68,18 +66,21 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let control = args.target.path()?;
     let status = Client::connect(&control)?.status()?;
     let (node, vxlan) = this_node(args, &config, &status)?;
-    let (sender, messages) = unbounded();
-    stop_on_signal(signals, sender.clone())?;
-    let member = Member {
+    let mut member = Member {
         cluster,
         prefix,
         config,
         vxlan,
         node,
-        control,
         subnet_env: args.subnet_env.clone(),
+        own: None,
+        rows: BTreeMap::new(),
     };
-    member.run(&sender, &messages)?;
+    live(
+        &mut member,
+        &mut Forwarder::at(control),
+        &Inbox::open(signals)?,
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -147,32 +148,4 @@ fn this_node(args: &Args, config: &Config, status: &Status) -> anyhow::Result<(N
         tunnel: Vec::new(),
     };
     Ok((node, vxlan))
-}
-
-fn stop_on_signal(signals: Signals, sender: Sender<Message>) -> anyhow::Result<()> {
-    let wait = move || {
-        loop {
-            let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            let polled = poll(&mut fds, PollTimeout::NONE);
-            if polled.is_ok() && signals.next().is_some() {
-                // Nobody is there to hear it only when all is over.
-                let _ = sender.send(Message::Stop);
-                return;
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(wait)
-        .context("start a thread")?;
-    Ok(())
-}
-
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr);
-    let _ = log.try_init();
 }

@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 use weft_api::names::{Name, NameError};
+use weft_socket::log;
 
 use crate::{
     config::{Config, Place},
@@ -55,14 +55,7 @@ struct Arguments {
     workers: Option<usize>,
     /// How to write the log to standard error; RUST_LOG says how much.
     #[arg(long, value_enum, default_value_t)]
-    log: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum LogFormat {
-    #[default]
-    Text,
-    Json,
+    log: log::Format,
 }
 
 fn name(text: &str) -> Result<Name, NameError> {
@@ -79,7 +72,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    start_log(arguments.log);
+    log::start(arguments.log);
     match serve(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -149,18 +142,4 @@ fn announce(control: &Path, config: &Config) {
         ipam = ?config.ipam,
         "the forwarder is ready"
     );
-}
-
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    // A log that is already there, as in tests, stays.
-    let _ = match format {
-        LogFormat::Text => log
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
 }

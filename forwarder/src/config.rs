@@ -1,6 +1,7 @@
 //! The configuration file: TOML, every key optional, no key unknown. What
 //! leaves this file is complete and within its limits.
 
+mod interfaces;
 mod uplink;
 
 use std::{
@@ -12,19 +13,18 @@ use std::{
     thread,
 };
 
-use ipnet::IpNet;
 use serde::Deserialize;
 use weft_api::{
+    forwarder::sound,
     ipam,
     names::{Mac, Name, Vni},
 };
 
 use crate::{
-    links,
     nodes::{self, NodesError},
-    publish::checks,
     uplink::UplinkConfig,
 };
+use interfaces::subnets_of;
 use uplink::Uplink;
 
 /// Workers that start unless told otherwise, where the machine has the
@@ -195,7 +195,7 @@ impl File {
             self.uplink.adopt(&nodes::read_as(file, &node)?.node);
         }
         let vtep_mac = match self.vtep_mac {
-            Some(mac) => checks::unicast_mac(mac)
+            Some(mac) => sound::unicast_mac(mac)
                 .map_err(|problem| value("vtep_mac", problem, "give a unicast MAC"))?,
             None => mac_of(&node),
         };
@@ -257,16 +257,6 @@ pub fn mac_of(node: &Name) -> Mac {
         });
     let [_, _, first, b, c, d, e, f] = hash.to_be_bytes();
     Mac([first & 0xfc | 0x02, b, c, d, e, f])
-}
-
-/// Each with the prefix that its interface has, or alone.
-fn subnets_of(addresses: &[IpAddr]) -> io::Result<Vec<IpNet>> {
-    let held = links::held()?;
-    let subnet = |address: &IpAddr| {
-        let known = held.iter().find(|held| held.net.addr() == *address);
-        known.map_or_else(|| IpNet::from(*address), |held| held.net)
-    };
-    Ok(addresses.iter().map(subnet).collect())
 }
 
 fn default_workers() -> usize {

@@ -2,7 +2,7 @@
 //! one [`Snapshot`] out. A change yields a new [`State`] or a refusal, so a
 //! refused change has changed nothing. No fd, thread or socket is known here.
 
-pub mod checks;
+pub(crate) mod checks;
 mod ports;
 pub mod unique;
 pub mod ways;

@@ -50,7 +50,14 @@ pub fn interop(bytes: &[u8]) {
                 .lent()
                 .all(|(_, address)| block.cidr.contains(&address))
         );
-        calico::peers("n", [], &[block.clone(), block], calico::Wire::default());
+        let own = calico::Record {
+            name: "n".to_owned(),
+            v4: calico::Tunnel::default(),
+            v6: calico::Tunnel::default(),
+        };
+        let blocks = [block.clone(), block];
+        let pools = calico::Pools::default();
+        calico::peers(&own, [], &blocks, &pools, calico::Wire::default());
     }
 }
 

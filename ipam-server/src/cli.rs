@@ -9,12 +9,11 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use crossbeam::channel::bounded;
 use tracing::info;
-use tracing_subscriber::EnvFilter;
 use weft_api::ipam::Time;
-use weft_socket::{Signals, guard::Socket};
+use weft_socket::{Signals, guard::Socket, log};
 
 use crate::{
     config::Config,
@@ -42,14 +41,7 @@ struct Arguments {
     config: Option<PathBuf>,
     /// How to write the log to standard error; RUST_LOG says how much.
     #[arg(long, value_enum, default_value_t)]
-    log: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum LogFormat {
-    #[default]
-    Text,
-    Json,
+    log: log::Format,
 }
 
 /// Runs the IPAM server until a signal ends it.
@@ -62,7 +54,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    start_log(arguments.log);
+    log::start(arguments.log);
     match serve(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -134,18 +126,4 @@ fn wall_clock() -> Time {
     since.map_or(0, |since| {
         Time::try_from(since.as_millis()).unwrap_or(Time::MAX)
     })
-}
-
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    // A log that is already there, as in tests, stays.
-    let _ = match format {
-        LogFormat::Text => log
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
 }

@@ -92,10 +92,7 @@ fn down_takes_everything_along() {
     assert!(status.contains(line), "{status}");
     let doctor = node.weft(&["doctor"]);
     let doctor = String::from_utf8_lossy(&doctor.stdout);
-    assert!(
-        doctor.contains("weft0 carries IPv4 and IPv6\n"),
-        "{doctor}"
-    );
+    assert!(doctor.contains("weft0 carries IPv4 and IPv6\n"), "{doctor}");
     assert_ne!(state(), before);
     let page = said(node.weft(&["host", "down"]));
     assert!(page.starts_with("weft0 is gone"), "{page}");

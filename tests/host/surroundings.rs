@@ -100,7 +100,11 @@ fn a_pool_is_not_around_the_underlay() {
         ("2001:db8::/32", node.plan.underlay[1]),
     ] {
         let told = [pool, "holds", &held.to_string(), "underlay address of node"];
-        refused(node, &["host", "up", "--pool", POOLS[0], "--pool", pool], &told);
+        refused(
+            node,
+            &["host", "up", "--pool", POOLS[0], "--pool", pool],
+            &told,
+        );
     }
     assert_eq!(link_index(node), None);
 }

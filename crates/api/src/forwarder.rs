@@ -13,6 +13,7 @@ use crate::names::{Mac, Name, Vni};
 
 mod bandwidth;
 mod mapping;
+pub mod sound;
 
 pub use bandwidth::{Bandwidth, Limit};
 pub use mapping::{PortMapping, Protocol};

@@ -84,7 +84,7 @@ counters! {
     uplink_reads "Reads from the uplink that yielded datagrams.";
     uplink_writes "Sends on the uplink, each of one or more datagrams.";
     flow_hits "Frames whose way was found in the flow cache.";
-    flow_misses "Frames whose way had to be looked up.";
+    flow_misses "Frames whose way had to be looked up, or whose connection to be asked about.";
     icmp_suppressed "ICMP errors not sent because of their rate limit.";
 }
 

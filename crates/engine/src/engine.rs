@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use weft_wire::{ParseError, edit, ipip::IpipError, vxlan::VxlanError};
+use weft_wire::{Packet, ParseError, edit, ipip::IpipError, vxlan::VxlanError};
 
 use crate::{
     Batch, Counters, DropReason, Inbox, Port, Route, Runs, Snapshot, Tunnel, Verdict,
-    flow::FlowCache, limit::Bucket,
+    flow::FlowCache, limit::Bucket, pieces::Pieces, policy::Ends,
 };
 
 mod answer;
@@ -18,6 +18,7 @@ mod from_uplink;
 #[derive(Debug)]
 pub struct Engine {
     flows: FlowCache,
+    pieces: Pieces,
     complaints: Bucket,
     reply: Vec<u8>,
 }
@@ -42,6 +43,7 @@ impl Engine {
     pub fn new(seed: u64) -> Self {
         Self {
             flows: FlowCache::new(seed),
+            pieces: Pieces::new(seed),
             complaints: Bucket::new(COMPLAINTS_PER_SECOND, COMPLAINTS_BURST),
             reply: Vec::new(),
         }
@@ -58,6 +60,7 @@ impl Engine {
                 Verdict::Deliver(_) | Verdict::Tunnel(_) => {}
             }
         }
+        sweep(scene);
     }
 
     /// Decides each datagram of one read of the uplink. What goes to ports
@@ -77,6 +80,27 @@ impl Engine {
             scene.counters.lose(lost, train.count());
         }
         runs.finish();
+        sweep(scene);
+    }
+
+    /// Until when the flow's other packets may go; none if all may.
+    fn pass(
+        &mut self,
+        scene: &Scene<'_>,
+        ends: Ends<'_>,
+        frame: &[u8],
+        packet: &Packet,
+    ) -> Result<Option<Instant>, DropReason> {
+        let policy = scene.tables.policy.as_ref();
+        policy
+            .map(|policy| policy.pass(ends, frame, packet, &mut self.pieces, scene.now))
+            .transpose()
+    }
+}
+
+fn sweep(scene: &Scene<'_>) {
+    if let Some(policy) = &scene.tables.policy {
+        policy.connections.sweep(scene.now);
     }
 }
 

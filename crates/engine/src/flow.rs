@@ -5,10 +5,14 @@
 //! sprayer of flows costs the others look-ups but no memory. An entry is
 //! good for the epoch it was made in and dies with it.
 
-use std::hash::{Hash, Hasher};
+use std::{
+    hash::{Hash, Hasher},
+    time::Instant,
+};
 
 use rapidhash::quality::RapidHasher;
-use weft_wire::Key;
+use weft_conntrack::changes_state;
+use weft_wire::{Key, Packet};
 
 use crate::snapshot::{Epoch, PeerId, PortId, Route};
 
@@ -25,6 +29,24 @@ pub enum Ingress {
 pub enum Egress {
     Port(PortId),
     Peer(Route),
+}
+
+/// What is known of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    pub egress: Egress,
+    /// From when on its packets have to be shown to the policy again; none if
+    /// there is no policy.
+    pub until: Option<Instant>,
+}
+
+impl Known {
+    /// Whether the packet, one of the flow's, may go without being shown to
+    /// the policy.
+    pub fn suffices(&self, frame: &[u8], packet: &Packet, now: Instant) -> bool {
+        let settled = |until| now < until && !changes_state(frame, packet);
+        self.until.is_none_or(settled)
+    }
 }
 
 #[derive(Debug)]
@@ -52,7 +74,7 @@ struct Entry {
     epoch: Epoch,
     ingress: Ingress,
     key: Key,
-    egress: Egress,
+    known: Known,
 }
 
 impl FlowCache {
@@ -73,12 +95,11 @@ impl FlowCache {
         hasher.finish()
     }
 
-    /// The flow's hash, and its egress if it is known.
-    pub fn find(&mut self, epoch: Epoch, ingress: Ingress, key: &Key) -> (u64, Option<Egress>) {
-        let same =
-            |entry: &Entry| entry.epoch == epoch && entry.ingress == ingress && entry.key == *key;
+    /// The flow's hash, and what is known of it.
+    pub fn find(&mut self, epoch: Epoch, ingress: Ingress, key: &Key) -> (u64, Option<Known>) {
+        let same = |entry: &Entry| entry.is(epoch, ingress, key);
         if let Some((hash, entry)) = self.last.as_ref().filter(|(_, entry)| same(entry)) {
-            return (*hash, Some(entry.egress));
+            return (*hash, Some(entry.known));
         }
         let hash = self.hash(key);
         let found = self.sets[place(hash)]
@@ -87,19 +108,32 @@ impl FlowCache {
             .flatten()
             .find(|entry| same(entry));
         self.last = found.map(|entry| (hash, *entry));
-        (hash, found.map(|entry| entry.egress))
+        (hash, found.map(|entry| entry.known))
     }
 
-    /// Remembers a flow that [`Self::find`] did not find.
-    pub fn learn(&mut self, hash: u64, epoch: Epoch, ingress: Ingress, key: Key, egress: Egress) {
+    /// Remembers a flow, or what has become of it.
+    pub fn learn(&mut self, hash: u64, epoch: Epoch, ingress: Ingress, key: Key, known: Known) {
         let set = &mut self.sets[place(hash)];
-        set.entries[set.oldest] = Some(Entry {
+        let entry = Entry {
             epoch,
             ingress,
             key,
-            egress,
-        });
-        set.oldest = (set.oldest + 1) % WAYS;
+            known,
+        };
+        let same = |old: &&mut Entry| old.is(epoch, ingress, &key);
+        if let Some(old) = set.entries.iter_mut().flatten().find(same) {
+            *old = entry;
+        } else {
+            set.entries[set.oldest] = Some(entry);
+            set.oldest = (set.oldest + 1) % WAYS;
+        }
+        self.last = Some((hash, entry));
+    }
+}
+
+impl Entry {
+    fn is(&self, epoch: Epoch, ingress: Ingress, key: &Key) -> bool {
+        self.epoch == epoch && self.ingress == ingress && self.key == *key
     }
 }
 
@@ -128,15 +162,22 @@ mod tests {
         let (epoch, ingress) = (Epoch(1), Ingress::Port(PortId(3)));
         let (hash, egress) = cache.find(epoch, ingress, &key(1));
         assert_eq!((hash, egress), (cache.hash(&key(1)), None));
-        let way = Some(Egress::Port(PortId(4)));
-        cache.learn(hash, epoch, ingress, key(1), Egress::Port(PortId(4)));
-        // Once from the table, once from memory of the last.
-        assert_eq!(cache.find(epoch, ingress, &key(1)), (hash, way));
-        assert_eq!(cache.find(epoch, ingress, &key(1)), (hash, way));
+        let way = |port| Known {
+            egress: Egress::Port(PortId(port)),
+            until: None,
+        };
+        cache.learn(hash, epoch, ingress, key(1), way(4));
+        assert_eq!(cache.find(epoch, ingress, &key(1)), (hash, Some(way(4))));
         let other = Ingress::Peer(PeerId(3));
         assert_eq!(cache.find(Epoch(2), ingress, &key(1)), (hash, None));
         assert_eq!(cache.find(epoch, other, &key(1)), (hash, None));
         assert_eq!(cache.find(epoch, ingress, &key(2)).1, None);
+        // From the table, now that it was not the last.
+        assert_eq!(cache.find(epoch, ingress, &key(1)), (hash, Some(way(4))));
+        cache.learn(hash, epoch, ingress, key(1), way(5));
+        assert_eq!(cache.find(epoch, ingress, &key(1)), (hash, Some(way(5))));
+        let set = &cache.sets[place(hash)];
+        assert_eq!(set.entries.iter().flatten().count(), 1);
     }
 
     #[test]
@@ -151,7 +192,11 @@ mod tests {
             .collect();
         assert_eq!(sharing.len(), WAYS + 1);
         for (hash, key) in &sharing {
-            cache.learn(*hash, epoch, ingress, *key, Egress::Port(PortId(0)));
+            let known = Known {
+                egress: Egress::Port(PortId(0)),
+                until: None,
+            };
+            cache.learn(*hash, epoch, ingress, *key, known);
         }
         let known = sharing
             .iter()

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! from_port:    parse ► admit ► gateway? ► flow cache ─hit─┐
-//!                                           └miss► lookup ─┴► hop limit ► mtu ► bandwidth ► verdict
-//! from_uplink:  peer? ► decap ► parse ► source? ► lookup ► hop limit ► bandwidth ► coalesce
+//!                                └miss► lookup ► policy ─┴► hop limit ► mtu ► bandwidth ► verdict
+//! from_uplink:  peer? ► decap ► parse ► source? ► lookup ► policy ► hop limit ► bandwidth ► coalesce
 //! Tunnel:       segment ► outbox
 //! ```
 //!
@@ -29,6 +29,8 @@ pub mod inbox;
 pub mod limit;
 pub mod lookup;
 pub mod outbox;
+pub mod pieces;
+pub mod policy;
 pub mod segment;
 pub mod snapshot;
 pub mod unfinished;
@@ -43,6 +45,7 @@ pub use drops::DropReason;
 pub use engine::{Engine, Scene};
 pub use inbox::Inbox;
 pub use outbox::Outbox;
+pub use policy::Policy;
 pub use snapshot::{
     Epoch, Gateway, Holder, Host, Ipip, Peer, PeerId, Peers, Port, PortId, Route, Snapshot, Vtep,
 };

@@ -9,9 +9,10 @@ use std::{
 
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
+use weft_conntrack::Account;
 use weft_wire::{Mac, Packet};
 
-use crate::{Reach, Shaper, Way, counters::Traffic};
+use crate::{Policy, Reach, Shaper, Way, counters::Traffic};
 
 /// Counts the snapshots of one forwarder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +62,8 @@ pub struct Port {
     pub host: Option<Host>,
     pub from_pod_shaper: Option<Shaper>,
     pub to_pod_shaper: Option<Shaper>,
+    /// How many connections the pod has, and may have.
+    pub connections: Arc<Account>,
     pub from_pod: Arc<Traffic>,
     pub to_pod: Arc<Traffic>,
 }
@@ -154,6 +157,8 @@ pub struct Snapshot {
     pub epoch: Epoch,
     pub gateway: Gateway,
     pub vtep: Vtep,
+    /// None: everybody may speak to everybody, and no connection is tracked.
+    pub policy: Option<Policy>,
     ports: Vec<Option<Arc<Port>>>,
     host: Option<PortId>,
     port_by_address: HashMap<IpAddr, PortId>,
@@ -216,11 +221,19 @@ impl Snapshot {
             epoch,
             gateway,
             vtep,
+            policy: None,
             ports,
             host,
             port_by_address,
             peers,
         })
+    }
+
+    /// The same under rules.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        let policy = Some(policy);
+        Self { policy, ..self }
     }
 
     pub fn port(&self, id: PortId) -> Option<&Port> {

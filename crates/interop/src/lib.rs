@@ -1,13 +1,15 @@
 //! What flannel and Calico write down of their nodes, both ways: their
 //! records become the forwarder's [`Node`](weft_api::forwarder::Node)s, and
 //! this node becomes a record of theirs. Text in, values out: no fd, clock,
-//! thread or log.
+//! thread or log. [`bird`] turns the other way: weft's nodes become the
+//! configuration of a routing daemon.
 //!
 //! Invariant: whatever text comes is taken or refused by an [`Error`] that
 //! names its key; one node's bad record does not touch another's.
 
 #![forbid(unsafe_code)]
 
+pub mod bird;
 pub mod calico;
 pub mod flannel;
 

@@ -1,20 +1,24 @@
 //! Calico's records are read and written as Calico does, and bad ones are
 //! refused by their key.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use proptest::prelude::*;
 use serde_json::Value as Json;
 use weft_interop::{
     Error,
     calico::{
-        Block, Record, Tunnel, Wire, affinity_key, block_key, derived_mac, node_key, peers, record,
+        Affinity, Block, Encapsulation, Handle, Holder, Ipam, Pool, Pools, Record, Reservation,
+        State, Tunnel, Wire, affinity_key, block_key, block_of, derived_mac, handle_key, node_key,
+        peers, record,
     },
 };
 
 const NODE: &str = include_str!("golden/calico_node.json");
 const ANNOTATIONS: &str = include_str!("golden/calico_annotations.json");
 const BLOCK: &str = include_str!("golden/calico_block.json");
+const NEW_BLOCK: &str = include_str!("golden/calico_new_block.json");
+const POOL: &str = include_str!("golden/calico_pool.json");
 
 fn node() -> Record {
     Record::parse(&node_key("node-1"), NODE.as_bytes()).expect("a node")
@@ -26,10 +30,25 @@ fn named(name: &str, address: &str, tunnel: &str) -> Record {
         v4: Tunnel {
             address: Some(address.parse().expect("a CIDR")),
             tunnel: Some(tunnel.parse().expect("an address")),
-            mac: None,
+            ..Tunnel::default()
         },
         v6: Tunnel::default(),
     }
+}
+
+/// Where `named` nodes are in another subnet.
+fn ours() -> Record {
+    named("ours", "198.51.100.1/24", "10.244.200.1")
+}
+
+fn pool(key: &str, from: &str, to: &str) -> Pool {
+    Pool::parse(key, POOL.replace(from, to).as_bytes()).expect("a pool")
+}
+
+fn pools() -> Pools {
+    let (pools, errors) = Pools::new([pool("pools/1", "", "")]);
+    assert_eq!(errors, []);
+    pools
 }
 
 fn block(cidr: &str, node: &str) -> Block {
@@ -91,6 +110,15 @@ fn keys_are_calicos() {
         affinity_key("n1", v6),
         "/calico/ipam/v2/host/n1/ipv6/block/fd00:10:244:1::-122"
     );
+    assert_eq!(
+        [block_of(&block_key(v4)), block_of(&affinity_key("n1", v6))],
+        [Some(v4), Some(v6)]
+    );
+    assert_eq!(block_of("/calico/ipam/v2/config"), None);
+    assert_eq!(
+        handle_key(&Holder::tunnel("n1", true).handle),
+        "/calico/ipam/v2/handle/vxlan-v6-tunnel-addr-n1"
+    );
 }
 
 #[test]
@@ -127,6 +155,220 @@ fn bad_nodes_and_blocks_are_refused_by_their_key() {
 }
 
 #[test]
+fn an_address_is_taken_and_given_back_as_calico_does() {
+    let json = |block: &Block| -> Json { serde_json::from_str(&block.to_json()).expect("JSON") };
+    let golden: Json = serde_json::from_str(NEW_BLOCK).expect("JSON");
+    let cidr = "10.244.1.0/30".parse().expect("a CIDR");
+    let mut block = Block::new(
+        cidr,
+        "node-1",
+        "2026-01-31T12:00:00Z".to_owned(),
+        1_769_860_800_000_000_000,
+    );
+    assert_eq!(json(&block), golden);
+    assert!(block.is_empty());
+
+    let holder = Holder::tunnel("node-1", false);
+    let reserved: IpAddr = "10.244.1.0".parse().expect("an address");
+    let taken = block.assign(&holder, |address| address != reserved);
+    let address: IpAddr = "10.244.1.1".parse().expect("an address");
+    assert_eq!(taken, Some(address));
+    let found: Vec<_> = block.held_by(&holder.handle).map(|(a, _)| a).collect();
+    assert_eq!(found, [address]);
+    assert!(!block.is_empty());
+    let written = json(&block);
+    assert_eq!(written["allocations"].to_string(), "[null,0,null,null]");
+    assert_eq!(written["unallocated"].to_string(), "[0,2,3]");
+    assert_eq!(
+        written["attributes"].to_string(),
+        r#"[{"handle_id":"vxlan-tunnel-addr-node-1","secondary":{"node":"node-1","type":"vxlanTunnelAddress"}}]"#
+    );
+    let at = written["sequenceNumberForAllocation"].to_string();
+    assert_eq!(at, r#"{"1":1769860800000000000}"#);
+
+    let mut resting = block.clone();
+    assert_eq!(
+        resting.release(&holder.handle, Some("2026-01-31T12:00:01Z")),
+        1
+    );
+    assert!(!resting.is_empty(), "it rests");
+    assert_eq!(resting.held_by(&holder.handle).count(), 0);
+    assert_eq!(resting.release(&holder.handle, None), 0, "it is released");
+    assert_eq!(block.release(&holder.handle, None), 1);
+    assert!(block.is_empty());
+    assert_eq!(json(&block)["unallocated"].to_string(), "[0,2,3,1]");
+}
+
+#[test]
+fn a_block_gives_each_address_once_and_what_is_torn_gives_none() {
+    let mut block = Block::parse("k", BLOCK.as_bytes()).expect("a block");
+    let holder = Holder::tunnel("node-9", false);
+    assert_eq!(
+        block.assign(&holder, |_| true).map(|a| a.to_string()),
+        Some("10.244.1.2".to_owned())
+    );
+    assert_eq!(block.assign(&holder, |_| true), None);
+    // The address that it calls free is taken.
+    let torn = BLOCK.replace(r#""unallocated": [2]"#, r#""unallocated": [1, -1, 99]"#);
+    let mut torn = Block::parse("k", torn.as_bytes()).expect("a block");
+    assert_eq!(torn.assign(&holder, |_| true), None);
+    assert_eq!(torn.held_on("node-2").count(), 1);
+}
+
+#[test]
+fn affinities_and_handles_are_calicos() {
+    assert_eq!(
+        Affinity::of(State::PendingDeletion).to_json(),
+        r#"{"state":"pendingDeletion","deleted":false}"#
+    );
+    for text in ["", "{}", r#"{"state":""}"#, r#"{"state":"confirmed"}"#] {
+        let read = Affinity::parse("k", text.as_bytes());
+        assert_eq!(read, Ok(Affinity::of(State::Confirmed)), "{text:?}");
+    }
+    let mut handle = Handle::default();
+    let cidr = "10.244.1.0/26".parse().expect("a CIDR");
+    assert!(handle.count(cidr, 1));
+    assert_eq!(
+        handle.to_json(),
+        r#"{"block":{"10.244.1.0/26":1},"deleted":false}"#
+    );
+    assert_eq!(
+        Handle::parse("k", handle.to_json().as_bytes()),
+        Ok(handle.clone())
+    );
+    assert!(!handle.count(cidr, -1));
+}
+
+#[test]
+fn pools_say_the_way_and_settings_their_defaults() {
+    use weft_api::forwarder::Way;
+    let way = |from: &str, to: &str| {
+        let pool = pool("pools/1", from, to);
+        (pool.way(false), pool.shortfall(true).is_some())
+    };
+    let none = (r#""vxlanMode": "Always""#, r#""vxlanMode": "Never""#);
+    assert_eq!(way("", ""), (Some(Way::Vxlan), false));
+    assert_eq!(way("Always", "CrossSubnet"), (Some(Way::Vxlan), true));
+    assert_eq!(way(none.0, none.1), (None, true));
+    let swapped = (
+        "\"vxlanMode\": \"Always\",\n    \"ipipMode\": \"Never\"",
+        "\"ipipMode\": \"Always\"",
+    );
+    assert_eq!(way(swapped.0, swapped.1), (Some(Way::Ipip), false));
+    let bare = pool("pools/1", r#""blockSize": 26,"#, "");
+    assert_eq!(
+        (bare.block_size, bare.encapsulation),
+        (26, Encapsulation::Vxlan)
+    );
+    assert!(!pool("k", r#""natOutgoing": true"#, r#""disabled": true"#).for_tunnels);
+    assert!(!pool("k", r#", "Tunnel""#, "").for_tunnels);
+    assert!(!pool("k", "Automatic", "Manual").for_tunnels);
+    for (from, to, field) in [
+        ("10.244.0.0/16", "10.244.0.1/16", "spec.cidr"),
+        (r#""blockSize": 26"#, r#""blockSize": 8"#, "spec.blockSize"),
+        ("Never", "Always", "spec.ipipMode"),
+        ("Never", "Sometimes", "spec.ipipMode"),
+    ] {
+        let refused = Pool::parse("k", POOL.replace(from, to).as_bytes());
+        assert!(
+            matches!(&refused, Err(Error::Field { field: f, .. }) if *f == field),
+            "{refused:?}"
+        );
+    }
+
+    let felix = br#"{"spec":{"vxlanVNI":7,"vxlanPort":8472,"vxlanMTU":1400,"vxlanMTUV6":0}}"#;
+    let wire = Wire::default().with("k", felix).expect("settings");
+    assert_eq!(
+        (wire.vni.value(), wire.port, wire.mtu),
+        (7, 8472, [Some(1400), None])
+    );
+    for wrong in [
+        r#"{"spec":{"vxlanVNI":-1}}"#,
+        r#"{"spec":{"vxlanPort":0}}"#,
+        "[",
+    ] {
+        assert!(
+            Wire::default().with("k", wrong.as_bytes()).is_err(),
+            "{wrong}"
+        );
+    }
+    let ipam = Ipam::parse("k", br#"{"strict_affinity":true}"#).expect("settings");
+    assert_eq!((ipam.claim_blocks, ipam.most_blocks()), (false, 20));
+    assert!(Ipam::default().claim_blocks);
+    let reserved = br#"{"spec":{"reservedCIDRs":["10.0.0.0/30","10.0.1.1"]}}"#;
+    let reserved = Reservation::parse("k", reserved).expect("a reservation");
+    let covers = |text: &str| reserved.covers(text.parse().expect("an address"));
+    assert_eq!(
+        ["10.0.0.3", "10.0.1.1", "10.0.1.2"].map(covers),
+        [true, true, false]
+    );
+}
+
+#[test]
+fn pools_that_overlap_are_told_and_the_smaller_counts() {
+    let smaller = pool("pools/2", "10.244.0.0/16", "10.244.1.0/24");
+    let (pools, errors) = Pools::new([pool("pools/1", "", ""), smaller]);
+    let told = errors[0].to_string();
+    assert!(
+        told.contains("pools/1") && told.contains("pools/2"),
+        "{told}"
+    );
+    let of = |text: &str| {
+        let pool = pools.of(&text.parse().expect("a CIDR"));
+        pool.map(|pool| pool.key.as_str())
+    };
+    assert_eq!(of("10.244.1.0/26"), Some("pools/2"));
+    assert_eq!(of("10.244.2.0/26"), Some("pools/1"));
+    assert_eq!(of("10.9.0.0/26"), None);
+}
+
+#[test]
+fn a_loan_of_a_whole_block_is_a_route_to_the_borrower() {
+    let text = BLOCK
+        .replace("10.244.1.0/30", "10.244.1.0/32")
+        .replace("[0, 1, null, 2]", "[1]");
+    let block = Block::parse("k", text.as_bytes()).expect("a block");
+    let records = [
+        named("node-1", "192.0.2.7/24", "10.244.200.17"),
+        named("node-2", "192.0.2.8/24", "10.244.200.18"),
+    ];
+    let found = peers(&ours(), &records, [&block], &pools(), Wire::default());
+    let blocks: Vec<_> = found.nodes.iter().map(|node| node.blocks.len()).collect();
+    assert_eq!((blocks, found.errors), (vec![0, 1], vec![]));
+}
+
+/// Each would make the forwarder refuse all nodes.
+#[test]
+fn what_no_node_can_have_takes_no_other_node_away() {
+    let good = named("good", "192.0.2.7/24", "10.244.200.17");
+    let bad = |change: &dyn Fn(&mut Record)| {
+        let mut record = named("bad", "192.0.2.8/24", "10.244.200.18");
+        change(&mut record);
+        record
+    };
+    let address = |text: &str| Some(text.parse().expect("a CIDR"));
+    let inner = |text: &str| Some(text.parse().expect("an address"));
+    let all = [
+        bad(&|node| node.v4.address = address("224.0.0.1/24")),
+        bad(&|node| node.v4.address = address("0.0.0.0/0")),
+        bad(&|node| node.v4.address = address("198.51.100.1/24")),
+        bad(&|node| node.v4.tunnel = inner("127.0.0.1")),
+        bad(&|node| node.v4.tunnel = inner("10.244.200.1")),
+        bad(&|node| node.v4.tunnel = inner("10.244.200.17")),
+        bad(&|node| node.v4.mac = Some("01:00:00:00:00:01".parse().expect("a MAC"))),
+        bad(&|node| node.name = "good".to_owned()),
+        bad(&|node| node.name = "a b".to_owned()),
+    ];
+    for record in all {
+        let records = [good.clone(), record];
+        let found = peers(&ours(), &records, &[], &pools(), Wire::default());
+        let names: Vec<_> = found.nodes.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["good"], "{records:?}");
+        assert_eq!(found.errors.len(), 1, "{records:?}");
+    }
+}
+
+#[test]
 fn nodes_have_their_blocks_and_what_was_lent_to_them() {
     let records = [
         node(),
@@ -137,7 +379,7 @@ fn nodes_have_their_blocks_and_what_was_lent_to_them() {
         block("10.244.1.0/30", "node-1"),
         block("10.244.2.0/30", "node-2"),
     ];
-    let found = peers("ours", &records, &blocks, Wire::default());
+    let found = peers(&ours(), &records, &blocks, &pools(), Wire::default());
     assert_eq!(found.errors, []);
     let told: Vec<_> = found
         .nodes
@@ -192,7 +434,7 @@ fn what_contradicts_itself_is_left_out_and_told() {
         block("10.244.1.0/30", "node-1"),
         block("10.244.1.0/31", "node-2"),
     ];
-    let found = peers("ours", &records, &blocks, Wire::default());
+    let found = peers(&ours(), &records, &blocks, &pools(), Wire::default());
     let names: Vec<_> = found.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["node-1"]);
     let told: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
@@ -208,12 +450,8 @@ fn what_contradicts_itself_is_left_out_and_told() {
 
 #[test]
 fn this_node_is_a_record_that_reads_back() {
-    let found = peers(
-        "ours",
-        &[named("n1", "192.0.2.7/24", "10.244.200.17")],
-        &[],
-        Wire::default(),
-    );
+    let records = [named("n1", "192.0.2.7/24", "10.244.200.17")];
+    let found = peers(&ours(), &records, &[], &pools(), Wire::default());
     let own = record(&found.nodes[0], [24, 64]);
     assert_eq!(own, named("n1", "192.0.2.7/24", "10.244.200.17"));
 }
@@ -225,7 +463,7 @@ proptest! {
         v4 in any::<(Option<(u32, u8)>, Option<u32>, Option<[u8; 6]>)>(),
         v6 in any::<(Option<(u128, u8)>, Option<u128>, Option<[u8; 6]>)>(),
     ) {
-        use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+        use std::net::{Ipv4Addr, Ipv6Addr};
         use ipnet::IpNet;
         use weft_api::names::Mac;
         let four = |a: u32| IpAddr::V4(Ipv4Addr::from(a));
@@ -236,11 +474,13 @@ proptest! {
                 address: v4.0.map(|(a, len)| IpNet::new(four(a), len % 33).expect("valid")),
                 tunnel: v4.1.map(four),
                 mac: v4.2.map(Mac),
+                ipip: v4.1.map(four),
             },
             v6: Tunnel {
                 address: v6.0.map(|(a, len)| IpNet::new(six(a), len % 129).expect("valid")),
                 tunnel: v6.1.map(six),
                 mac: v6.2.map(Mac),
+                ipip: v6.1.map(six),
             },
         };
         let written = node.to_json(None).to_string();

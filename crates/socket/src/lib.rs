@@ -1,7 +1,8 @@
 //! Both ends of the Unix sockets that weft's processes speak over.
 //!
 //! A daemon's end is a file with an owner, a mode and a list of who may
-//! connect ([`guard`]), and the signals that end it ([`Signals`]). The other
+//! connect ([`guard`]), the signals that end it ([`Signals`]) and its log
+//! ([`mod@log`]). The other
 //! end is blocking, and each of its calls ends by a deadline ([`mod@line`];
 //! [`ipam`] speaks with the IPAM server).
 
@@ -10,6 +11,7 @@
 pub mod guard;
 pub mod ipam;
 pub mod line;
+pub mod log;
 mod signals;
 
 pub use signals::Signals;

@@ -9,8 +9,9 @@ use std::{
     sync::Arc,
 };
 
+use weft_conntrack::{Config, Timeouts, Tracker};
 use weft_engine::{
-    DropReason, Gateway, Port, PortId,
+    DropReason, Gateway, Policy, Port, PortId,
     counters::Traffic,
     gateway::{
         arp,
@@ -18,10 +19,10 @@ use weft_engine::{
         ndp,
     },
 };
-use weft_policy::{Change, Compiler, Flow, Transport, explain, interpret};
+use weft_policy::{Change, Compiler, Flow, Rulebook, Transport, explain, interpret};
 use weft_wire::{
     ETHERNET_LEN, Ethernet, FRAME_MAX, Mac, Packet, VnetHeader, checksum, describe, edit, ipip,
-    parse::Fragment, vnet, vxlan,
+    parse::Fragment, piece, quote, vnet, vxlan,
 };
 
 use crate::sim::{self, Datagrams, World, pod_mac};
@@ -52,6 +53,17 @@ fn parsed(frame: &[u8], packet: Packet) {
     assert_eq!(packet.key.src.is_ipv4(), packet.key.dst.is_ipv4());
     if packet.fragment != Fragment::Whole {
         assert_eq!((packet.key.src_port, packet.key.dst_port), (0, 0));
+    }
+    assert_eq!(
+        piece::id(frame, &packet).is_none(),
+        packet.fragment == Fragment::Whole
+    );
+    if let Some(whole) = piece::whole_key(frame, &packet) {
+        assert_eq!((whole.src, whole.dst), (packet.key.src, packet.key.dst));
+    }
+    if let Some(about) = quote::about(frame, &packet) {
+        assert!(quote::is_error(frame, &packet));
+        assert_eq!(about.src.is_ipv4(), packet.is_v4());
     }
     let mut edited = frame.to_vec();
     checksum::complete(&mut edited, &packet);
@@ -141,10 +153,11 @@ fn complain(
         .ok_or(DropReason::GatewayUnserved)
 }
 
-/// In the first byte of [`way`]: the nodes have host ports, and the frame is
-/// the node's.
+/// In the first byte of [`way`]: the nodes have host ports, the frame is the
+/// node's, the nodes track connections.
 const HOSTS: u8 = 4;
 const FROM_HOST: u8 = 8;
+const TRACKED: u8 = 16;
 
 /// The whole way through two nodes: the frame of a pod or of the node behind
 /// any virtio-net header, or a train of datagrams cut at any stride. Nothing may be lost
@@ -158,6 +171,9 @@ pub fn way(bytes: &[u8]) {
         for node in [0, 1] {
             world.nodes[node].open_host(node);
         }
+    }
+    if kind & TRACKED != 0 {
+        track(&mut world);
     }
     if kind & 1 == 0 {
         let Some((vnet, frame)) = VnetHeader::read(rest).zip(rest.get(vnet::LEN..)) else {
@@ -187,6 +203,22 @@ pub fn way(bytes: &[u8]) {
     for received in world.received(1, 0) {
         let parsed = weft_wire::parse(&received.frame);
         assert!(parsed.is_ok(), "{} arrived", describe(&received.frame));
+    }
+}
+
+/// Has both nodes track connections, under rules that forbid nothing.
+fn track(world: &mut World) {
+    let config = Config {
+        capacity: 16,
+        timeouts: Timeouts::default(),
+    };
+    let now = world.now;
+    for node in &mut world.nodes {
+        node.tables.policy = Some(Policy {
+            rules: Rulebook::default(),
+            edition: 1,
+            connections: Arc::new(Tracker::new(config, 1, now)),
+        });
     }
 }
 
@@ -302,6 +334,7 @@ fn port() -> Port {
         host: None,
         from_pod_shaper: None,
         to_pod_shaper: None,
+        connections: Arc::default(),
         from_pod: Arc::new(Traffic::default()),
         to_pod: Arc::new(Traffic::default()),
     }

@@ -13,6 +13,8 @@ pub mod describe;
 pub mod edit;
 pub mod ipip;
 pub mod parse;
+pub mod piece;
+pub mod quote;
 pub mod vnet;
 pub mod vxlan;
 

@@ -135,11 +135,10 @@ fn parse_v4(frame: &[u8]) -> Result<Packet, ParseError> {
     if offset + total_len - header_len > DATAGRAM_MAX {
         return Err(ParseError::IpLength);
     }
-    let src = Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]);
-    let dst = Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19]);
+    let (src, dst) = addresses_v4(ip);
     let network = Network {
-        src: src.into(),
-        dst: dst.into(),
+        src,
+        dst,
         hop_limit: ip[8],
         fragment,
         protocol: ip[9],
@@ -162,9 +161,10 @@ fn parse_v6(frame: &[u8]) -> Result<Packet, ParseError> {
         return Err(ParseError::IpLength);
     }
     let extensions = walk_extensions(&frame[..end], ip[6])?;
+    let (src, dst) = addresses_v6(ip);
     let network = Network {
-        src: address_v6(&ip[8..24]).into(),
-        dst: address_v6(&ip[24..40]).into(),
+        src,
+        dst,
         hop_limit: ip[7],
         fragment: extensions.fragment,
         protocol: extensions.protocol,
@@ -174,19 +174,33 @@ fn parse_v6(frame: &[u8]) -> Result<Packet, ParseError> {
     network.transport(frame)
 }
 
-fn address_v6(bytes: &[u8]) -> Ipv6Addr {
-    let mut octets = [0; 16];
-    octets.copy_from_slice(bytes);
-    octets.into()
+/// Source and destination in an IPv4 header.
+pub(crate) fn addresses_v4(ip: &[u8]) -> (IpAddr, IpAddr) {
+    let src = Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]);
+    let dst = Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19]);
+    (src.into(), dst.into())
 }
 
-struct Extensions {
-    protocol: u8,
-    fragment: Fragment,
-    end: usize,
+/// Source and destination in an IPv6 header.
+pub(crate) fn addresses_v6(ip: &[u8]) -> (IpAddr, IpAddr) {
+    let address = |from: usize| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&ip[from..from + 16]);
+        Ipv6Addr::from(octets).into()
+    };
+    (address(8), address(24))
 }
 
-fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, ParseError> {
+pub(crate) struct Extensions {
+    pub protocol: u8,
+    pub fragment: Fragment,
+    /// The identification, if there is a fragment header.
+    pub id: Option<u32>,
+    pub end: usize,
+}
+
+/// Offsets count from an Ethernet header before the IPv6 header.
+pub(crate) fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, ParseError> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -196,6 +210,7 @@ fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, ParseError> {
     let mut at = Extensions {
         protocol: first,
         fragment: Fragment::Whole,
+        id: None,
         end: ETHERNET_LEN + 40,
     };
     for _ in 0..=EXTENSIONS_MAX {
@@ -218,6 +233,8 @@ fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, ParseError> {
             if offset + (frame.len() - at.end - len) > DATAGRAM_MAX {
                 return Err(ParseError::IpLength);
             }
+            let [high, low] = [4, 6].map(|from| u32::from(read_u16(frame, at.end + from)));
+            at.id = Some(high << 16 | low);
             at.fragment = match (offset, offset_and_more & 1) {
                 // A second fragment header does not undo the first.
                 (0, 0) => at.fragment,

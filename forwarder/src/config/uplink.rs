@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use weft_api::{
-    forwarder::{DEFAULT_PORT, Node},
+    forwarder::{DEFAULT_PORT, Node, sound},
     names::Vni,
 };
 
 use super::{ConfigError, value, within};
-use crate::{links, publish::checks, sys, uplink::UplinkConfig};
+use crate::{links, sys, uplink::UplinkConfig};
 
 const ENTROPY_PORTS_DEFAULT: u16 = 16;
 const ENTROPY_PORTS_MAX: u16 = 1024;
@@ -57,7 +57,7 @@ impl Uplink {
 
     pub(super) fn complete(self) -> Result<UplinkConfig, ConfigError> {
         let key = "uplink.addresses";
-        checks::underlay(&self.addresses)
+        sound::underlay(&self.addresses)
             .map_err(|problem| value(key, problem, "list the node's addresses that peers reach"))?;
         let port = self.port.unwrap_or(DEFAULT_PORT);
         if port == 0 {

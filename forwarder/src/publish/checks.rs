@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use weft_api::{
-    forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node, PortMapping, Way},
-    names::Mac,
+use weft_api::forwarder::{
+    Attach, Code, Error, GATEWAY_MAC, Node, PortMapping, Way,
+    sound::{block, one_of_each_family, pod_address, underlay, unicast_mac},
 };
 
 use super::{refusal, ways::is_l3};
@@ -116,77 +116,4 @@ fn ways(node: &Node) -> Result<(), String> {
         Some((net, _)) => Err(format!("ipip carries IPv4 only, and {net} is IPv6")),
         None => Ok(()),
     }
-}
-
-/// At most one of each family, each one that a datagram can be sent to.
-pub fn underlay(addresses: &[IpAddr]) -> Result<(), String> {
-    one_of_each_family(addresses)?;
-    addresses.iter().try_for_each(|&address| {
-        let scoped = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        if scoped {
-            return Err(format!(
-                "{address} is link-local and means nothing without its link"
-            ));
-        }
-        unicast(address)
-    })
-}
-
-pub fn unicast_mac(mac: Mac) -> Result<Mac, String> {
-    if mac.0[0] & 1 == 1 || mac.0 == [0; 6] {
-        return Err(format!("{mac} is not a unicast MAC"));
-    }
-    Ok(mac)
-}
-
-fn pod_address(address: IpAddr) -> Result<(), String> {
-    unicast(address)?;
-    if address == IpAddr::V4(GATEWAY_V4) || address == IpAddr::V6(GATEWAY_V6) {
-        return Err(format!("{address} is the gateway's"));
-    }
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    if link_local || address.is_loopback() {
-        return Err(format!("{address} is not carried beyond its host"));
-    }
-    Ok(())
-}
-
-fn unicast(address: IpAddr) -> Result<(), String> {
-    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    if mapped {
-        return Err(format!("{address} is an IPv4 address in IPv6 clothes"));
-    }
-    // 240.0.0.0/4, the limited broadcast in it: RFC 1112 section 4.
-    let reserved = matches!(address, IpAddr::V4(v4) if v4.octets()[0] >= 240);
-    if address.is_unspecified() || address.is_multicast() || reserved {
-        return Err(format!("{address} is not a unicast address"));
-    }
-    Ok(())
-}
-
-pub fn block(net: &IpNet) -> Result<(), String> {
-    let canonical = net.trunc();
-    if *net != canonical {
-        return Err(format!(
-            "block {net} has bits set behind its length; write {canonical}"
-        ));
-    }
-    let first = net.network();
-    if first.is_multicast() || first.is_loopback() {
-        return Err(format!("block {net} holds addresses that no pod can have"));
-    }
-    Ok(())
-}
-
-fn one_of_each_family(addresses: &[IpAddr]) -> Result<(), String> {
-    for (place, address) in addresses.iter().enumerate() {
-        let same = |earlier: &IpAddr| earlier.is_ipv4() == address.is_ipv4();
-        if addresses[..place].iter().any(same) {
-            return Err(format!("{address} is the second of its family"));
-        }
-    }
-    Ok(())
 }

@@ -63,6 +63,7 @@ impl State {
             host,
             from_pod_shaper: spec.capabilities.bandwidth.from_pod.map(shaper),
             to_pod_shaper: spec.capabilities.bandwidth.to_pod.map(shaper),
+            connections: Arc::default(),
             from_pod: Arc::default(),
             to_pod: Arc::default(),
         });

@@ -11,10 +11,11 @@ use crate::{
     admit::{self, largest},
     bandwidth,
     batch::Frame,
-    flow::{Egress, Ingress},
+    flow::{Egress, Ingress, Known},
     fragment,
     gateway::{arp, icmp, icmp::Complaint, ndp},
     lookup,
+    policy::{End, Ends},
 };
 
 impl Engine {
@@ -169,44 +170,57 @@ impl Engine {
     ) -> Result<(u64, Egress), DropReason> {
         let (epoch, from) = (scene.tables.epoch, Ingress::Port(ingress.id));
         let (hash, known) = self.flows.find(epoch, from, &packet.key);
-        match known {
+        let sufficient = known.filter(|known| known.suffices(bytes, packet, scene.now));
+        match sufficient {
             Some(_) => scene.counters.flow_hits.add(1),
             None => scene.counters.flow_misses.add(1),
         }
-        if ingress.host.is_none() && (known.is_none() || packet.fragment == Fragment::First) {
+        let is_new = sufficient.is_none() || packet.fragment == Fragment::First;
+        if is_new && ingress.host.is_none() {
             admit::no_tunnel_of_its_own(scene.tables, packet, bytes)?;
         }
-        if let Some(egress) = known {
-            return Ok((hash, egress));
+        if let Some(known) = sufficient {
+            return Ok((hash, known.egress));
         }
-        let egress = way_from_port(scene.tables, ingress, packet);
-        match egress {
-            Ok(egress) => self.flows.learn(hash, epoch, from, packet.key, egress),
-            Err(
-                DropReason::NoRoute
-                | DropReason::NoUplink
-                | DropReason::NoHostPort
-                | DropReason::HostLoop
-                | DropReason::OutsideSource,
-            ) => {
-                self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
-            }
-            Err(_) => {}
+        let egress = match known {
+            Some(known) => Ok(known.egress),
+            None => look_up_from_port(scene.tables, ingress, packet),
+        };
+        if let Err(
+            DropReason::NoRoute
+            | DropReason::NoUplink
+            | DropReason::NoHostPort
+            | DropReason::HostLoop
+            | DropReason::OutsideSource,
+        ) = egress
+        {
+            self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
         }
-        Ok((hash, egress?))
+        let egress = egress?;
+        let ends = Ends {
+            source: End::of(scene.tables, ingress, packet.key.src),
+            destination: End::behind(scene.tables, egress, packet.key.dst)?,
+        };
+        let until = self.pass(scene, ends, bytes, packet)?;
+        let known = Known { egress, until };
+        self.flows.learn(hash, epoch, from, packet.key, known);
+        Ok((hash, egress))
     }
 }
 
 /// The egress of a new flow, if its sender may have it.
-fn way_from_port(tables: &Snapshot, ingress: &Port, packet: &Packet) -> Result<Egress, DropReason> {
+fn look_up_from_port(
+    tables: &Snapshot,
+    ingress: &Port,
+    packet: &Packet,
+) -> Result<Egress, DropReason> {
     let egress = lookup::from_port(tables, ingress.id, packet.key.dst);
     if ingress.host.is_none() {
         return egress;
     }
-    match egress {
-        // It may be a pod's, who is to be told.
-        Err(DropReason::HostLoop) => {}
-        _ => admit::host_source(tables, packet.key.src)?,
+    // What comes back may be a pod's, and it is to be told.
+    if egress != Err(DropReason::HostLoop) {
+        admit::host_source(tables, packet.key.src)?;
     }
     if matches!(egress, Ok(Egress::Peer(_))) {
         admit::tunnel_source(tables, packet.key.src)?;

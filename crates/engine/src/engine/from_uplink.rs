@@ -12,11 +12,13 @@ use crate::{
     DropReason, Peer, PeerId, Port, Runs, Way,
     admit::{self, largest},
     bandwidth,
-    flow::{Egress, Ingress},
+    flow::{Egress, Ingress, Known},
     fragment,
     gateway::{icmp, icmp::Complaint},
     inbox::Train,
-    lookup, unfinished,
+    lookup,
+    policy::{End, Ends},
+    unfinished,
 };
 
 /// What became of a datagram.
@@ -236,11 +238,38 @@ impl Engine {
     ) -> Result<Option<Egress>, DropReason> {
         let (epoch, from) = (scene.tables.epoch, Ingress::Peer(peer));
         let (hash, known) = self.flows.find(epoch, from, &packet.key);
-        if known.is_some() {
+        if let Some(known) = known
+            && known.suffices(frame, packet, scene.now)
+        {
             scene.counters.flow_hits.add(1);
-            return Ok(known);
+            return Ok(Some(known.egress));
         }
         scene.counters.flow_misses.add(1);
+        let egress = match known {
+            Some(known) => known.egress,
+            None => match self.look_up_from_peer(scene, peer, hash, frame, packet)? {
+                Some(egress) => egress,
+                None => return Ok(None),
+            },
+        };
+        let ends = Ends {
+            source: End::Elsewhere,
+            destination: End::behind(scene.tables, egress, packet.key.dst)?,
+        };
+        let until = self.pass(scene, ends, frame, packet)?;
+        let known = Known { egress, until };
+        self.flows.learn(hash, epoch, from, packet.key, known);
+        Ok(Some(egress))
+    }
+
+    fn look_up_from_peer(
+        &mut self,
+        scene: &mut Scene<'_>,
+        peer: PeerId,
+        hash: u64,
+        frame: &[u8],
+        packet: &Packet,
+    ) -> Result<Option<Egress>, DropReason> {
         if scene.tables.peer_of(packet.key.src) != Some(peer) {
             return Err(DropReason::ForeignSource);
         }
@@ -250,12 +279,8 @@ impl Engine {
                 .map(|()| None);
         }
         let egress = lookup::from_peer(scene.tables, packet.key.dst);
-        match egress {
-            Ok(egress) => self.flows.learn(hash, epoch, from, packet.key, egress),
-            Err(DropReason::NotHere) => {
-                self.complain_to_peer(scene, Complaint::NoRoute, frame, packet, peer);
-            }
-            Err(_) => {}
+        if egress == Err(DropReason::NotHere) {
+            self.complain_to_peer(scene, Complaint::NoRoute, frame, packet, peer);
         }
         egress.map(Some)
     }

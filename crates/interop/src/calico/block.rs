@@ -7,23 +7,21 @@ use std::{
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use super::CALICO;
 use crate::{Error, json};
 
-/// Go writes an empty list as null.
+/// As etcd has it. Go writes an empty list as null.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Block {
     pub cidr: IpNet,
     /// Whose it is: `host:NAME`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<String>,
-    /// Of versions before affinities had a kind.
-    #[serde(rename = "hostAffinity", skip_serializing_if = "Option::is_none")]
-    pub host_affinity: Option<String>,
+    /// The alias is Kubernetes'.
     #[serde(
-        rename = "affinityClaimTime",
-        alias = "affinity_claim_time",
+        rename = "affinity_claim_time",
+        alias = "affinityClaimTime",
         skip_serializing_if = "Option::is_none"
     )]
     pub affinity_claim_time: Option<String>,
@@ -33,21 +31,29 @@ pub struct Block {
     pub attributes: Option<Vec<Attribute>>,
     #[serde(rename = "sequenceNumber", default)]
     pub sequence: u64,
-    #[serde(
-        rename = "sequenceNumberForAllocation",
-        skip_serializing_if = "Option::is_none"
-    )]
+    /// By ordinal: the block's number when it was taken.
+    #[serde(rename = "sequenceNumberForAllocation")]
     pub sequences: Option<BTreeMap<String, u64>>,
     #[serde(default)]
     pub deleted: bool,
+    /// Of versions before affinities had a kind.
+    #[serde(rename = "hostAffinity", skip_serializing_if = "Option::is_none")]
+    pub host_affinity: Option<String>,
+    /// What later versions write; it stays.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Json>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Attribute {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub handle_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub secondary: Option<BTreeMap<String, String>>,
     #[serde(rename = "releasedAt", skip_serializing_if = "Option::is_none")]
     pub released_at: Option<String>,
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Json>,
 }
 
 impl Block {
@@ -89,7 +95,8 @@ impl Block {
     }
 }
 
-fn nth(cidr: IpNet, ordinal: u128) -> Option<IpNet> {
+/// The address of an ordinal.
+pub(super) fn nth(cidr: IpNet, ordinal: u128) -> Option<IpNet> {
     let address: IpAddr = match cidr {
         IpNet::V4(net) => {
             let first = u32::from(net.addr());

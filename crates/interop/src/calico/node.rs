@@ -27,6 +27,8 @@ pub struct Tunnel {
     pub tunnel: Option<IpAddr>,
     /// None: it follows from the name.
     pub mac: Option<Mac>,
+    /// Of IP-in-IP, in the pod network. Without one, what another wrote stays.
+    pub ipip: Option<IpAddr>,
 }
 
 /// What one tunnel is told by: fields of the spec, and annotations.
@@ -34,26 +36,32 @@ struct Names {
     address: &'static str,
     tunnel: &'static str,
     mac: &'static str,
+    ipip: &'static str,
     address_annotation: &'static str,
     tunnel_annotation: &'static str,
     mac_annotation: &'static str,
+    ipip_annotation: &'static str,
 }
 
 const V4: Names = Names {
     address: "ipv4Address",
     tunnel: "ipv4VXLANTunnelAddr",
     mac: "vxlanTunnelMACAddr",
+    ipip: "ipv4IPIPTunnelAddr",
     address_annotation: "projectcalico.org/IPv4Address",
     tunnel_annotation: "projectcalico.org/IPv4VXLANTunnelAddr",
     mac_annotation: "projectcalico.org/VXLANTunnelMACAddr",
+    ipip_annotation: "projectcalico.org/IPv4IPIPTunnelAddr",
 };
 const V6: Names = Names {
     address: "ipv6Address",
     tunnel: "ipv6VXLANTunnelAddr",
     mac: "vxlanTunnelMACAddrV6",
+    ipip: "ipv6IPIPTunnelAddr",
     address_annotation: "projectcalico.org/IPv6Address",
     tunnel_annotation: "projectcalico.org/IPv6VXLANTunnelAddr",
     mac_annotation: "projectcalico.org/VXLANTunnelMACAddrV6",
+    ipip_annotation: "projectcalico.org/IPv6IPIPTunnelAddr",
 };
 
 impl Record {
@@ -84,6 +92,7 @@ impl Record {
                     (names.address, field(bgp, names.address)?),
                     (names.tunnel, field(&raw.spec, names.tunnel)?),
                     (names.mac, field(&raw.spec, names.mac)?),
+                    (names.ipip, field(bgp, names.ipip)?),
                 ],
             )
         };
@@ -104,6 +113,7 @@ impl Record {
                 names.address_annotation,
                 names.tunnel_annotation,
                 names.mac_annotation,
+                names.ipip_annotation,
             ];
             let found = fields.map(|name| (name, annotations.get(name).cloned()));
             Tunnel::read(name, v4, found)
@@ -127,6 +137,13 @@ impl Record {
             set(&mut node, &["spec", "bgp", names.address], address);
             set(&mut node, &["spec", names.tunnel], inner);
             set(&mut node, &["spec", names.mac], mac);
+            if let Some(ipip) = tunnel.ipip {
+                set(
+                    &mut node,
+                    &["spec", "bgp", names.ipip],
+                    Some(ipip.to_string()),
+                );
+            }
         }
         node
     }
@@ -140,6 +157,7 @@ impl Record {
                     (names.address_annotation, address),
                     (names.tunnel_annotation, inner),
                     (names.mac_annotation, mac),
+                    (names.ipip_annotation, tunnel.ipip.map(|a| a.to_string())),
                 ]
             })
             .filter_map(|(name, text)| Some((name.to_owned(), text?)))
@@ -156,11 +174,22 @@ impl Record {
     }
 }
 
+/// Of the value of a node, what selectors select by. Labels that are no text
+/// are none.
+pub fn labels(value: &[u8]) -> BTreeMap<String, String> {
+    let node: Json = serde_json::from_slice(value).unwrap_or_default();
+    let labels = node["metadata"]["labels"].as_object();
+    let labels = labels.into_iter().flatten();
+    labels
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
 impl Tunnel {
     fn read(
         key: &str,
         v4: bool,
-        [address, tunnel, mac]: [(&'static str, Option<String>); 3],
+        [address, tunnel, mac, ipip]: [(&'static str, Option<String>); 4],
     ) -> Result<Self, Error> {
         let family = if v4 { "IPv4" } else { "IPv6" };
         let wrong = |field, text: &str| {
@@ -172,15 +201,16 @@ impl Tunnel {
         let address = text
             .map(|text| net(&text).filter(of).ok_or_else(|| wrong(field, &text)))
             .transpose()?;
-        let (field, text) = tunnel;
-        let tunnel = text
-            .map(|text| {
+        let inner = |(field, text): (_, Option<String>)| {
+            text.map(|text| {
                 let address = IpAddr::from_str(&text).ok();
                 address
                     .filter(|a| a.is_ipv4() == v4)
                     .ok_or_else(|| wrong(field, &text))
             })
-            .transpose()?;
+            .transpose()
+        };
+        let (tunnel, ipip) = (inner(tunnel)?, inner(ipip)?);
         let (field, text) = mac;
         let mac = text
             .map(|text| {
@@ -192,6 +222,7 @@ impl Tunnel {
             address,
             tunnel,
             mac,
+            ipip,
         })
     }
 
@@ -205,7 +236,7 @@ impl Tunnel {
 }
 
 /// With or without a length.
-fn net(text: &str) -> Option<IpNet> {
+pub(super) fn net(text: &str) -> Option<IpNet> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse().or_else(|_| address()).ok()
 }

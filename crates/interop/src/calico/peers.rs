@@ -8,85 +8,85 @@ use std::{
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::Node,
-    names::{Name, Vni},
+    forwarder::{Node, Way, sound},
+    names::Name,
 };
 
-use super::{Block, Record, Tunnel, block_key, derived_mac, node_key};
+use super::{Block, Pools, Record, Tunnel, Wire, block_key, derived_mac, node_key};
 use crate::Error;
-
-/// FelixConfiguration's `vxlanVNI` and `vxlanPort`, where it sets none.
-pub const DEFAULT_VNI: Vni = Vni::DEFAULT;
-pub const DEFAULT_PORT: u16 = weft_api::forwarder::DEFAULT_PORT;
-
-/// What all tunnels of the network have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wire {
-    pub vni: Vni,
-    pub port: u16,
-}
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Peers {
     pub nodes: Vec<Node>,
-    /// Of the nodes and blocks that are left out.
+    /// The blocks of this node, and what others lent it.
+    pub own: Vec<IpNet>,
+    /// Of what is left out, or is served otherwise than Calico serves it.
     pub errors: Vec<Error>,
-}
-
-impl Default for Wire {
-    fn default() -> Self {
-        Self {
-            vni: DEFAULT_VNI,
-            port: DEFAULT_PORT,
-        }
-    }
 }
 
 /// The nodes but `own`, each with its blocks and with what others lent it. A
 /// family in which a node has no address or no tunnel address is left out, as
-/// Calico leaves it out.
+/// Calico leaves it out. Of two nodes that want the same the first has it.
 pub fn peers<'a>(
-    own: &str,
+    own: &Record,
     records: impl IntoIterator<Item = &'a Record>,
-    blocks: &[Block],
+    blocks: impl IntoIterator<Item = &'a Block>,
+    pools: &Pools,
     wire: Wire,
 ) -> Peers {
     let mut peers = Peers::default();
     let places = places(blocks, &mut peers.errors);
-    let mut underlays = BTreeMap::new();
-    for record in records.into_iter().filter(|record| record.name != own) {
+    let mut by_node: BTreeMap<&str, BTreeSet<IpNet>> = BTreeMap::new();
+    for (net, node) in &places {
+        by_node.entry(node).or_default().insert(*net);
+    }
+    let own_places = by_node.get(own.name.as_str()).cloned();
+    peers.own = own_places.unwrap_or_default().into_iter().collect();
+    let mut taken = Taken::by(own);
+    let mut shortfalls = BTreeMap::new();
+    for record in records.into_iter().filter(|record| record.name != own.name) {
         for (v6, tunnel) in [(false, &record.v4), (true, &record.v6)] {
-            let places = places.get(record.name.as_str());
+            let all = by_node.get(record.name.as_str());
             let of_family = |net: &&IpNet| net.addr().is_ipv6() == v6;
-            let places = places.into_iter().flatten().filter(of_family).copied();
-            let Some(node) = node(record, v6, tunnel, places.collect(), wire) else {
-                continue;
-            };
-            let node = node.and_then(|node| {
-                let address = node.underlay[0];
-                match underlays.insert(address, &record.name) {
-                    Some(other) => Err(Error::Taken {
-                        key: record.key(),
-                        what: address.to_string(),
-                        other: node_key(other),
-                    }),
-                    None => Ok(node),
+            let mut ways = BTreeMap::new();
+            for net in all.into_iter().flatten().filter(of_family) {
+                let subnet = if v6 { &own.v6 } else { &own.v4 }.address;
+                let same = same_subnet(subnet, tunnel.address);
+                let Some(pool) = pools.of(net) else {
+                    let problem = "no pool holds it; make one, or release the block";
+                    peers
+                        .errors
+                        .push(Error::field(&block_key(*net), "cidr", problem));
+                    continue;
+                };
+                if let Some(error) = pool.shortfall(same) {
+                    shortfalls.insert(&pool.key, error);
                 }
-            });
-            match node {
-                Ok(node) => peers.nodes.push(node),
+                ways.extend(pool.way(same).map(|way| (*net, way)));
+            }
+            let node = node(record, v6, tunnel, ways, wire);
+            match node.and_then(|node| {
+                node.map(|node| taken.take(record, node, &places))
+                    .transpose()
+            }) {
+                Ok(node) => peers.nodes.extend(node),
                 Err(error) => peers.errors.push(error),
             }
         }
     }
+    peers.errors.extend(shortfalls.into_values());
     peers
 }
 
-/// By node. Of two blocks that overlap the first counts.
-fn places<'a>(blocks: &'a [Block], errors: &mut Vec<Error>) -> BTreeMap<&'a str, BTreeSet<IpNet>> {
-    let mut places: BTreeMap<&str, BTreeSet<IpNet>> = BTreeMap::new();
+/// Which node each block and each lent address is on. Of two blocks that
+/// overlap the first counts.
+fn places<'a>(
+    blocks: impl IntoIterator<Item = &'a Block>,
+    errors: &mut Vec<Error>,
+) -> BTreeMap<IpNet, &'a str> {
+    let mut places = BTreeMap::new();
     let mut taken: Vec<IpNet> = Vec::new();
-    let mut ordered: Vec<_> = blocks.iter().filter(|block| !block.deleted).collect();
+    let mut ordered: Vec<_> = blocks.into_iter().filter(|block| !block.deleted).collect();
     ordered.sort_by_key(|block| block.cidr);
     for block in ordered {
         // Sorted: what overlaps starts within the one before.
@@ -98,43 +98,116 @@ fn places<'a>(blocks: &'a [Block], errors: &mut Vec<Error>) -> BTreeMap<&'a str,
             });
             continue;
         }
+        if let Err(problem) = sound::block(&block.cidr) {
+            errors.push(Error::field(&block_key(block.cidr), "cidr", problem));
+            continue;
+        }
         taken.push(block.cidr);
         if let Some(node) = block.node() {
-            places.entry(node).or_default().insert(block.cidr);
+            places.insert(block.cidr, node);
         }
-        for (node, address) in block.lent() {
-            places.entry(node).or_default().insert(address);
-        }
+        // In a pool of single addresses a loan and its block are one net.
+        places.extend(block.lent().map(|(node, address)| (address, node)));
     }
     places
 }
 
+/// None of a family that the node is not reached in.
 fn node(
     record: &Record,
     v6: bool,
     tunnel: &Tunnel,
-    blocks: Vec<IpNet>,
+    mut ways: BTreeMap<IpNet, Way>,
     wire: Wire,
-) -> Option<Result<Node, Error>> {
-    let (address, inner) = (tunnel.address?, tunnel.tunnel?);
+) -> Result<Option<Node>, Error> {
+    let (Some(address), Some(inner)) = (tunnel.address, tunnel.tunnel.or(tunnel.ipip)) else {
+        return Ok(None);
+    };
+    if tunnel.tunnel.is_none() {
+        ways.retain(|_, way| *way != Way::Vxlan);
+    }
+    let key = record.key();
+    let wrong = |field| move |problem: String| Error::field(&record.key(), field, problem);
     let name = match v6 {
         false => record.name.clone(),
         true => format!("{}/v6", record.name),
     };
-    let name = match Name::new(name) {
-        Ok(name) => name,
-        Err(error) => return Some(Err(Error::field(&record.key(), "metadata.name", error))),
-    };
-    Some(Ok(Node {
+    let name = Name::new(name).map_err(|error| Error::field(&key, "metadata.name", error))?;
+    sound::underlay(&[address.addr()]).map_err(wrong("spec.bgp"))?;
+    sound::pod_address(inner).map_err(wrong("spec.ipv4VXLANTunnelAddr"))?;
+    let vtep_mac = sound::unicast_mac(record.mac(v6)).map_err(wrong("spec.vxlanTunnelMACAddr"))?;
+    let blocks = ways.keys().copied().collect();
+    ways.retain(|_, way| *way != Way::Vxlan);
+    Ok(Some(Node {
         name,
         underlay: vec![address.addr()],
-        vtep_mac: record.mac(v6),
+        vtep_mac,
         vni: wire.vni,
         port: wire.port,
         blocks,
-        ways: BTreeMap::new(),
+        ways,
         tunnel: vec![inner],
     }))
+}
+
+/// Whether another node is in this node's subnet.
+fn same_subnet(own: Option<IpNet>, other: Option<IpNet>) -> bool {
+    own.zip(other)
+        .is_some_and(|(own, other)| own.contains(&other.addr()))
+}
+
+/// What the nodes so far have, and by which key.
+struct Taken {
+    names: BTreeMap<Name, String>,
+    addresses: BTreeMap<IpAddr, String>,
+}
+
+impl Taken {
+    fn by(own: &Record) -> Self {
+        let families = [&own.v4, &own.v6].into_iter();
+        let addresses = families.flat_map(|tunnel| {
+            let underlay = tunnel.address.map(|net| net.addr());
+            underlay.into_iter().chain(tunnel.tunnel)
+        });
+        Self {
+            names: BTreeMap::new(),
+            addresses: addresses.map(|address| (address, own.key())).collect(),
+        }
+    }
+
+    fn take(
+        &mut self,
+        record: &Record,
+        node: Node,
+        places: &BTreeMap<IpNet, &str>,
+    ) -> Result<Node, Error> {
+        let taken = |what: &dyn ToString, other: &str| Error::Taken {
+            key: record.key(),
+            what: what.to_string(),
+            other: other.to_owned(),
+        };
+        if let Some(other) = self.names.get(&node.name) {
+            return Err(taken(&node.name, other));
+        }
+        for address in node.underlay.iter().chain(&node.tunnel) {
+            if let Some(other) = self.addresses.get(address) {
+                return Err(taken(address, other));
+            }
+        }
+        for address in &node.tunnel {
+            match places.get(&IpNet::from(*address)) {
+                Some(other) if *other != record.name => {
+                    return Err(taken(address, &node_key(other)));
+                }
+                _ => {}
+            }
+        }
+        self.names.insert(node.name.clone(), record.key());
+        let addresses = node.underlay.iter().chain(&node.tunnel);
+        self.addresses
+            .extend(addresses.map(|address| (*address, record.key())));
+        Ok(node)
+    }
 }
 
 /// This node, whose links have prefixes of these lengths. Both tunnels have
@@ -150,6 +223,7 @@ pub fn record(node: &Node, [v4_len, v6_len]: [u8; 2]) -> Record {
             mac: address
                 .and(Some(node.vtep_mac))
                 .filter(|mac| *mac != derived_mac(name, v6)),
+            ipip: None,
         }
     };
     Record {

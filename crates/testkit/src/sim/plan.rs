@@ -74,6 +74,7 @@ fn pod_port(node: usize, pod: usize) -> Port {
         host: None,
         from_pod_shaper: None,
         to_pod_shaper: None,
+        connections: Arc::default(),
         from_pod: Arc::default(),
         to_pod: Arc::default(),
     }

@@ -12,13 +12,10 @@ use weft_api::{
     ipam::{PodRef, Pool, Time, Use},
     names::{Handle, Name},
 };
-use weft_interop::calico::{Attribute, Block as Row};
+use weft_interop::calico::{Attribute, Block as Row, WINDOWS, parse_rfc3339};
 
 use super::{Calico, deleted, owner};
 use crate::model::{Allocation, Block, Key, Value};
-
-/// Holds several addresses of each Windows node's block.
-const WINDOWS: &str = "windows-reserved-ipam-handle";
 
 impl Calico {
     pub(super) fn block(&mut self, object: &str, key: Option<IpNet>, value: &Json) {
@@ -162,7 +159,7 @@ impl Calico {
 
     fn time(&mut self, object: &str, text: Option<&str>) -> Option<Time> {
         let text = text?;
-        let time = rfc3339(text);
+        let time = parse_rfc3339(text).map(|seconds| seconds * 1000);
         if time.is_none() {
             self.imported.wrong(object, format!("{text:?} is no time"));
         }
@@ -226,38 +223,4 @@ fn allowed_uses(pool: &Json) -> Vec<&'static str> {
             _ => "unknown",
         })
         .collect()
-}
-
-/// `2026-01-31T12:00:00Z`, as Kubernetes writes times, in milliseconds since
-/// 1970.
-fn rfc3339(text: &str) -> Option<Time> {
-    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let numbers = |text: &str, by: char| -> Option<[u64; 3]> {
-        let parts: Result<Vec<u64>, _> = text.split(by).map(str::parse).collect();
-        parts.ok()?.try_into().ok()
-    };
-    let [year, month, day] = numbers(date, '-')?;
-    let [hour, minute, second] = numbers(time.split('.').next()?, ':')?;
-    let sound =
-        (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    if !sound || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // Years that begin in March end with the leap day; 719468 days lie
-    // between 0000-03-01 and 1970-01-01.
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let days =
-        year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000)
-}
-
-#[test]
-fn times_are_read() {
-    assert_eq!(rfc3339("1970-01-01T00:00:00Z"), Some(0));
-    assert_eq!(rfc3339("2000-02-29T12:00:01.5Z"), Some(951_825_601_000));
-    assert_eq!(rfc3339("2026-13-01T00:00:00Z"), None);
 }

@@ -13,11 +13,12 @@ use ipnet::IpNet;
 use weft_etcd::{
     Cluster, below, end_of,
     message::{
-        Bytes, Compare, KeyValue, Operation, RANGE, RangeRequest, RangeResponse, TXN, TxnRequest,
-        TxnResponse,
+        Bytes, Compare, Operation, RANGE, RangeRequest, RangeResponse, TXN, TxnRequest, TxnResponse,
     },
 };
 use weft_interop::flannel::{Config, Range, Record, SubnetKey};
+
+use crate::join::life::Listing;
 
 /// How long a subnet outlives its node.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -28,13 +29,6 @@ const CANDIDATES: usize = 100;
 
 /// How often a race may be lost.
 const TRIES: usize = 20;
-
-/// All leases at one revision.
-#[derive(Debug)]
-pub struct Listing {
-    pub revision: u64,
-    pub rows: Vec<KeyValue>,
-}
 
 #[derive(Debug)]
 pub struct Held {
@@ -188,6 +182,8 @@ fn pick(range: &Range, is_free: impl Fn(&IpNet) -> bool) -> anyhow::Result<IpNet
 
 #[cfg(test)]
 mod tests {
+    use weft_etcd::message::KeyValue;
+
     use super::*;
 
     const KEY: &str = "/coreos.com/network/subnets/";

@@ -1,0 +1,93 @@
+//! What a packet says to those who track connections.
+
+use weft_wire::{Key, Packet, parse::Fragment, piece, protocol, quote};
+
+use crate::{
+    sctp::Chunk,
+    tcp::{FIN, RST, SYN, Segment},
+};
+
+/// A packet as a part of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Equal for all packets of one direction; the other direction's has the
+    /// ends exchanged. For ICMP echo both ports are the identifier.
+    pub key: Key,
+    pub says: Says,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    Tcp(Segment),
+    /// The first chunk alone.
+    Sctp(Chunk),
+    Udp,
+    EchoRequest,
+    EchoReply,
+    /// An ICMP error about a packet that had this key when it came from where
+    /// the error goes. None: it belongs to nothing that can be tracked.
+    Error(Option<Key>),
+    Other,
+}
+
+impl Seen {
+    /// None for a datagram's later fragments, which do not say.
+    pub fn of(frame: &[u8], packet: &Packet) -> Option<Self> {
+        let key = piece::whole_key(frame, packet)?;
+        let says = match key.protocol {
+            protocol::TCP => Says::Tcp(Segment::read(&frame[packet.transport..])),
+            protocol::SCTP => Says::Sctp(Chunk::read(&frame[packet.transport..packet.end])),
+            protocol::UDP => Says::Udp,
+            protocol::ICMP | protocol::ICMPV6 => {
+                if quote::is_error(frame, packet) {
+                    let about = quote::about(frame, packet);
+                    let its = about.filter(|about| about.src == packet.key.dst);
+                    Says::Error(its.map(tuple))
+                } else {
+                    echo(&key)
+                }
+            }
+            _ => Says::Other,
+        };
+        Some(Self {
+            key: tuple(key),
+            says,
+        })
+    }
+
+    /// Whether it asks for a connection that was not there before.
+    pub(crate) fn opens(&self) -> bool {
+        match self.says {
+            Says::Tcp(segment) => segment.opens(),
+            Says::Sctp(chunk) => chunk == Chunk::Init,
+            Says::EchoRequest => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether a packet may do more to its connection than go on with it, so that
+/// the tracker must see it at once. The packet must be whole.
+pub fn changes_state(frame: &[u8], packet: &Packet) -> bool {
+    match packet.key.protocol {
+        _ if packet.fragment != Fragment::Whole => true,
+        protocol::TCP => frame[packet.transport + 13] & (SYN | FIN | RST) != 0,
+        protocol::SCTP => Chunk::read(&frame[packet.transport..packet.end]) != Chunk::Data,
+        _ => false,
+    }
+}
+
+fn echo(key: &Key) -> Says {
+    match (key.protocol, key.dst_port >> 8) {
+        (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Says::EchoRequest,
+        (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Says::EchoReply,
+        _ => Says::Other,
+    }
+}
+
+fn tuple(mut key: Key) -> Key {
+    if matches!(key.protocol, protocol::ICMP | protocol::ICMPV6) {
+        key.dst_port = key.src_port;
+    }
+    key
+}

@@ -1,0 +1,343 @@
+//! All connections of a node, shared by its workers.
+//!
+//! The table is cut into shards by the hash of a connection's key, which both
+//! directions share; each has a lock. A worker holds one lock at a time, for
+//! some hundred nanoseconds, and established flows come here once a second.
+//! Work in one call is bounded, expiry included: each shard has its turn once
+//! in a [`ROUND`] if there are calls enough, taken by whoever calls first.
+
+use std::{
+    hash::BuildHasher,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use rapidhash::quality::SeedableState;
+use weft_wire::Key;
+
+use crate::{
+    Direction, Owners, Says, Seen, Timeouts,
+    account::Place,
+    connection::Connection,
+    shard::{Shard, ordered},
+};
+
+/// How long a settled connection goes on without the tracker hearing of its
+/// packets.
+pub const REFRESH: Duration = Duration::from_secs(1);
+
+/// In which every shard is swept once.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Connections that one sweep removes at most.
+const SWEEP_MAX: usize = 256;
+
+/// Leases that are looked at, at most, to find a connection that makes room:
+/// any, or one of the same pod.
+const SCAN_ANY: usize = 128;
+const SCAN_OWN: usize = 1024;
+
+/// Connections in a shard of a full table, about.
+const SHARD_LEN: usize = 4096;
+const SHARDS_MAX: usize = 256;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Most connections that are tracked.
+    pub capacity: usize,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Debug)]
+pub struct Tracker {
+    start: Instant,
+    config: Config,
+    count: AtomicUsize,
+    /// When a shard was swept last, in parts of a round, and whose turn is
+    /// next.
+    swept: AtomicU64,
+    turn: AtomicUsize,
+    hasher: SeedableState<'static>,
+    shards: Box<[Mutex<Shard>]>,
+}
+
+/// The packet may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed {
+    /// Packets of the same key that do not change the state
+    /// ([`crate::changes_state`]) may go too, for [`REFRESH`] from now on.
+    pub settled: bool,
+}
+
+/// The packet may not go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused<D> {
+    #[error("what judged the connection forbids it")]
+    Forbidden(D),
+    #[error("an ICMP error or answer belongs to no connection")]
+    Unrelated,
+    #[error("as many connections are tracked as may be")]
+    Full,
+    #[error("the pod has as many connections as it may")]
+    AccountFull,
+}
+
+/// What is known of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Which way a packet with the key goes in it.
+    pub direction: Direction,
+    /// For people.
+    pub state: &'static str,
+    /// It does not make room for others.
+    pub assured: bool,
+    /// Seconds of silence, the one that has begun among them, after which it
+    /// is forgotten.
+    pub left: u32,
+}
+
+/// A packet and what it is judged by.
+#[derive(Debug, Clone, Copy)]
+struct Visit<'a> {
+    seen: &'a Seen,
+    owners: Owners<'a>,
+    edition: u32,
+    second: u32,
+    /// In the order that its two directions share.
+    key: Key,
+    flipped: bool,
+}
+
+impl Tracker {
+    /// `seed` should be random: it hides which connections share a shard.
+    pub fn new(config: Config, seed: u64, now: Instant) -> Self {
+        let hasher = SeedableState::new(seed);
+        let shards = (config.capacity / SHARD_LEN).clamp(1, SHARDS_MAX);
+        Self {
+            start: now,
+            config,
+            count: AtomicUsize::new(0),
+            swept: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
+            hasher,
+            shards: (0..shards)
+                .map(|_| Mutex::new(Shard::new(hasher)))
+                .collect(),
+        }
+    }
+
+    /// How many connections are held, those among them that have run out.
+    pub fn count(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    /// Whether a packet may go. `judge` is asked about a connection in which
+    /// the packet goes in the direction that it is told: about each new one,
+    /// and about each that was judged by another `edition` of the rules.
+    ///
+    /// * What opens no connection, such as a reset, and belongs to none is
+    ///   judged as if it did and leaves no trace.
+    /// * A connection opened over one that is over, that the rules forbid or
+    ///   that was another pod's takes its place. One opened the other way over
+    ///   one that is alive is judged, and then goes with that.
+    /// * A connection that the rules no longer permit stays in the table as
+    ///   forbidden, so that its packets are not taken for new connections.
+    pub fn pass<D>(
+        &self,
+        seen: &Seen,
+        owners: Owners<'_>,
+        edition: u32,
+        now: Instant,
+        mut judge: impl FnMut(Direction) -> Result<(), D>,
+    ) -> Result<Passed, Refused<D>> {
+        let second = self.second(now);
+        if let Says::Error(about) = seen.says {
+            let is_known = about.is_some_and(|about| self.is_alive(about, second));
+            let settled = false;
+            return is_known
+                .then_some(Passed { settled })
+                .ok_or(Refused::Unrelated);
+        }
+        let (key, flipped) = ordered(seen.key);
+        let visit = Visit {
+            seen,
+            owners,
+            edition,
+            second,
+            key,
+            flipped,
+        };
+        let mut shard = self.shard(&key);
+        let known = shard.find(&key);
+        if let Some(place) = known
+            && !shard.is_forgotten(place, second)
+            && let Some(direction) = visit.direction_in(shard.at(place))
+        {
+            if seen.opens() && direction == Direction::Reply {
+                judge(Direction::Original).map_err(Refused::Forbidden)?;
+            }
+            return self.follow(&mut shard, place, &visit, direction, judge);
+        }
+        if seen.says == Says::EchoReply {
+            return Err(Refused::Unrelated);
+        }
+        judge(Direction::Original).map_err(Refused::Forbidden)?;
+        if let Some(place) = known {
+            self.remove(&mut shard, place);
+        }
+        self.open(&mut shard, &visit)
+    }
+
+    fn follow<D>(
+        &self,
+        shard: &mut Shard,
+        place: usize,
+        visit: &Visit<'_>,
+        direction: Direction,
+        mut judge: impl FnMut(Direction) -> Result<(), D>,
+    ) -> Result<Passed, Refused<D>> {
+        let (timeouts, second) = (&self.config.timeouts, visit.second);
+        let connection = shard.at_mut(place);
+        if connection.edition != visit.edition || connection.forbidden {
+            let judged = judge(direction);
+            let was_forbidden = connection.forbidden;
+            connection.edition = visit.edition;
+            connection.forbidden = judged.is_err();
+            if let Err(decision) = judged {
+                if !was_forbidden || connection.stays_forbidden() {
+                    shard.renew(place, timeouts, second);
+                }
+                return Err(Refused::Forbidden(decision));
+            }
+        }
+        let is_alive = connection.advance(direction, visit.seen, second);
+        let settled = connection.is_settled();
+        if is_alive {
+            shard.renew(place, timeouts, second);
+        }
+        Ok(Passed { settled })
+    }
+
+    fn open<D>(&self, shard: &mut Shard, visit: &Visit<'_>) -> Result<Passed, Refused<D>> {
+        let Some(mut connection) = Connection::new(visit.seen, visit.flipped, visit.edition) else {
+            return Ok(Passed { settled: false });
+        };
+        if let Some(account) = visit.owners.of(Direction::Original) {
+            if account.is_full() {
+                self.evict(shard, visit.second, SCAN_OWN, |other| {
+                    other
+                        .place
+                        .as_ref()
+                        .is_some_and(|place| place.is_in(account))
+                });
+            }
+            connection.place = Some(Place::take(account).ok_or(Refused::AccountFull)?);
+        }
+        if self.count.fetch_add(1, Relaxed) >= self.config.capacity
+            && !self.evict(shard, visit.second, SCAN_ANY, |_| true)
+        {
+            self.count.fetch_sub(1, Relaxed);
+            return Err(Refused::Full);
+        }
+        let settled = connection.is_settled();
+        let place = shard.insert(visit.key, connection);
+        shard.renew(place, &self.config.timeouts, visit.second);
+        Ok(Passed { settled })
+    }
+
+    /// The connection of packets with this key.
+    pub fn standing(&self, key: Key, now: Instant) -> Option<Standing> {
+        let second = self.second(now);
+        let (key, flipped) = ordered(key);
+        let shard = self.shard(&key);
+        let place = shard.find(&key)?;
+        let connection = shard.at(place);
+        (!shard.is_forgotten(place, second)).then(|| Standing {
+            direction: connection.direction(flipped),
+            state: connection.name(),
+            assured: connection.is_assured(),
+            left: shard.left(place, second),
+        })
+    }
+
+    /// Removes connections that have run out, from one shard at most and some
+    /// of them at most. To be called often, by any worker.
+    pub fn sweep(&self, now: Instant) {
+        let shards = self.shards.len();
+        let elapsed = now.saturating_duration_since(self.start).as_nanos();
+        let interval = ROUND.as_nanos() / shards as u128;
+        let tick = u64::try_from(elapsed / interval).unwrap_or(u64::MAX);
+        let last = self.swept.load(Relaxed);
+        let is_mine = tick > last
+            && self
+                .swept
+                .compare_exchange(last, tick, Relaxed, Relaxed)
+                .is_ok();
+        if !is_mine {
+            return;
+        }
+        let turn = self.turn.fetch_add(1, Relaxed) % shards;
+        if let Ok(mut shard) = self.shards[turn].try_lock() {
+            let removed = shard.sweep(self.second(now), SWEEP_MAX);
+            self.count.fetch_sub(removed, Relaxed);
+        }
+    }
+
+    fn is_alive(&self, key: Key, second: u32) -> bool {
+        let (key, _) = ordered(key);
+        let shard = self.shard(&key);
+        shard
+            .find(&key)
+            .is_some_and(|place| !shard.is_forgotten(place, second) && !shard.at(place).forbidden)
+    }
+
+    fn evict(
+        &self,
+        shard: &mut Shard,
+        second: u32,
+        most: usize,
+        may: impl Fn(&Connection) -> bool,
+    ) -> bool {
+        let place = shard.dispensable(second, most, may);
+        if let Some(place) = place {
+            self.remove(shard, place);
+        }
+        place.is_some()
+    }
+
+    fn remove(&self, shard: &mut Shard, place: usize) {
+        shard.remove(place);
+        self.count.fetch_sub(1, Relaxed);
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
+        // The low and the highest bits place a key within its shard.
+        let hash = (self.hasher.hash_one(key) >> 32) as usize;
+        let shard = &self.shards[hash % self.shards.len()];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn second(&self, now: Instant) -> u32 {
+        let elapsed = now.saturating_duration_since(self.start).as_secs();
+        u32::try_from(elapsed).unwrap_or(u32::MAX)
+    }
+}
+
+impl Visit<'_> {
+    /// Which way the packet goes in a connection with its key; none if that is
+    /// another pod's, or makes way for the one that the packet opens.
+    fn direction_in(&self, connection: &Connection) -> Option<Direction> {
+        let direction = connection.direction(self.flipped);
+        let account = self.owners.of(direction);
+        let is_its = match (&connection.place, account) {
+            (Some(place), Some(account)) => place.is_in(account),
+            (None, None) => true,
+            _ => false,
+        };
+        let makes_way = self.seen.opens() && (connection.is_over() || connection.forbidden);
+        (is_its && !makes_way).then_some(direction)
+    }
+}
