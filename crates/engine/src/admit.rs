@@ -65,7 +65,7 @@ pub fn no_tunnel_of_its_own(
     packet: &Packet,
     frame: &[u8],
 ) -> Result<(), DropReason> {
-    let Some(vxlan) = tables.vxlan_port_at(packet.key.dst) else {
+    let Some(vxlan) = vxlan_port_at(tables, packet.key.dst) else {
         return Ok(());
     };
     let to_vxlan = || match packet.fragment {
@@ -78,6 +78,16 @@ pub fn no_tunnel_of_its_own(
         protocol::UDP if to_vxlan() => Err(DropReason::ForgedTunnel),
         _ => Ok(()),
     }
+}
+
+/// The UDP port of VXLAN at `address`, if that is a node's in the underlay, or
+/// one at which this node is reached by its host port.
+fn vxlan_port_at(tables: &Snapshot, address: IpAddr) -> Option<u16> {
+    if let Some(peer) = tables.peer_from(address) {
+        return tables.peer(peer).remote.map(|remote| remote.port());
+    }
+    let host = tables.host()?.id;
+    (tables.port_of(address) == Some(host)).then_some(tables.vtep.port)
 }
 
 /// fe80::/10 (RFC 4291 section 2.5.6).

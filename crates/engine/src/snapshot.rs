@@ -282,18 +282,6 @@ impl Snapshot {
         self.peers.by_underlay.get(&underlay).copied()
     }
 
-    /// The UDP port of VXLAN at `address`, if that is a node's in the underlay,
-    /// or one at which this node is reached by its host port.
-    pub fn vxlan_port_at(&self, address: IpAddr) -> Option<u16> {
-        match self.peer_from(address) {
-            Some(peer) => self.peer(peer).remote.map(|remote| remote.port()),
-            None => {
-                let host = self.host?;
-                (self.port_of(address) == Some(host)).then_some(self.vtep.port)
-            }
-        }
-    }
-
     /// Whose the longest block is that holds `address`.
     pub fn holder_of(&self, address: IpAddr) -> Option<Holder> {
         let (_, holder) = self.peers.holder_of_block.get_lpm(&IpNet::from(address))?;
