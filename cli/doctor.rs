@@ -9,11 +9,17 @@ use std::{
 use anyhow::{Context, anyhow};
 use weft_forwarder::probe::{Check, Probe, State, check_system};
 
-use crate::output::{show, show_json};
+use crate::{
+    host,
+    output::{show, show_json},
+    target::Target,
+};
 
 /// Say what this kernel and this user may do, and how to get more.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    target: Target,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -30,6 +36,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut checks = check_system();
+    checks.push(host::check(&args.target));
     for probe in Probe::ALL {
         checks.extend(isolated(probe).unwrap_or_else(|fault| {
             let consequence = "unknown what of weft works here";

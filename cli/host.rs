@@ -4,26 +4,33 @@
 //! weft0 lives as long as its forwarder. What is done here can be done again:
 //! what is there already stays.
 
+mod check;
 mod knobs;
 mod plan;
+mod underlay;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{Capabilities, Driver, HOST_LINK, Host, Port, PortState},
+    forwarder::{Capabilities, Code, Driver, HOST_LINK, Host, Port, PortState},
     names::Name,
 };
 use weft_cni::{
-    forwarder::Client,
+    forwarder::{Client, ClientError},
     link::{self, Attach, Role, Wiring},
     netns::Netns,
     wire_pod,
 };
 
 use crate::{ipam::words::joined, output::show, target::Target};
+use knobs::Scene;
+use plan::PATIENCE;
+use underlay::Underlay;
+
+pub use check::check;
 
 /// Let the node and the pods reach each other.
 #[derive(Debug, Subcommand)]
@@ -47,7 +54,8 @@ pub struct Up {
     /// tunnel, and where blocks are reached without one, the underlay's MTU].
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
-    /// Leave it as it is whether the kernel forwards packets.
+    /// Leave it as it is whether the kernel forwards packets, and what other
+    /// links than weft0 take.
     #[arg(long)]
     keep_forwarding: bool,
 }
@@ -67,9 +75,11 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn up(args: Up) -> anyhow::Result<ExitCode> {
-    let mut forwarder = args.target.connect()?;
+    let mut forwarder = plan::connect(&args.target)?;
     let status = plan::settled(&mut forwarder)?;
-    let wiring = plan::wiring(&mut forwarder, &status, args.pools, args.mtu)?;
+    let underlay = Underlay::look(&status.underlay)?;
+    let own = &underlay.addresses;
+    let wiring = plan::wiring(&mut forwarder, &status, own, args.pools, args.mtu)?;
     let done = raise(&Netns::current()?, &wiring, &mut forwarder)?;
     let mut page = format!("{HOST_LINK} {done}: {}\n", told(&wiring));
     if wiring.addresses.is_empty() {
@@ -83,7 +93,10 @@ fn up(args: Up) -> anyhow::Result<ExitCode> {
     for pool in pools {
         page += &format!("route {pool} by {HOST_LINK}\n");
     }
-    page += &knobs::turn(pools, &status.underlay, !args.keep_forwarding);
+    page += &underlay.missing();
+    let has = |v4| pools.iter().any(|pool| pool.addr().is_ipv4() == v4);
+    let scene = Scene::look(has(true), has(false), underlay.links);
+    page += &knobs::turn(&scene, !args.keep_forwarding);
     show(&page)
 }
 
@@ -127,14 +140,31 @@ fn raise(here: &Netns, wiring: &Wiring, forwarder: &mut Client) -> anyhow::Resul
         (None, None) => "is up",
     };
     let name = Name::new(HOST_LINK)?;
-    wire_pod::attach_pod(here, &name, wiring, Capabilities::default(), forwarder)?;
+    let attached = wire_pod::attach_pod(here, &name, wiring, Capabilities::default(), forwarder);
+    attached.with_context(|| match port {
+        Some(_) => format!("the former {HOST_LINK} is gone, and there is no other yet"),
+        None => format!("{HOST_LINK} is not made"),
+    })?;
     Ok(done)
 }
 
+/// Takes the port away; its link leaves with the forwarder's fds. One that
+/// stays is not this forwarder's, and is left alone.
 fn lower(here: &Netns, port: &Port, forwarder: &mut Client) -> anyhow::Result<()> {
-    let (name, link) = (&port.name, HOST_LINK);
-    let (faults, ()) = wire_pod::detach_pod(Some(here), name, link, Some(forwarder), || ());
-    ensure!(faults.is_empty(), "{}", joined(&faults));
+    match forwarder.detach(port.name.clone()) {
+        Err(ClientError::Refused(refusal)) if refusal.code == Code::NotFound => {}
+        detached => detached?,
+    }
+    let until = Instant::now() + PATIENCE;
+    while !link::has_left(here, HOST_LINK, || ()).0 {
+        ensure!(
+            Instant::now() < until,
+            "port {} of this forwarder is detached, but the {HOST_LINK} of this network namespace \
+             has stayed: it is another forwarder's (weft host down with the --control of that \
+             one), or somebody else's (ip link del {HOST_LINK})",
+            port.name
+        );
+    }
     Ok(())
 }
 
@@ -156,7 +186,7 @@ fn is_as(port: &Port, wiring: &Wiring) -> bool {
 
 fn pools(wiring: &Wiring) -> &[IpNet] {
     match &wiring.role {
-        Role::Host { pools } => pools,
+        Role::Host { pools, .. } => pools,
         Role::Pod => &[],
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{HOST_LINK, Ipam, QUEUES_MAX, Reply, Request, Status, Way},
+    forwarder::{HOST_LINK, Ipam, Peer, QUEUES_MAX, Reply, Request, Status, Way},
     ipam::{self, Encapsulation, PoolUsage, Use, When},
     names::Mac,
 };
@@ -19,20 +19,17 @@ use weft_cni::{
     gso::Gso,
     link::{Attach, Role, Wiring},
 };
+use weft_wire::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 
-use crate::target::ask;
+use crate::target::{Target, ask};
 
 /// The node's end of a link of two ends, of which the gateway's is the other.
 const MAC: Mac = Mac([0x02, b'w', b'e', b'f', b't', 0]);
 
-/// For the forwarder to hear first from the IPAM server.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For the forwarder to start, and to hear first from the IPAM server; for a
+/// link to leave with its port.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// What VXLAN costs of an outer packet: IP + 8 (UDP) + 8 (VXLAN) + 14 (inner
-/// Ethernet).
-const OVERHEAD_V4: u16 = 20 + 8 + 8 + 14;
-const OVERHEAD_V6: u16 = 40 + 8 + 8 + 14;
 
 /// What lies behind weft0.
 #[derive(Debug, Default)]
@@ -42,10 +39,12 @@ struct Behind {
     direct: bool,
 }
 
-/// The link, for these pools or for those of the IPAM server.
+/// The link, for these pools or for those of the IPAM server. Where the node
+/// has no address of its own in the pod network, it speaks from `underlay`.
 pub fn wiring(
     forwarder: &mut Client,
     status: &Status,
+    underlay: &[IpAddr],
     pools: Vec<IpNet>,
     mtu: Option<u16>,
 ) -> anyhow::Result<Wiring> {
@@ -62,7 +61,9 @@ pub fn wiring(
     }
     behind.pools.sort_unstable();
     behind.pools.dedup();
-    let direct = behind.direct || has_direct_peers(forwarder)?;
+    let peers = peers(forwarder)?;
+    refuse_underlay(&behind.pools, status, &peers)?;
+    let direct = behind.direct || peers.iter().any(has_direct);
     let mtu = mtu.unwrap_or_else(|| width(status, direct));
     Ok(Wiring {
         interface: HOST_LINK.to_owned(),
@@ -75,8 +76,21 @@ pub fn wiring(
         gso: Some(Gso::one_send(mtu)),
         role: Role::Host {
             pools: behind.pools,
+            sources: underlay.to_vec(),
         },
     })
+}
+
+/// A connection to the forwarder, which may just be starting.
+pub fn connect(target: &Target) -> anyhow::Result<Client> {
+    let path = target.path()?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Client::connect(&path) {
+            Err(_) if Instant::now() < until => thread::sleep(PAUSE),
+            done => return Ok(done?),
+        }
+    }
 }
 
 /// The forwarder's status once it knows its node.
@@ -126,13 +140,37 @@ fn ask_pools(socket: &Path) -> anyhow::Result<Vec<PoolUsage>> {
     }
 }
 
-fn has_direct_peers(forwarder: &mut Client) -> anyhow::Result<bool> {
-    let peers = ask(forwarder, &Request::Peers, |reply| match reply {
+fn peers(forwarder: &mut Client) -> anyhow::Result<Vec<Peer>> {
+    ask(forwarder, &Request::Peers, |reply| match reply {
         Reply::Peers(peers) => Some(peers),
         _ => None,
-    })?;
-    let mut ways = peers.iter().flat_map(|peer| peer.node.ways.values());
-    Ok(ways.any(|way| *way == Way::Direct))
+    })
+}
+
+fn has_direct(peer: &Peer) -> bool {
+    peer.node.ways.values().any(|way| *way == Way::Direct)
+}
+
+/// A pool around the underlay would lead the tunnel's own datagrams into
+/// weft0.
+fn refuse_underlay(pools: &[IpNet], status: &Status, peers: &[Peer]) -> anyhow::Result<()> {
+    let own = status
+        .underlay
+        .iter()
+        .map(|address| (address, &status.node));
+    let theirs = peers.iter().flat_map(|peer| {
+        let addresses = peer.node.underlay.iter();
+        addresses.map(|address| (address, &peer.node.name))
+    });
+    for (address, node) in own.chain(theirs) {
+        if let Some(pool) = pools.iter().find(|pool| pool.contains(address)) {
+            bail!(
+                "pool {pool} holds {address}, the underlay address of node {node}, which would no \
+                 longer be reached; give pods addresses of their own"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// As wide as the underlay where there is no tunnel. Else what weft0 takes

@@ -52,7 +52,11 @@ pub enum Role {
     /// A pod's: everything.
     Pod,
     /// The node's own: the pods of these pools, whatever their node.
-    Host { pools: Vec<IpNet> },
+    Host {
+        pools: Vec<IpNet>,
+        /// Whom the node speaks from where the link has no address.
+        sources: Vec<IpAddr>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

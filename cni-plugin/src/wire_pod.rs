@@ -58,7 +58,7 @@ pub fn attach_pod(
         capabilities,
         host: match &wiring.role {
             Role::Pod => None,
-            Role::Host { pools } => Some(Host {
+            Role::Host { pools, .. } => Some(Host {
                 pools: pools.clone(),
             }),
         },

@@ -21,6 +21,7 @@ pub mod control;
 pub mod dispatch;
 mod held;
 pub mod ipam;
+pub mod links;
 pub mod metrics;
 pub mod nodes;
 pub mod port;

@@ -38,7 +38,7 @@ pub enum State {
 }
 
 impl Check {
-    fn ok(name: &str, finding: impl Into<String>) -> Self {
+    pub fn ok(name: &str, finding: impl Into<String>) -> Self {
         let finding = finding.into();
         Self {
             name: name.to_owned(),
@@ -49,7 +49,7 @@ impl Check {
         }
     }
 
-    fn warn(name: &str, finding: impl Into<String>, consequence: &str, remedy: &str) -> Self {
+    pub fn warn(name: &str, finding: impl Into<String>, consequence: &str, remedy: &str) -> Self {
         Self {
             state: State::Warn,
             consequence: Some(consequence.to_owned()),

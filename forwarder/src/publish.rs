@@ -142,6 +142,7 @@ impl State {
         };
         let vtep = Vtep {
             mac: self.own.vtep_mac.0,
+            port: self.own.port,
             addresses: self.own.tunnel.clone(),
             blocks: self.own.blocks.clone(),
         };

@@ -203,7 +203,11 @@ fn what_the_node_cannot_route_does_not_loop() {
             (1..5).contains(&lost),
             "{lost} packets: nothing goes around"
         );
+        let told = unreachable(&one.pod, &two.pod, family);
+        assert_eq!(told, Some(nix::libc::EHOSTUNREACH), "a pod, {family}");
+        assert!(one.lost("host_loop") > before + lost);
     }
+    assert_eq!(one.lost("spoofed_address"), 0);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn behind(wiring: &Wiring) -> Vec<IpNet> {
             .into_iter()
             .filter(|all| has(all.addr().is_ipv4()))
             .collect(),
-        Role::Host { pools } => pools.clone(),
+        Role::Host { pools, .. } => pools.clone(),
     }
 }
 
@@ -103,7 +103,12 @@ fn route_by(
     };
     // Every IPv6 link of a pod has a route to link-local addresses.
     let own = gateway.is_ipv4().then(|| (IpNet::from(gateway), None));
-    let src = wiring.addresses.iter().copied().find(|a| same_family(*a));
+    let others: &[IpAddr] = match &wiring.role {
+        Role::Pod => &[],
+        Role::Host { sources, .. } => sources,
+    };
+    let mut sources = wiring.addresses.iter().chain(others).copied();
+    let src = sources.find(|a| same_family(*a));
     for (to, via) in own
         .into_iter()
         .chain(behind.into_iter().map(|net| (*net, Some(gateway))))

@@ -1,5 +1,5 @@
 //! Is this frame allowed from this port? A pod sends from its own MAC and
-//! addresses, the node from what is behind it, and both say nothing false
+//! addresses and into no tunnel, the node from what is behind it, and both say nothing false
 //! about their super-frames.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -46,6 +46,48 @@ pub fn host_source(tables: &Snapshot, src: IpAddr) -> Result<(), DropReason> {
         return Err(DropReason::SpoofedAddress);
     }
     Ok(())
+}
+
+/// What a peer takes from this node's tunnel: senders in this node's blocks,
+/// and the node itself.
+pub fn tunnel_source(tables: &Snapshot, src: IpAddr) -> Result<(), DropReason> {
+    let node = tables.host().map(|host| host.id);
+    let is_ours = tables.holder_of(src) == Some(Holder::Here)
+        || tables.port_of(src).is_some_and(|id| Some(id) == node);
+    is_ours.then_some(()).ok_or(DropReason::OutsideSource)
+}
+
+/// A pod may not send a node what that would take for its own tunnel's: once
+/// this node masquerades, it comes from a peer's address. Of a datagram in
+/// fragments the first says where to, and the others are nothing without it.
+pub fn no_tunnel_of_its_own(
+    tables: &Snapshot,
+    packet: &Packet,
+    frame: &[u8],
+) -> Result<(), DropReason> {
+    let Some(vxlan) = vxlan_port_at(tables, packet.key.dst) else {
+        return Ok(());
+    };
+    let to_vxlan = || match packet.fragment {
+        Fragment::Whole => packet.key.dst_port == vxlan,
+        Fragment::First => frame[packet.transport + 2..].starts_with(&vxlan.to_be_bytes()),
+        Fragment::Later => false,
+    };
+    match packet.key.protocol {
+        protocol::IPIP => Err(DropReason::ForgedTunnel),
+        protocol::UDP if to_vxlan() => Err(DropReason::ForgedTunnel),
+        _ => Ok(()),
+    }
+}
+
+/// The UDP port of VXLAN at `address`, if that is a node's in the underlay, or
+/// one at which this node is reached by its host port.
+fn vxlan_port_at(tables: &Snapshot, address: IpAddr) -> Option<u16> {
+    if let Some(peer) = tables.peer_from(address) {
+        return tables.peer(peer).remote.map(|remote| remote.port());
+    }
+    let host = tables.host()?.id;
+    (tables.port_of(address) == Some(host)).then_some(tables.vtep.port)
 }
 
 /// fe80::/10 (RFC 4291 section 2.5.6).

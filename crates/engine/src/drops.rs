@@ -60,11 +60,13 @@ reasons! {
     // Admission of a pod's frame.
     SpoofedMac "spoofed_mac" Suspect "A pod sent from a MAC that is not its own.";
     SpoofedAddress "spoofed_address" Suspect "A pod sent from an IP address that is not its own, or the node from one that is not behind it.";
+    ForgedTunnel "forged_tunnel" Suspect "A pod sent IP-in-IP, or UDP to the VXLAN port, to a node's underlay address: only nodes speak so to each other.";
     NotForGateway "not_for_gateway" Suspect "A pod sent to a MAC that is not the gateway's.";
 
     // The gateway and the way on.
     Multicast "multicast" Normal "Multicast and broadcast are not carried beyond the pod's link.";
     LinkLocal "link_local" Normal "A link-local address other than the gateway's is not carried.";
+    Loopback "loopback" Suspect "127.0.0.0/8, 0.0.0.0/8, ::1 and :: are no place on any other host.";
     GatewayUnserved "gateway_unserved" Normal "The gateway answers ARP, neighbour discovery and ping only; the sender was told by ICMP.";
     NoRoute "no_route" Normal "Nobody holds the destination address.";
     ReplyLost "reply_lost" Trouble "There was no room for what the gateway had to say.";
@@ -78,6 +80,7 @@ reasons! {
     FragmentAlone "fragment_alone" Normal "A fragment came without the first of its datagram, by which alone policies can judge.";
     NoHostPort "no_host_port" Trouble "The destination is reached without a tunnel, by the node itself, and this node has no host port: run weft host up.";
     HostLoop "host_loop" Trouble "The node sent what would leave by the node: its own route to the destination is missing.";
+    OutsideSource "outside_source" Trouble "The node sent into a tunnel what is neither from its own addresses nor from its blocks, and the peer would refuse: masquerade it.";
     NoUplink "no_uplink" Trouble "This node and the peer have no underlay address family in common.";
     BandwidthFromPod "bandwidth_from_pod" Normal "A pod sent more than its bandwidth allows.";
     BandwidthToPod "bandwidth_to_pod" Normal "A pod was sent more than its bandwidth allows.";

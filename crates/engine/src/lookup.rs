@@ -52,15 +52,18 @@ pub fn from_peer(tables: &Snapshot, dst: IpAddr) -> Result<Egress, DropReason> {
 }
 
 fn carried(dst: IpAddr) -> Result<(), DropReason> {
-    if dst.is_multicast() || dst == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
-        return Err(DropReason::Multicast);
-    }
-    let link_local = match dst {
-        IpAddr::V4(dst) => dst.is_link_local(),
-        IpAddr::V6(dst) => is_link_local(dst),
+    // An IPv4 address written as one of IPv6 is no less than it was.
+    let dst = dst.to_canonical();
+    let (link_local, this_host) = match dst {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.is_loopback() || v4.octets()[0] == 0),
+        IpAddr::V6(v6) => (is_link_local(v6), v6.is_loopback() || v6.is_unspecified()),
     };
-    if link_local {
+    if dst.is_multicast() || dst == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
+        Err(DropReason::Multicast)
+    } else if link_local {
         Err(DropReason::LinkLocal)
+    } else if this_host {
+        Err(DropReason::Loopback)
     } else {
         Ok(())
     }

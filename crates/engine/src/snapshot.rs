@@ -39,6 +39,8 @@ pub struct Gateway {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vtep {
     pub mac: Mac,
+    /// The UDP port of VXLAN at this node's underlay addresses.
+    pub port: u16,
     /// The node's own addresses in the pod network, at most one of each
     /// family. ICMP errors towards other nodes come from them.
     pub addresses: Vec<IpAddr>,

@@ -14,6 +14,7 @@ use weft_testkit::{
 use weft_wire::{
     Ethernet, Packet, VnetHeader, checksum, parse,
     parse::{dst_mac, src_mac},
+    protocol,
 };
 
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
@@ -97,6 +98,7 @@ fn loses(
 }
 
 const MISSED: (&str, u64) = ("flow_misses", 1);
+const HIT: (&str, u64) = ("flow_hits", 1);
 /// The sender is told.
 const TOLD: [(&str, u64); 3] = [MISSED, ("originated", 1), ("sent_to_ports", 1)];
 
@@ -187,6 +189,26 @@ fn nodes_speak_from_their_underlay_too() {
 }
 
 #[test]
+fn a_tunnel_takes_what_the_peer_does() {
+    for src in [IpAddr::from(OUTSIDE), underlay(1)] {
+        let mut world = world();
+        let frame = from_host(src, pod_v4(1, 0)).build();
+        loses(&mut world, HOST, &frame, "outside_source", &TOLD);
+        let (from, to, kind, code) = error_at(&mut world, HOST);
+        assert_eq!((from, to), (tunnel_v4(0).into(), src));
+        assert_eq!((kind, code), (3, 1));
+        // To the pods here they may speak.
+        arrives(&mut world, HOST, &from_host(src, pod_v4(0, 0)), 0);
+    }
+    for src in [tunnel_v4(0).into(), underlay(0), [10, 244, 0, 99].into()] {
+        let mut world = world();
+        let frame = from_host(src, pod_v4(1, 0)).build();
+        world.send(0, HOST, &frame);
+        assert_eq!(world.received(1, 0).len(), 1, "{src}");
+    }
+}
+
+#[test]
 fn without_a_host_port_the_gateway_speaks_for_the_node() {
     let ping = between(pod_v4(0, 0), tunnel_v4(0)).macs(pod_mac(0, 0), GATEWAY.mac);
     let ping = ping.echo_request(1, 1).build();
@@ -236,6 +258,25 @@ fn pods_leave_by_the_host_port_for_what_the_node_is_the_way_to() {
 }
 
 #[test]
+fn nobody_reaches_what_every_host_has_for_itself() {
+    for own in [[127, 0, 0, 1], [127, 9, 9, 9], [0, 0, 0, 0], [0, 1, 2, 3]] {
+        let frame = from_pod(own).build();
+        loses(&mut world(), 0, &frame, "loopback", &[MISSED]);
+        let frame = from_host(tunnel_v4(0), own).build();
+        loses(&mut world(), HOST, &frame, "loopback", &[MISSED]);
+        let inner = between(pod_v4(1, 0), own).udp(1, 2).build();
+        let mut world = world();
+        let moved = world.moved(0, |world| world.arrive(0, &[datagram(1, &inner)]));
+        assert_eq!(moved["loopback"], 1);
+    }
+    let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+    for own in [Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED, mapped] {
+        let frame = from_pod(own).build();
+        loses(&mut world(), 0, &frame, "loopback", &[MISSED]);
+    }
+}
+
+#[test]
 fn the_node_may_not_speak_as_those_who_are_not_behind_it() {
     let to = pod_v4(0, 0);
     for src in [
@@ -267,6 +308,38 @@ fn the_node_may_not_speak_as_those_who_are_not_behind_it() {
     let other_hop = from_host(OUTSIDE, to).macs(host_mac(0), vtep_mac(1));
     let frame = other_hop.build();
     loses(&mut world(), HOST, &frame, "not_for_gateway", &[]);
+}
+
+#[test]
+fn a_pod_has_no_tunnel_of_its_own() {
+    const FORGED: &str = "forged_tunnel";
+    let inner = between(tunnel_v4(1), pod_v4(1, 0)).build();
+    for node in [underlay(0), underlay(1), tunnel_v4(0).into()] {
+        let vxlan = from_pod(node).vxlan(sim::VNI, &inner);
+        loses(&mut world(), 0, &vxlan.build(), FORGED, &[MISSED]);
+        let ipip = from_pod(node).protocol(protocol::IPIP);
+        loses(&mut world(), 0, &ipip.build(), FORGED, &[MISSED]);
+        // The pieces of a datagram are one flow, whatever its first one says.
+        let piece = |port| from_pod(node).udp(1000, port).filled(400).fragments(200);
+        let (other, forged) = (piece(53), piece(sim::VXLAN_PORT));
+        let mut world = world();
+        world.send(0, 0, &other[0]);
+        loses(&mut world, 0, &forged[0], FORGED, &[HIT]);
+        world.send(0, 0, &forged[1]);
+        assert_eq!(world.received(0, HOST).len(), 2);
+        // Other ports and protocols are for whoever listens there.
+        arrives(&mut world, 0, &from_pod(node), HOST);
+        let own = from_host(tunnel_v4(0), pod_v4(0, 0));
+        arrives(&mut world, HOST, &own.vxlan(sim::VNI, &inner), 0);
+    }
+    let mut world = world();
+    for other in [IpAddr::from(OUTSIDE), pod_v4(0, 1).into()] {
+        world.send(0, 0, &from_pod(other).vxlan(sim::VNI, &inner).build());
+    }
+    assert_eq!(
+        world.received(0, HOST).len() + world.received(0, 1).len(),
+        2
+    );
 }
 
 #[test]
@@ -303,6 +376,33 @@ fn nothing_comes_back_to_the_node() {
 }
 
 #[test]
+fn a_pod_is_told_that_its_packet_came_back() {
+    for dst in [
+        IpAddr::from(pod_v4(1, 0)),
+        OUTSIDE.into(),
+        pod_v6(1, 0).into(),
+    ] {
+        let mut world = by_the_fabric();
+        let pod = from_pod(dst);
+        let back = pod.clone().macs(host_mac(0), GATEWAY.mac).build();
+        loses(&mut world, HOST, &back, "host_loop", &TOLD);
+        let (src, to, kind, code) = error_at(&mut world, 0);
+        let gateway: (IpAddr, IpAddr) = match dst {
+            IpAddr::V4(_) => (GATEWAY.v4.into(), pod_v4(0, 0).into()),
+            IpAddr::V6(_) => (GATEWAY.v6.into(), pod_v6(0, 0).into()),
+        };
+        assert_eq!((src, to), gateway);
+        let unreachable = if dst.is_ipv4() { (3, 1) } else { (1, 3) };
+        assert_eq!((kind, code), unreachable);
+    }
+    // Forwarded by the node to another pod, it would be answered past the node.
+    for other in [pod_v4(0, 1), pod_v4(1, 0)] {
+        let frame = from_pod(other).macs(host_mac(0), GATEWAY.mac).build();
+        loses(&mut world(), HOST, &frame, "spoofed_address", &[MISSED]);
+    }
+}
+
+#[test]
 fn hops_end_at_the_host_port_too() {
     let frame = from_host(tunnel_v4(0), pod_v4(0, 0)).ttl(1).build();
     let mut world = world();
@@ -331,13 +431,7 @@ fn a_direct_way_is_as_wide_as_the_host_port() {
     let full = sized(from_pod(pod_v4(1, 0)), sim::HOST_MTU);
     arrives(&mut world, 0, &full, HOST);
     let over = sized(from_pod(pod_v4(1, 0)), sim::HOST_MTU + 1).build();
-    loses(
-        &mut world,
-        0,
-        &over,
-        "too_big",
-        &[("flow_hits", 1), TOLD[1], TOLD[2]],
-    );
+    loses(&mut world, 0, &over, "too_big", &[HIT, TOLD[1], TOLD[2]]);
     let (_, _, kind, code) = error_at(&mut world, 0);
     assert_eq!((kind, code), (3, 4));
 }
@@ -350,13 +444,7 @@ fn the_node_is_told_how_wide_the_tunnel_is() {
     world.send(0, HOST, &full);
     assert_eq!(world.received(1, 0).len(), 1);
     let over = frame.filled(sim::MTU - 27).build();
-    loses(
-        &mut world,
-        HOST,
-        &over,
-        "too_big",
-        &[("flow_hits", 1), TOLD[1], TOLD[2]],
-    );
+    loses(&mut world, HOST, &over, "too_big", &[HIT, TOLD[1], TOLD[2]]);
     let (src, _, kind, code) = error_at(&mut world, HOST);
     assert_eq!((src, kind, code), (GATEWAY.v4.into(), 3, 4));
 }

@@ -8,8 +8,8 @@ use weft_api::{
     names::Vni,
 };
 
-use super::{ConfigError, interfaces::interfaces_of, value, within};
-use crate::{sys, uplink::UplinkConfig};
+use super::{ConfigError, value, within};
+use crate::{links, sys, uplink::UplinkConfig};
 
 const ENTROPY_PORTS_DEFAULT: u16 = 16;
 const ENTROPY_PORTS_MAX: u16 = 1024;
@@ -87,11 +87,12 @@ impl Uplink {
         if let Some(mtu) = self.mtu {
             return within("uplink.mtu", mtu, MTU_MIN, u16::MAX);
         }
-        let found = interfaces_of(&self.addresses)
-            .map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
-        let least = found
+        let held =
+            links::held().map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
+        let least = held
             .iter()
-            .filter_map(|interface| sys::link::mtu(interface).ok())
+            .filter(|held| self.addresses.contains(&held.net.addr()))
+            .filter_map(|held| sys::link::mtu(&held.link).ok())
             .min();
         within(
             "uplink.mtu",

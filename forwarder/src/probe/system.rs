@@ -8,14 +8,11 @@ use std::{
 };
 
 use caps::{CapSet, Capability};
-use nix::{
-    net::if_::if_nametoindex,
-    sys::{
-        resource::{Resource, getrlimit},
-        utsname::uname,
-    },
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    utsname::uname,
 };
-use weft_api::forwarder::{DEFAULT_PORT, HOST_LINK};
+use weft_api::forwarder::DEFAULT_PORT;
 
 use super::Check;
 use crate::uplink::BUFFER;
@@ -35,7 +32,6 @@ pub fn check() -> Vec<Check> {
         check_buffer("rmem_max", "bursts from other nodes are lost sooner"),
         check_buffer("wmem_max", "bursts to other nodes are lost sooner"),
         check_files(),
-        check_host_port(),
     ]
 }
 
@@ -50,34 +46,6 @@ fn check_kernel() -> Check {
         Err(fault) => format!("unknown: {fault}"),
     };
     Check::ok("kernel", finding)
-}
-
-/// Whether the node and its pods reach each other, and what lies behind it.
-fn check_host_port() -> Check {
-    let name = "host port";
-    if if_nametoindex(HOST_LINK).is_err() {
-        let finding = "none in this network namespace; weft host up lets node and pods reach each \
-                       other";
-        return Check::ok(name, finding);
-    }
-    let on = |knob: &str| {
-        let path = format!("/proc/sys/net/{knob}");
-        fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")
-    };
-    let v4 = on(&format!("ipv4/conf/{HOST_LINK}/forwarding"));
-    let by_link = on(&format!("ipv6/conf/{HOST_LINK}/force_forwarding"));
-    let v6 = by_link || on("ipv6/conf/all/forwarding");
-    let word = |on| if on { "forwarded" } else { "not forwarded" };
-    let finding = format!(
-        "{HOST_LINK} is there; IPv4 from it is {}, IPv6 {}",
-        word(v4),
-        word(v6)
-    );
-    if v4 || v6 {
-        return Check::ok(name, finding);
-    }
-    let consequence = "pods reach this node, and not what is behind it";
-    Check::warn(name, finding, consequence, "run weft host up again")
 }
 
 /// Whether a forwarder could bind the port in this network namespace.

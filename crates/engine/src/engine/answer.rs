@@ -44,20 +44,25 @@ impl Engine {
         }
     }
 
-    /// Tells whoever is behind a port what is wrong with its packet, if errors
-    /// may be sent.
+    /// Tells the sender of a packet from a port what is wrong with it, if errors
+    /// may be sent: a pod at its own port, though the packet came by the host's.
     pub(super) fn complain_to_port(
         &mut self,
         scene: &mut Scene<'_>,
         complaint: Complaint,
         frame: &[u8],
         packet: &Packet,
-        port: &Port,
+        ingress: &Port,
     ) {
-        let Some(source) = speaker(scene.tables, packet, port) else {
+        let tables = scene.tables;
+        let own = tables
+            .port_of(packet.key.src)
+            .and_then(|id| tables.port(id));
+        let port = own.unwrap_or(ingress);
+        let Some(source) = speaker(tables, packet, port) else {
             return;
         };
-        let (dst, src) = (port.mac, scene.tables.gateway.mac);
+        let (dst, src) = (port.mac, tables.gateway.mac);
         if icmp::complain(complaint, frame, packet, source, dst, src, &mut self.reply)
             && self.may_complain(scene, complaint)
         {

@@ -2,7 +2,7 @@
 
 use weft_wire::{
     Ethernet, Packet, VnetHeader, checksum, edit, parse,
-    parse::{dst_mac, src_mac},
+    parse::{Fragment, dst_mac, src_mac},
 };
 
 use super::{Engine, Scene, tunnel};
@@ -170,13 +170,18 @@ impl Engine {
     ) -> Result<(u64, Egress), DropReason> {
         let (epoch, from) = (scene.tables.epoch, Ingress::Port(ingress.id));
         let (hash, known) = self.flows.find(epoch, from, &packet.key);
-        if let Some(known) = known
-            && known.suffices(bytes, packet, scene.now)
-        {
-            scene.counters.flow_hits.add(1);
+        let sufficient = known.filter(|known| known.suffices(bytes, packet, scene.now));
+        match sufficient {
+            Some(_) => scene.counters.flow_hits.add(1),
+            None => scene.counters.flow_misses.add(1),
+        }
+        let is_new = sufficient.is_none() || packet.fragment == Fragment::First;
+        if is_new && ingress.host.is_none() {
+            admit::no_tunnel_of_its_own(scene.tables, packet, bytes)?;
+        }
+        if let Some(known) = sufficient {
             return Ok((hash, known.egress));
         }
-        scene.counters.flow_misses.add(1);
         let egress = match known {
             Some(known) => Ok(known.egress),
             None => look_up_from_port(scene.tables, ingress, packet),
@@ -185,7 +190,8 @@ impl Engine {
             DropReason::NoRoute
             | DropReason::NoUplink
             | DropReason::NoHostPort
-            | DropReason::HostLoop,
+            | DropReason::HostLoop
+            | DropReason::OutsideSource,
         ) = egress
         {
             self.complain_to_port(scene, Complaint::NoRoute, bytes, packet, ingress);
@@ -202,15 +208,24 @@ impl Engine {
     }
 }
 
+/// The egress of a new flow, if its sender may have it.
 fn look_up_from_port(
     tables: &Snapshot,
     ingress: &Port,
     packet: &Packet,
 ) -> Result<Egress, DropReason> {
-    if ingress.host.is_some() {
+    let egress = lookup::from_port(tables, ingress.id, packet.key.dst);
+    if ingress.host.is_none() {
+        return egress;
+    }
+    // What comes back may be a pod's, and it is to be told.
+    if egress != Err(DropReason::HostLoop) {
         admit::host_source(tables, packet.key.src)?;
     }
-    lookup::from_port(tables, ingress.id, packet.key.dst)
+    if matches!(egress, Ok(Egress::Peer(_))) {
+        admit::tunnel_source(tables, packet.key.src)?;
+    }
+    egress
 }
 
 /// A pod's frame that may be what it is.

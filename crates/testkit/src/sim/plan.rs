@@ -17,6 +17,7 @@ pub const GATEWAY: Gateway = Gateway {
     v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee),
 };
 pub const VNI: u32 = 4096;
+pub const VXLAN_PORT: u16 = 4789;
 /// The pods' MTU, and that of the way between the nodes.
 pub const MTU: usize = 1450;
 
@@ -89,7 +90,7 @@ fn blocks(node: usize) -> Vec<IpNet> {
 
 pub(super) fn peer(node: usize) -> Arc<Peer> {
     Arc::new(Peer {
-        remote: Some(SocketAddr::new(underlay(node), 4789)),
+        remote: Some(SocketAddr::new(underlay(node), VXLAN_PORT)),
         underlay: vec![underlay(node)],
         mac: vtep_mac(node),
         vni: VNI,
@@ -180,6 +181,7 @@ pub fn tables_of(
 ) -> Snapshot {
     let vtep = Vtep {
         mac: vtep_mac(node),
+        port: VXLAN_PORT,
         addresses: vec![tunnel_v4(node).into()],
         blocks: blocks(node),
     };

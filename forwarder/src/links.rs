@@ -1,0 +1,49 @@
+//! Which links of this thread's network namespace hold which addresses.
+
+use std::{io, net::IpAddr};
+
+use ipnet::IpNet;
+use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
+
+/// An address and the link that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub link: String,
+    /// The address, with its prefix's length.
+    pub net: IpNet,
+}
+
+pub fn held() -> io::Result<Vec<Held>> {
+    let found = getifaddrs()?.filter_map(|one| {
+        let address = ip(one.address?)?;
+        let mask = one.netmask.and_then(ip);
+        let net = mask.and_then(|mask| IpNet::with_netmask(address, mask).ok());
+        Some(Held {
+            link: unlabelled(&one.interface_name).to_owned(),
+            net: net.unwrap_or_else(|| IpNet::from(address)),
+        })
+    });
+    Ok(found.collect())
+}
+
+fn ip(storage: SockaddrStorage) -> Option<IpAddr> {
+    let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+    v4.or(storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
+}
+
+/// An address may bear a label, as eth0:1, which is told for the link's name.
+/// Names themselves have no colon (dev_valid_name).
+fn unlabelled(name: &str) -> &str {
+    name.split_once(':').map_or(name, |(link, _)| link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_no_link() {
+        assert_eq!(unlabelled("eth0:1"), "eth0");
+        assert_eq!(unlabelled("eth0.7"), "eth0.7");
+    }
+}
