@@ -68,13 +68,14 @@ fn port(lab: &Lab, pod: &Pod) -> Port {
     port.expect("it is attached")
 }
 
-/// Never more than 1.1 of the rate, and in one of three trials no less than
-/// 0.75: others may have taken the processors in the rest.
+/// Never more than 1.25 of the rate, since the burst counts, and what stood in
+/// queues while others had the processors; and in one of three trials no less
+/// than 0.75.
 fn assert_kept(what: &str, mut rate: impl FnMut() -> f64) {
     let mut shares = Vec::new();
     while shares.len() < 3 && shares.iter().all(|share| *share < 0.75) {
         let share = rate() / RATE;
-        assert!(share <= 1.1, "{what}: {share:.2} of the rate");
+        assert!(share <= 1.25, "{what}: {share:.2} of the rate");
         shares.push(share);
     }
     let last = shares.pop().expect("one trial");
