@@ -151,9 +151,20 @@ impl Pod<'_> {
         {
             panic!("ctr run {} ended: {status}", self.name);
         }
-        self.try_exec(&["ip", "link", "show", "dev", "eth0"])
-            .status
-            .success()
+        // A task is CREATED while plugins wire it, and can be looked into already.
+        let is_started = match self.engine {
+            Engine::Ctr => {
+                let tasks = self.node.run(&["ctr", "task", "ls"]);
+                let started = |line: &str| {
+                    let words: Vec<_> = line.split_whitespace().collect();
+                    words.first() == Some(&self.name.as_str()) && words.last() == Some(&"RUNNING")
+                };
+                tasks.lines().any(started)
+            }
+            Engine::Podman => true,
+        };
+        let link = ["ip", "link", "show", "dev", "eth0"];
+        is_started && self.try_exec(&link).status.success()
     }
 
     fn words(&self, detached: bool, words: &[&str]) -> Vec<String> {
