@@ -9,7 +9,7 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use weft_conntrack::{Account, Direction, Owners, Passed, REFRESH, Refused, Says, Seen, Tracker};
 use weft_policy::{Flow, Rulebook, Transport, object};
-use weft_wire::{Key, Packet, protocol};
+use weft_wire::{Key, Packet, parse::Fragment, protocol};
 
 use crate::{DropReason, Port, Snapshot, flow::Egress, pieces::Pieces};
 
@@ -76,7 +76,9 @@ impl Policy {
             Refused::AccountFull => DropReason::ConntrackLimit,
         })?;
         pieces.learn(self.edition, frame, packet, now);
-        Ok(if settled { now + REFRESH } else { now })
+        // A first fragment bears the key of whole packets without ports.
+        let others_too = settled && packet.fragment == Fragment::Whole;
+        Ok(if others_too { now + REFRESH } else { now })
     }
 
     /// Errors about a packet come from where it went, or from a router on its

@@ -344,6 +344,25 @@ fn a_whole_packet_without_ports_opens_nothing_for_fragments() {
 }
 
 #[test]
+fn a_first_fragment_opens_nothing_for_whole_packets() {
+    for to in [B, C] {
+        let pod = if to == B { "b" } else { "c" };
+        for (between, reply) in [(v4 as fn(Pod, Pod) -> FrameBuilder, 0), (v6, 129)] {
+            let mut cluster = Cluster::new(&reached(pod, "a", UDP_53));
+            let first = &between(A, to).udp(7, 53).filled(100).fragments(48)[0];
+            assert_eq!(cluster.send_bytes(A, to, first).arrived, 1);
+            cluster.is_lost(A, to, &between(A, to).udp(0, 0), "policy_ingress");
+            cluster.apply("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,
+                metadata: {namespace: x, name: all}, spec: {podSelector: {}, ingress: [{}]}}");
+            let first = &between(A, to).echo_request(9, 1).filled(100).fragments(48)[0];
+            assert_eq!(cluster.send_bytes(A, to, first).arrived, 1);
+            let reply = between(A, to).icmp(reply, 0, [0, 0, 0, 1]);
+            cluster.is_lost(A, to, &reply, "conntrack_unrelated");
+        }
+    }
+}
+
+#[test]
 fn ports_are_found_behind_extension_headers() {
     let mut cluster = Cluster::new(&reached("b", "a", UDP_53));
     let hop_by_hop = |port| {
