@@ -15,7 +15,8 @@ pub struct Account {
     open: AtomicU32,
 }
 
-/// The accounts of a packet's ends, as far as they are on this node.
+/// The accounts of a packet's ends, as far as they are on this node: a pod's
+/// own, or that of the node ([`crate::Tracker::node`]).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Owners<'a> {
     pub source: Option<&'a Arc<Account>>,
@@ -52,12 +53,22 @@ impl Default for Account {
 }
 
 impl<'a> Owners<'a> {
-    /// Whose the connection is in which the packet goes this way.
-    pub(crate) fn of(self, direction: Direction) -> Option<&'a Arc<Account>> {
-        match direction {
+    /// The account in which the connection counts where the packet goes this
+    /// way. What the node opens counts for nobody.
+    pub(crate) fn charged(
+        self,
+        direction: Direction,
+        node: &Arc<Account>,
+    ) -> Option<&'a Arc<Account>> {
+        let charged = match direction {
             Direction::Original => self.source.or(self.destination),
             Direction::Reply => self.destination.or(self.source),
-        }
+        };
+        charged.filter(|account| !Arc::ptr_eq(account, node))
+    }
+
+    pub(crate) fn opens_for(self, node: &Arc<Account>) -> bool {
+        self.source.is_some_and(|source| Arc::ptr_eq(source, node))
     }
 }
 

@@ -9,7 +9,7 @@
 use std::{
     hash::BuildHasher,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use rapidhash::quality::SeedableState;
 use weft_wire::Key;
 
 use crate::{
-    Direction, Owners, Says, Seen, Timeouts,
+    Account, Direction, Owners, Says, Seen, Timeouts,
     account::Place,
     connection::Connection,
     shard::{Shard, ordered},
@@ -56,6 +56,7 @@ pub struct Tracker {
     start: Instant,
     config: Config,
     count: AtomicUsize,
+    node: Arc<Account>,
     /// When a shard was swept last, in parts of a round, and whose turn is
     /// next.
     swept: AtomicU64,
@@ -120,6 +121,7 @@ impl Tracker {
             start: now,
             config,
             count: AtomicUsize::new(0),
+            node: Arc::default(),
             swept: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             hasher,
@@ -127,6 +129,11 @@ impl Tracker {
                 .map(|_| Mutex::new(Shard::new(hasher)))
                 .collect(),
         }
+    }
+
+    /// The owner of what the node itself, not a pod of its, says and hears.
+    pub fn node(&self) -> &Arc<Account> {
+        &self.node
     }
 
     /// How many connections are held, those among them that have run out.
@@ -145,6 +152,8 @@ impl Tracker {
     ///   one that is alive is judged, and then goes with that.
     /// * A connection that the rules no longer permit stays in the table as
     ///   forbidden, so that its packets are not taken for new connections.
+    /// * What the node opens counts for nobody, and in a full table goes
+    ///   untracked.
     pub fn pass<D>(
         &self,
         seen: &Seen,
@@ -174,7 +183,7 @@ impl Tracker {
         let known = shard.find(&key);
         if let Some(place) = known
             && !shard.is_forgotten(place, second)
-            && let Some(direction) = visit.direction_in(shard.at(place))
+            && let Some(direction) = visit.direction_in(shard.at(place), &self.node)
         {
             if seen.opens() && direction == Direction::Reply {
                 judge(Direction::Original).map_err(Refused::Forbidden)?;
@@ -225,7 +234,7 @@ impl Tracker {
         let Some(mut connection) = Connection::new(visit.seen, visit.flipped, visit.edition) else {
             return Ok(Passed { settled: false });
         };
-        if let Some(account) = visit.owners.of(Direction::Original) {
+        if let Some(account) = visit.owners.charged(Direction::Original, &self.node) {
             if account.is_full() {
                 self.evict(shard, visit.second, SCAN_OWN, |other| {
                     other
@@ -240,7 +249,10 @@ impl Tracker {
             && !self.evict(shard, visit.second, SCAN_ANY, |_| true)
         {
             self.count.fetch_sub(1, Relaxed);
-            return Err(Refused::Full);
+            return match visit.owners.opens_for(&self.node) {
+                true => Ok(Passed { settled: false }),
+                false => Err(Refused::Full),
+            };
         }
         let settled = connection.is_settled();
         let place = shard.insert(visit.key, connection);
@@ -329,9 +341,9 @@ impl Tracker {
 impl Visit<'_> {
     /// Which way the packet goes in a connection with its key; none if that is
     /// another pod's, or makes way for the one that the packet opens.
-    fn direction_in(&self, connection: &Connection) -> Option<Direction> {
+    fn direction_in(&self, connection: &Connection, node: &Arc<Account>) -> Option<Direction> {
         let direction = connection.direction(self.flipped);
-        let account = self.owners.of(direction);
+        let account = self.owners.charged(direction, node);
         let is_its = match (&connection.place, account) {
             (Some(place), Some(account)) => place.is_in(account),
             (None, None) => true,

@@ -62,8 +62,8 @@ impl Policy {
             return Err(DropReason::ConntrackUnrelated);
         }
         let owners = Owners {
-            source: ends.source.account(),
-            destination: ends.destination.account(),
+            source: self.account(ends.source),
+            destination: self.account(ends.destination),
         };
         let judge = |direction| self.judge(ends, seen.key, direction);
         let passed = self
@@ -79,6 +79,14 @@ impl Policy {
         // A first fragment bears the key of whole packets without ports.
         let others_too = settled && packet.fragment == Fragment::Whole;
         Ok(if others_too { now + REFRESH } else { now })
+    }
+
+    fn account<'a>(&'a self, end: End<'a>) -> Option<&'a Arc<Account>> {
+        match end {
+            End::Pod(port) => Some(&port.connections),
+            End::Node => Some(self.connections.node()),
+            End::Elsewhere => None,
+        }
     }
 
     /// Errors about a packet come from where it went, or from a router on its
@@ -133,13 +141,6 @@ impl<'a> End<'a> {
                 Ok(Self::of(tables, port, address))
             }
             Egress::Peer(_) => Ok(Self::Elsewhere),
-        }
-    }
-
-    fn account(self) -> Option<&'a Arc<Account>> {
-        match self {
-            Self::Pod(port) => Some(&port.connections),
-            Self::Node | Self::Elsewhere => None,
         }
     }
 }

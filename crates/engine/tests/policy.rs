@@ -481,6 +481,34 @@ fn the_node_reaches_its_pods_and_strangers_behind_it_are_judged() {
     cluster.passes(A, node, &back.udp(53, 9));
 }
 
+#[test]
+fn what_the_node_opens_counts_for_nobody() {
+    let node = (0, HOST);
+    let mut cluster = Cluster::new(CLOSED);
+    cluster.world.nodes[0].open_host(0);
+    let full = Arc::new(Account::new(0));
+    cluster.accounts[0][0] = Arc::clone(&full);
+    cluster.apply(CLOSED);
+    let probe = |port| {
+        let frame = between(underlay(0), pod_v4(0, 0)).macs(host_mac(0), GATEWAY.mac);
+        frame.tcp(port, 80).flags(SYN).seq(1).ack(0)
+    };
+    cluster.passes(node, A, &probe(9));
+    let answer = between(pod_v4(0, 0), underlay(0)).macs(pod_mac(0, 0), GATEWAY.mac);
+    cluster.passes(A, node, &answer.tcp(80, 9).flags(SYN | ACK).seq(1).ack(2));
+    assert_eq!((cluster.trackers[0].count(), full.open()), (1, 0));
+    let config = Config {
+        capacity: 0,
+        timeouts: Timeouts::default(),
+    };
+    cluster.trackers[0] = Arc::new(Tracker::new(config, 3, cluster.world.now));
+    cluster.apply(CLOSED);
+    for _ in 0..2 {
+        cluster.passes(node, A, &probe(10));
+    }
+    assert!(!cluster.send(node, A, &probe(10)).is_hit, "it is not known");
+}
+
 /// A packet of any kind between two pods.
 fn made_up(from: Pod, to: Pod, kind: u8, flags: u8, port: u16, id: u16) -> Vec<u8> {
     let (frame, unreachable) = match id % 2 {
