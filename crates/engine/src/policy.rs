@@ -52,6 +52,9 @@ impl Policy {
         pieces: &mut Pieces,
         now: Instant,
     ) -> Result<Instant, DropReason> {
+        if !ends.judges() {
+            return Ok(now + REFRESH);
+        }
         let Some(seen) = Seen::of(frame, packet) else {
             let is_known = pieces.knows(self.edition, frame, packet, now);
             return is_known.then_some(now).ok_or(DropReason::FragmentAlone);
@@ -116,6 +119,15 @@ impl Policy {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Ends<'_> {
+    /// Whether this node has a say: others judge for theirs.
+    fn judges(&self) -> bool {
+        [self.source, self.destination]
+            .iter()
+            .any(|end| matches!(end, End::Pod(_)))
     }
 }
 
