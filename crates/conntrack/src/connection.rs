@@ -85,15 +85,15 @@ impl Connection {
         })
     }
 
-    /// Both ends have spoken and neither is done: such a connection does not
-    /// make room for others.
+    /// Both ends have spoken and neither is done, or the rules forbid it: such
+    /// a connection does not make room for others.
     pub fn is_assured(&self) -> bool {
-        !self.forbidden
-            && match &self.state {
-                State::Tcp(tcp) => tcp.is_assured(),
-                State::Sctp(sctp) => sctp.is_assured(),
-                State::Pair(pair) => pair.answered,
-            }
+        match &self.state {
+            _ if self.forbidden => true,
+            State::Tcp(tcp) => tcp.is_assured(),
+            State::Sctp(sctp) => sctp.is_assured(),
+            State::Pair(pair) => pair.answered,
+        }
     }
 
     /// Its ends are free for another.

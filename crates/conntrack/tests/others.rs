@@ -236,6 +236,31 @@ fn a_forbidden_udp_flow_ends_and_the_other_end_may_begin() {
     lab.passes(&answer());
 }
 
+#[test]
+fn a_forbidden_connection_makes_no_room() {
+    for limit in [100, 20] {
+        let mut lab = Lab::new(20);
+        lab.accounts = vec![(CLIENT.into(), Arc::new(Account::new(limit)))];
+        for frame in [
+            client().flags(SYN).seq(1).ack(0),
+            server().flags(SYN | ACK).seq(1).ack(2),
+            client().seq(2).ack(2),
+            query(),
+            answer(),
+        ] {
+            lab.passes(&frame);
+        }
+        lab.silence(CLIENT);
+        assert_eq!(lab.see(&server()), FORBIDDEN);
+        assert_eq!(lab.see(&answer()), FORBIDDEN);
+        lab.silenced.clear();
+        (100..200).for_each(|port| lab.passes(&flow(port)));
+        lab.silence(CLIENT);
+        assert_eq!(lab.see(&server()), FORBIDDEN, "still no opening");
+        assert_eq!(lab.see(&answer()), FORBIDDEN);
+    }
+}
+
 fn flow(port: u16) -> FrameBuilder {
     between(CLIENT, SERVER).udp(port, 53)
 }
