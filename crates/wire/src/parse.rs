@@ -98,6 +98,20 @@ pub fn src_mac(frame: &[u8]) -> Mac {
     [frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]]
 }
 
+impl Key {
+    /// That of the other direction.
+    #[must_use]
+    pub fn exchanged(self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            ..self
+        }
+    }
+}
+
 impl Packet {
     pub fn is_v4(&self) -> bool {
         self.key.src.is_ipv4()
