@@ -59,10 +59,13 @@ impl Policy {
             let is_known = pieces.knows(self.edition, frame, packet, now);
             return is_known.then_some(now).ok_or(DropReason::FragmentAlone);
         };
-        if let Says::Error(Some(about)) = seen.says
-            && !self.may_complain(ends.source, packet.key.src, &about)
-        {
-            return Err(DropReason::ConntrackUnrelated);
+        let mut ends = ends;
+        if seen.says == Says::Error && packet.key.src != seen.key.src {
+            if self.is_pod(ends.source, packet.key.src) {
+                return Err(DropReason::ConntrackUnrelated);
+            }
+            // A router on the way to what is not here complains.
+            ends.source = End::Elsewhere;
         }
         let owners = Owners {
             source: self.account(ends.source),
@@ -92,14 +95,10 @@ impl Policy {
         }
     }
 
-    /// Errors about a packet come from where it went, or from a router on its
-    /// way, which no pod is.
-    fn may_complain(&self, source: End<'_>, address: IpAddr, about: &Key) -> bool {
-        let is_pod = || {
-            let endpoint = self.rules.endpoint(address);
-            endpoint.is_some_and(|endpoint| endpoint.pod().is_some())
-        };
-        address == about.dst || !(matches!(source, End::Pod(_)) || is_pod())
+    fn is_pod(&self, end: End<'_>, address: IpAddr) -> bool {
+        let here = matches!(end, End::Pod(_));
+        let elsewhere = || self.rules.endpoint(address)?.pod();
+        here || elsewhere().is_some()
     }
 
     /// Judges the connection in which a packet with this key goes in
@@ -107,7 +106,7 @@ impl Policy {
     fn judge(&self, ends: Ends<'_>, key: Key, direction: Direction) -> Result<(), DropReason> {
         let (opener, target, flow) = match direction {
             Direction::Original => (ends.source, ends.destination, flow(key)),
-            Direction::Reply => (ends.destination, ends.source, flow(exchanged(key))),
+            Direction::Reply => (ends.destination, ends.source, flow(key.exchanged())),
         };
         let allows = |direction| self.rules.judge_one(direction, &flow).allowed;
         if matches!(opener, End::Pod(_)) && !allows(object::Direction::Egress) {
@@ -154,16 +153,6 @@ impl<'a> End<'a> {
             }
             Egress::Peer(_) => Ok(Self::Elsewhere),
         }
-    }
-}
-
-fn exchanged(key: Key) -> Key {
-    Key {
-        src: key.dst,
-        dst: key.src,
-        src_port: key.dst_port,
-        dst_port: key.src_port,
-        ..key
     }
 }
 

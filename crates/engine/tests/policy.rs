@@ -1,6 +1,6 @@
 //! Rules in the packet's way: who is judged, where, and what belongs to it.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use weft_conntrack::{Account, Config, Timeouts, Tracker};
@@ -267,6 +267,12 @@ fn errors_belong_to_the_connection_that_they_are_about() {
         cluster.is_lost(to, A, &refusal, "conntrack_unrelated");
         cluster.passes(A, to, &query);
         cluster.passes(to, A, &refusal);
+        cluster.apply(&mute("d"));
+        cluster.passes(to, A, &refusal);
+        cluster.apply(&reached(pod, "d", UDP_53));
+        cluster.is_lost(to, A, &refusal, "policy_ingress");
+        cluster.apply(&reached(pod, "a", UDP_53));
+        cluster.passes(to, A, &refusal);
         let meddler = (1, 1);
         let forged = v4(meddler, A).icmp(3, 3, [0; 4]).payload(&quote);
         cluster.is_lost(meddler, A, &forged, "conntrack_unrelated");
@@ -278,6 +284,35 @@ fn errors_belong_to_the_connection_that_they_are_about() {
             &v4(to, A).icmp(0, 0, [0, 7, 0, 1]),
             "conntrack_unrelated",
         );
+    }
+}
+
+#[test]
+fn a_pod_hears_of_routers_but_not_of_what_others_have_to_do_with() {
+    let node = (0, HOST);
+    let mut cluster = Cluster::new(&mute("d"));
+    cluster.world.nodes[0].open_host(0);
+    cluster.apply(&mute("d"));
+    let ip = |src: IpAddr, dst: IpAddr| between(src, dst).macs(pod_mac(0, 0), GATEWAY.mac);
+    let (a, b) = (pod_v4(0, 0).into(), pod_v4(0, 1).into());
+    let (stranger, router) = ([203, 0, 113, 9].into(), [198, 51, 100, 1].into());
+    for (to, place, heard) in [
+        (stranger, node, true),
+        (underlay(0), node, false),
+        (b, B, false),
+    ] {
+        let query = ip(a, to).udp(7, 53).filled(30);
+        cluster.passes(A, place, &query);
+        for source in [router, tunnel_v4(0).into()] {
+            let error = ip(source, a)
+                .macs(host_mac(0), GATEWAY.mac)
+                .icmp(3, 4, [0; 4]);
+            let error = error.payload(&query.build()[ETHERNET_LEN..]);
+            match heard {
+                true => cluster.passes(node, A, &error),
+                false => cluster.is_lost(node, A, &error, "conntrack_unrelated"),
+            }
+        }
     }
 }
 
@@ -352,8 +387,10 @@ fn a_first_fragment_opens_nothing_for_whole_packets() {
             let first = &between(A, to).udp(7, 53).filled(100).fragments(48)[0];
             assert_eq!(cluster.send_bytes(A, to, first).arrived, 1);
             cluster.is_lost(A, to, &between(A, to).udp(0, 0), "policy_ingress");
-            cluster.apply("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,
-                metadata: {namespace: x, name: all}, spec: {podSelector: {}, ingress: [{}]}}");
+            cluster.apply(
+                "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,
+                metadata: {namespace: x, name: all}, spec: {podSelector: {}, ingress: [{}]}}",
+            );
             let first = &between(A, to).echo_request(9, 1).filled(100).fragments(48)[0];
             assert_eq!(cluster.send_bytes(A, to, first).arrived, 1);
             let reply = between(A, to).icmp(reply, 0, [0, 0, 0, 1]);
@@ -426,7 +463,7 @@ fn a_pod_has_no_more_connections_than_it_may() {
         cluster.passes(A, C, &v4(A, C).udp(port, 53));
         cluster.passes(C, A, &v4(C, A).udp(53, port));
     }
-    assert_eq!(account.open(), 5);
+    assert_eq!(account.opened(), 5);
     cluster.is_lost(A, C, &v4(A, C).udp(6, 53), "conntrack_limit");
     cluster.passes(A, C, &v4(A, C).udp(3, 53));
     cluster.passes(B, C, &v4(B, C).udp(6, 53));
@@ -442,6 +479,7 @@ fn a_full_table_says_so() {
         timeouts: Timeouts::default(),
     };
     cluster.trackers = [0, 1].map(|_| Arc::new(Tracker::new(config, 3, cluster.world.now)));
+    cluster.accounts[0][0] = Arc::new(Account::new(10));
     cluster.apply(&mute("d"));
     for port in 1..=2 {
         cluster.passes(A, B, &v4(A, B).udp(port, 53));
@@ -496,7 +534,7 @@ fn what_the_node_opens_counts_for_nobody() {
     cluster.passes(node, A, &probe(9));
     let answer = between(pod_v4(0, 0), underlay(0)).macs(pod_mac(0, 0), GATEWAY.mac);
     cluster.passes(A, node, &answer.tcp(80, 9).flags(SYN | ACK).seq(1).ack(2));
-    assert_eq!((cluster.trackers[0].count(), full.open()), (1, 0));
+    assert_eq!((cluster.trackers[0].count(), full.opened()), (1, 0));
     let config = Config {
         capacity: 0,
         timeouts: Timeouts::default(),
