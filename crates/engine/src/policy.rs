@@ -18,7 +18,10 @@ use crate::{DropReason, Port, Snapshot, flow::Egress, pieces::Pieces};
 pub struct Policy {
     pub rules: Rulebook,
     /// Tells these rules from all before them: a connection that was judged by
-    /// others is judged again.
+    /// others is judged again. A new edition comes with a new epoch, since
+    /// flows that the cache knows are not judged; and it comes only if the
+    /// rules of a pod on this node have changed, since it costs every
+    /// connection a judgement.
     pub edition: u32,
     /// The same for every epoch and worker.
     pub connections: Arc<Tracker>,
@@ -56,8 +59,7 @@ impl Policy {
             return Ok(now + REFRESH);
         }
         let Some(seen) = Seen::of(frame, packet) else {
-            let is_known = pieces.knows(self.edition, frame, packet, now);
-            return is_known.then_some(now).ok_or(DropReason::FragmentAlone);
+            return pieces.admit(frame, packet, now).map(|()| now);
         };
         let mut ends = ends;
         if seen.says == Says::Error && packet.key.src != seen.key.src {
@@ -81,7 +83,7 @@ impl Policy {
             Refused::Full => DropReason::ConntrackFull,
             Refused::AccountFull => DropReason::ConntrackLimit,
         })?;
-        pieces.learn(self.edition, frame, packet, now);
+        pieces.learn(frame, packet, now);
         // A first fragment bears the key of whole packets without ports.
         let others_too = settled && packet.fragment == Fragment::Whole;
         Ok(if others_too { now + REFRESH } else { now })

@@ -369,6 +369,38 @@ fn later_fragments_go_with_their_first() {
 }
 
 #[test]
+fn fragments_under_way_outlive_a_change_of_rules() {
+    let mut cluster = Cluster::new(&reached("b", "a", UDP_53));
+    let pieces = v4(A, B).udp(7, 53).filled(100).fragments(48);
+    let fate = |cluster: &mut Cluster, place: usize| cluster.send_bytes(A, B, &pieces[place]).lost;
+    assert_eq!(fate(&mut cluster, 0), None);
+    for place in 1..3 {
+        cluster.apply(&reached("b", "d", UDP_53));
+        assert_eq!(fate(&mut cluster, place), None);
+    }
+    assert_eq!(fate(&mut cluster, 0), Some("policy_ingress"));
+}
+
+#[test]
+fn no_fragment_writes_over_the_first() {
+    for between in [v4, v6] {
+        let mut cluster = Cluster::new(&reached("b", "a", TCP_80));
+        let datagram = |port| between(A, B).tcp(7, port).flags(SYN).ack(0).filled(100);
+        let pieces = datagram(80).fragments(24);
+        assert_eq!(cluster.send_bytes(A, B, &pieces[0]).lost, None);
+        for small in [8, 16] {
+            // Of another, whose header would be put in place of the first's.
+            let second = &datagram(22).fragments(small)[1];
+            let fate = cluster.send_bytes(A, B, second);
+            assert_eq!(fate.lost, Some("fragment_overlap"));
+        }
+        for later in &pieces[1..] {
+            assert_eq!(cluster.send_bytes(A, B, later).lost, None);
+        }
+    }
+}
+
+#[test]
 fn a_whole_packet_without_ports_opens_nothing_for_fragments() {
     let mut cluster = Cluster::new(&reached("b", "a", "{protocol: UDP, port: 53}"));
     cluster.apply(&reached("b", "a", "{protocol: UDP}"));

@@ -208,9 +208,16 @@ pub(crate) fn addresses_v6(ip: &[u8]) -> (IpAddr, IpAddr) {
 pub(crate) struct Extensions {
     pub protocol: u8,
     pub fragment: Fragment,
-    /// The identification, if there is a fragment header.
-    pub id: Option<u32>,
+    /// Of the fragment header that says so, if it is one.
+    pub cut: Option<Cut>,
     pub end: usize,
+}
+
+/// What a fragment header says, and where that ends.
+pub(crate) struct Cut {
+    pub id: u32,
+    pub offset: usize,
+    pub start: usize,
 }
 
 /// Offsets count from an Ethernet header before the IPv6 header.
@@ -224,7 +231,7 @@ pub(crate) fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, Par
     let mut at = Extensions {
         protocol: first,
         fragment: Fragment::Whole,
-        id: None,
+        cut: None,
         end: ETHERNET_LEN + 40,
     };
     for _ in 0..=EXTENSIONS_MAX {
@@ -248,13 +255,20 @@ pub(crate) fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, Par
                 return Err(ParseError::IpLength);
             }
             let [high, low] = [4, 6].map(|from| u32::from(read_u16(frame, at.end + from)));
-            at.id = Some(high << 16 | low);
-            at.fragment = match (offset, offset_and_more & 1) {
-                // A second fragment header does not undo the first.
-                (0, 0) => at.fragment,
+            let fragment = match (offset, offset_and_more & 1) {
+                (0, 0) => Fragment::Whole,
                 (0, _) => Fragment::First,
                 _ => Fragment::Later,
             };
+            // A second fragment header does not undo the first.
+            if fragment != Fragment::Whole {
+                at.fragment = fragment;
+                at.cut = Some(Cut {
+                    id: high << 16 | low,
+                    offset,
+                    start: at.end + len,
+                });
+            }
         }
         at.protocol = frame[at.end];
         at.end += len;
