@@ -96,9 +96,15 @@ fn echo(key: &Key) -> Says {
     }
 }
 
+/// Both ports of an echo are its identifier. Whatever else is ICMP shares one
+/// connection between two ends, which differing ports keep apart from echoes.
 fn tuple(mut key: Key) -> Key {
     if matches!(key.protocol, protocol::ICMP | protocol::ICMPV6) {
-        key.dst_port = key.src_port;
+        (key.src_port, key.dst_port) = match echo(&key) {
+            Says::EchoRequest | Says::EchoReply => (key.src_port, key.src_port),
+            _ if key.src <= key.dst => (0, 1),
+            _ => (1, 0),
+        };
     }
     key
 }

@@ -70,6 +70,32 @@ fn an_echo_is_found_by_its_identifier() {
 }
 
 #[test]
+fn other_icmp_is_no_echo() {
+    let (a, b) = (
+        [0xfd00u16, 0, 0, 0, 0, 0, 0, 1],
+        [0xfd00u16, 0, 0, 0, 0, 0, 0, 2],
+    );
+    for (there, back, kinds) in [
+        (
+            between(CLIENT, SERVER),
+            between(SERVER, CLIENT),
+            [13, 14, 0],
+        ),
+        (between(a, b), between(b, a), [144, 145, 129]),
+    ] {
+        let mut lab = Lab::new(1000);
+        let [asks, tells, replies] = kinds;
+        lab.passes(&there.clone().icmp(asks, 0, [0; 4]));
+        let reply = back.clone().icmp(replies, 0, [0; 4]);
+        assert_eq!(lab.see(&reply), UNRELATED);
+        lab.passes(&there.echo_request(0, 1));
+        lab.passes(&reply);
+        lab.passes(&back.icmp(tells, 0, [0; 4]));
+        assert_eq!((lab.asked, lab.tracker.count()), (2, 2));
+    }
+}
+
+#[test]
 fn a_request_the_other_way_is_judged() {
     let mut lab = Lab::new(1000);
     let there = between(CLIENT, SERVER);

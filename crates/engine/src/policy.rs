@@ -7,7 +7,9 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use weft_conntrack::{Account, Direction, Owners, Passed, REFRESH, Refused, Says, Seen, Tracker};
+use weft_conntrack::{
+    self as conntrack, Account, Owners, Passed, REFRESH, Refused, Says, Seen, Tracker,
+};
 use weft_policy::{Flow, Rulebook, Transport, object};
 use weft_wire::{Key, Packet, parse::Fragment, protocol};
 
@@ -105,10 +107,15 @@ impl Policy {
 
     /// Judges the connection in which a packet with this key goes in
     /// `direction`.
-    fn judge(&self, ends: Ends<'_>, key: Key, direction: Direction) -> Result<(), DropReason> {
+    fn judge(
+        &self,
+        ends: Ends<'_>,
+        key: Key,
+        direction: conntrack::Direction,
+    ) -> Result<(), DropReason> {
         let (opener, target, flow) = match direction {
-            Direction::Original => (ends.source, ends.destination, flow(key)),
-            Direction::Reply => (ends.destination, ends.source, flow(key.exchanged())),
+            conntrack::Direction::Original => (ends.source, ends.destination, flow(key)),
+            conntrack::Direction::Reply => (ends.destination, ends.source, flow(key.exchanged())),
         };
         let allows = |direction| self.rules.judge_one(direction, &flow).allowed;
         if matches!(opener, End::Pod(_)) && !allows(object::Direction::Egress) {

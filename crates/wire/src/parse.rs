@@ -320,37 +320,43 @@ impl Network {
     /// The transport header's length and ports, or what stands for ports.
     /// None where it is cut off or contradicts itself.
     fn header(&self, segment: &[u8]) -> Option<(usize, u16, u16)> {
-        let ports = |needed: usize| {
-            let enough = segment.len() >= needed;
-            enough.then(|| (read_u16(segment, 0), read_u16(segment, 2)))
-        };
-        match self.protocol {
+        let len = match self.protocol {
             protocol::TCP => {
-                let (src, dst) = ports(20)?;
-                let len = usize::from(segment[12] >> 4) * 4;
-                (20..=segment.len())
-                    .contains(&len)
-                    .then_some((len, src, dst))
+                let len = usize::from(segment.get(12)? >> 4) * 4;
+                (len >= 20).then_some(len)?
             }
             protocol::UDP => {
-                let (src, dst) = ports(8)?;
-                let len = usize::from(read_u16(segment, 4));
+                let len = usize::from(read_u16(segment.get(4..6)?, 0));
                 let fits = (8..=segment.len()).contains(&len);
                 // A first fragment holds less than the datagram's length.
-                (fits || self.fragment != Fragment::Whole).then_some((8, src, dst))
+                (fits || self.fragment != Fragment::Whole).then_some(8)?
             }
-            protocol::SCTP => ports(12).map(|(src, dst)| (12, src, dst)),
-            protocol::ICMP | protocol::ICMPV6 => {
-                let (kind, _) = ports(8)?;
-                let echo = match self.protocol {
-                    protocol::ICMP => matches!(segment[0], 0 | 8),
-                    _ => matches!(segment[0], 128 | 129),
-                };
-                let identifier = if echo { read_u16(segment, 4) } else { 0 };
-                Some((8, identifier, kind))
-            }
-            _ => Some((0, 0, 0)),
+            protocol::SCTP => 12,
+            protocol::ICMP | protocol::ICMPV6 => 8,
+            _ => 0,
+        };
+        let (src_port, dst_port) = ports(self.protocol, segment)?;
+        (segment.len() >= len).then_some((len, src_port, dst_port))
+    }
+}
+
+/// The ports, or what stands for ports in a [`Key`], as far as they are there.
+pub(crate) fn ports(next: u8, segment: &[u8]) -> Option<(u16, u16)> {
+    let has = |len: usize| (segment.len() >= len).then_some(());
+    match next {
+        protocol::TCP | protocol::UDP | protocol::SCTP => {
+            has(4).map(|()| (read_u16(segment, 0), read_u16(segment, 2)))
         }
+        protocol::ICMP | protocol::ICMPV6 => {
+            has(8)?;
+            let echo = match next {
+                protocol::ICMP => matches!(segment[0], 0 | 8),
+                _ => matches!(segment[0], 128 | 129),
+            };
+            let identifier = if echo { read_u16(segment, 4) } else { 0 };
+            Some((identifier, read_u16(segment, 0)))
+        }
+        _ => Some((0, 0)),
     }
 }
 

@@ -2,8 +2,7 @@
 
 use crate::{
     ETHERNET_LEN, Key, Packet,
-    parse::{Fragment, walk_extensions},
-    quote::ports,
+    parse::{Fragment, ports, walk_extensions},
     read_u16,
 };
 
