@@ -130,6 +130,8 @@ impl Name {
 
 #[cfg(test)]
 mod tests {
+    use weft_testkit::sim::World;
+
     use super::*;
 
     fn name(src: u8, id: u32) -> Name {
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_full_set_gives_up_the_oldest_of_the_same_sender() {
-        let now = Instant::now();
+        let now = World::default().now;
         let known = |name, age| {
             Some(Datagram {
                 name,
