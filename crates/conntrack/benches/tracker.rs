@@ -41,13 +41,7 @@ fn datagram(number: usize) -> Seen {
 
 fn answer(number: usize) -> Seen {
     let there = datagram(number);
-    let key = Key {
-        src: there.key.dst,
-        dst: there.key.src,
-        src_port: there.key.dst_port,
-        dst_port: there.key.src_port,
-        ..there.key
-    };
+    let key = there.key.exchanged();
     Seen { key, ..there }
 }
 

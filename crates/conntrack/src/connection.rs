@@ -1,6 +1,6 @@
 //! One connection: which way it was opened, and how far it has come.
 
-use crate::{Says, Seen, Timeouts, account::Place, pair::Pair, sctp::Sctp, tcp::Tcp};
+use crate::{Owners, Says, Seen, Timeouts, account::Parties, pair::Pair, sctp::Sctp, tcp::Tcp};
 
 /// Which way a packet goes in its connection: that of the one that opened
 /// it, or the other.
@@ -17,7 +17,7 @@ pub(crate) struct Connection {
     /// The rules that it was judged by last, and that they forbid it.
     pub edition: u32,
     pub forbidden: bool,
-    pub place: Option<Place>,
+    pub parties: Parties,
     state: State,
 }
 
@@ -30,7 +30,7 @@ enum State {
 
 impl Connection {
     /// Opened by this packet; none if it opens nothing.
-    pub fn new(seen: &Seen, flipped: bool, edition: u32) -> Option<Self> {
+    pub fn new(seen: &Seen, owners: Owners<'_>, flipped: bool, edition: u32) -> Option<Self> {
         let state = match seen.says {
             Says::Tcp(segment) => State::Tcp(Tcp::new(segment)?),
             Says::Sctp(chunk) => State::Sctp(Sctp::new(chunk)?),
@@ -40,7 +40,7 @@ impl Connection {
             flipped,
             edition,
             forbidden: false,
-            place: None,
+            parties: Parties::of(owners),
             state,
         })
     }
@@ -85,15 +85,15 @@ impl Connection {
         })
     }
 
-    /// Both ends have spoken and neither is done: such a connection does not
-    /// make room for others.
+    /// Both ends have spoken and neither is done, or the rules forbid it: such
+    /// a connection does not make room for others.
     pub fn is_assured(&self) -> bool {
-        !self.forbidden
-            && match &self.state {
-                State::Tcp(tcp) => tcp.is_assured(),
-                State::Sctp(sctp) => sctp.is_assured(),
-                State::Pair(pair) => pair.answered,
-            }
+        match &self.state {
+            _ if self.forbidden => true,
+            State::Tcp(tcp) => tcp.is_assured(),
+            State::Sctp(sctp) => sctp.is_assured(),
+            State::Pair(pair) => pair.answered,
+        }
     }
 
     /// Its ends are free for another.

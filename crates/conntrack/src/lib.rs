@@ -9,7 +9,7 @@
 //! Many threads share a tracker. Nothing here knows a clock, a thread or a
 //! log; `now` is an argument. Invariant: a connection is found until its
 //! timeout has passed in silence, unless it had to make room while it was
-//! unanswered; it is never found afterwards.
+//! unanswered or over; it is never found afterwards.
 
 #![forbid(unsafe_code)]
 
@@ -28,4 +28,4 @@ pub use connection::Direction;
 pub use seen::{Says, Seen, changes_state};
 pub use tcp::Segment;
 pub use timeouts::Timeouts;
-pub use tracker::{Config, Passed, REFRESH, Refused, Standing, Tracker};
+pub use tracker::{Config, Passed, REFRESH, Refused, SHARES, Standing, Tracker};

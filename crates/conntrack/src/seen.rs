@@ -11,7 +11,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// Equal for all packets of one direction; the other direction's has the
-    /// ends exchanged. For ICMP echo both ports are the identifier.
+    /// ends exchanged. For ICMP echo both ports are the identifier. An ICMP
+    /// error has the key of answers to what it is about.
     pub key: Key,
     pub says: Says,
 }
@@ -24,9 +25,10 @@ pub enum Says {
     Udp,
     EchoRequest,
     EchoReply,
-    /// An ICMP error about a packet that had this key when it came from where
-    /// the error goes. None: it belongs to nothing that can be tracked.
-    Error(Option<Key>),
+    /// An ICMP error about a packet of where the error goes.
+    Error,
+    /// An ICMP error that belongs to nothing that can be tracked.
+    Stray,
     Other,
 }
 
@@ -34,25 +36,34 @@ impl Seen {
     /// None for a datagram's later fragments, which do not say.
     pub fn of(frame: &[u8], packet: &Packet) -> Option<Self> {
         let key = piece::whole_key(frame, packet)?;
+        if quote::is_error(frame, packet) {
+            return Some(Self::of_error(frame, packet, key));
+        }
         let says = match key.protocol {
             protocol::TCP => Says::Tcp(Segment::read(&frame[packet.transport..])),
             protocol::SCTP => Says::Sctp(Chunk::read(&frame[packet.transport..packet.end])),
             protocol::UDP => Says::Udp,
-            protocol::ICMP | protocol::ICMPV6 => {
-                if quote::is_error(frame, packet) {
-                    let about = quote::about(frame, packet);
-                    let its = about.filter(|about| about.src == packet.key.dst);
-                    Says::Error(its.map(tuple))
-                } else {
-                    echo(&key)
-                }
-            }
+            protocol::ICMP | protocol::ICMPV6 => echo(&key),
             _ => Says::Other,
         };
         Some(Self {
             key: tuple(key),
             says,
         })
+    }
+
+    fn of_error(frame: &[u8], packet: &Packet, key: Key) -> Self {
+        let about = quote::about(frame, packet).filter(|about| about.src == key.dst);
+        match about {
+            Some(about) => Self {
+                key: tuple(about).exchanged(),
+                says: Says::Error,
+            },
+            None => Self {
+                key,
+                says: Says::Stray,
+            },
+        }
     }
 
     /// Whether it asks for a connection that was not there before.
@@ -85,9 +96,15 @@ fn echo(key: &Key) -> Says {
     }
 }
 
+/// Both ports of an echo are its identifier. Whatever else is ICMP shares one
+/// connection between two ends, which differing ports keep apart from echoes.
 fn tuple(mut key: Key) -> Key {
     if matches!(key.protocol, protocol::ICMP | protocol::ICMPV6) {
-        key.dst_port = key.src_port;
+        (key.src_port, key.dst_port) = match echo(&key) {
+            Says::EchoRequest | Says::EchoReply => (key.src_port, key.src_port),
+            _ if key.src <= key.dst => (0, 1),
+            _ => (1, 0),
+        };
     }
     key
 }

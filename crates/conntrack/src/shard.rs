@@ -36,6 +36,10 @@ impl Shard {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
     /// The place of a connection, forgotten or not; good until the next
     /// change.
     pub fn find(&self, key: &Key) -> Option<usize> {
@@ -94,7 +98,7 @@ impl Shard {
         most: usize,
         may: impl Fn(&Connection) -> bool,
     ) -> Option<usize> {
-        let all = self.leases.len();
+        let all = self.len();
         let start = self.hand;
         let scanned = all.min(most);
         self.hand = (start + scanned) % all.max(1);
@@ -132,12 +136,5 @@ pub(crate) fn ordered(key: Key) -> (Key, bool) {
     if end(key.src, key.src_port) <= end(key.dst, key.dst_port) {
         return (key, false);
     }
-    let exchanged = Key {
-        src: key.dst,
-        dst: key.src,
-        src_port: key.dst_port,
-        dst_port: key.src_port,
-        ..key
-    };
-    (exchanged, true)
+    (key.exchanged(), true)
 }

@@ -9,7 +9,7 @@
 use std::{
     hash::BuildHasher,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -19,11 +19,12 @@ use rapidhash::quality::SeedableState;
 use weft_wire::Key;
 
 use crate::{
-    Direction, Owners, Says, Seen, Timeouts,
-    account::Place,
+    Account, Direction, Owners, Says, Seen, Timeouts,
     connection::Connection,
     shard::{Shard, ordered},
 };
+
+mod room;
 
 /// How long a settled connection goes on without the tracker hearing of its
 /// packets.
@@ -35,10 +36,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// Connections that one sweep removes at most.
 const SWEEP_MAX: usize = 256;
 
-/// Leases that are looked at, at most, to find a connection that makes room:
-/// any, or one of the same pod.
-const SCAN_ANY: usize = 128;
-const SCAN_OWN: usize = 1024;
+/// A pod that has no limit of its own may open one in so many of the
+/// connections that a table holds, and may accept as many.
+pub const SHARES: usize = 8;
 
 /// Connections in a shard of a full table, about.
 const SHARD_LEN: usize = 4096;
@@ -56,10 +56,13 @@ pub struct Tracker {
     start: Instant,
     config: Config,
     count: AtomicUsize,
+    node: Arc<Account>,
     /// When a shard was swept last, in parts of a round, and whose turn is
     /// next.
     swept: AtomicU64,
     turn: AtomicUsize,
+    /// Where the next search for room in other shards begins.
+    search: AtomicUsize,
     hasher: SeedableState<'static>,
     shards: Box<[Mutex<Shard>]>,
 }
@@ -111,6 +114,22 @@ struct Visit<'a> {
     flipped: bool,
 }
 
+/// What the rules say of a connection in which the packet goes in a direction,
+/// as far as they were asked.
+#[derive(Debug)]
+struct Verdicts<D> {
+    original: Option<Result<(), D>>,
+    reply: Option<Result<(), D>>,
+}
+
+/// Why a packet may not go, or not yet.
+#[derive(Debug)]
+enum Stop<D> {
+    /// The rules have to be asked, which no lock waits for.
+    Ask(Direction),
+    Refused(Refused<D>),
+}
+
 impl Tracker {
     /// `seed` should be random: it hides which connections share a shard.
     pub fn new(config: Config, seed: u64, now: Instant) -> Self {
@@ -120,13 +139,20 @@ impl Tracker {
             start: now,
             config,
             count: AtomicUsize::new(0),
+            node: Arc::new(Account::uncounted()),
             swept: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
+            search: AtomicUsize::new(0),
             hasher,
             shards: (0..shards)
                 .map(|_| Mutex::new(Shard::new(hasher)))
                 .collect(),
         }
+    }
+
+    /// The owner of what the node itself, not a pod of its, says and hears.
+    pub fn node(&self) -> &Arc<Account> {
+        &self.node
     }
 
     /// How many connections are held, those among them that have run out.
@@ -145,7 +171,9 @@ impl Tracker {
     ///   one that is alive is judged, and then goes with that.
     /// * A connection that the rules no longer permit stays in the table as
     ///   forbidden, so that its packets are not taken for new connections.
-    pub fn pass<D>(
+    /// * What the node opens counts for nobody, and in a full table goes
+    ///   untracked.
+    pub fn pass<D: Copy>(
         &self,
         seen: &Seen,
         owners: Owners<'_>,
@@ -153,98 +181,98 @@ impl Tracker {
         now: Instant,
         mut judge: impl FnMut(Direction) -> Result<(), D>,
     ) -> Result<Passed, Refused<D>> {
-        let second = self.second(now);
-        if let Says::Error(about) = seen.says {
-            let is_known = about.is_some_and(|about| self.is_alive(about, second));
-            let settled = false;
-            return is_known
-                .then_some(Passed { settled })
-                .ok_or(Refused::Unrelated);
-        }
         let (key, flipped) = ordered(seen.key);
         let visit = Visit {
             seen,
             owners,
             edition,
-            second,
+            second: self.second(now),
             key,
             flipped,
         };
-        let mut shard = self.shard(&key);
-        let known = shard.find(&key);
-        if let Some(place) = known
-            && !shard.is_forgotten(place, second)
-            && let Some(direction) = visit.direction_in(shard.at(place))
-        {
-            if seen.opens() && direction == Direction::Reply {
-                judge(Direction::Original).map_err(Refused::Forbidden)?;
+        let mut verdicts = Verdicts::default();
+        let mut has_searched = false;
+        loop {
+            let refused = match self.attempt(&visit, &verdicts) {
+                Ok(passed) => return Ok(passed),
+                Err(Stop::Ask(direction)) => {
+                    *verdicts.on(direction) = Some(judge(direction));
+                    continue;
+                }
+                Err(Stop::Refused(refused)) => refused,
+            };
+            match refused {
+                Refused::Full | Refused::AccountFull if !has_searched => {
+                    has_searched = true;
+                    let any = matches!(refused, Refused::Full);
+                    self.make_room(&visit, any);
+                }
+                Refused::Full if owners.open_uncounted() => return Ok(Passed { settled: false }),
+                _ => return Err(refused),
             }
-            return self.follow(&mut shard, place, &visit, direction, judge);
         }
-        if seen.says == Says::EchoReply {
-            return Err(Refused::Unrelated);
-        }
-        judge(Direction::Original).map_err(Refused::Forbidden)?;
-        if let Some(place) = known {
-            self.remove(&mut shard, place);
-        }
-        self.open(&mut shard, &visit)
     }
 
-    fn follow<D>(
+    fn attempt<D: Copy>(
+        &self,
+        visit: &Visit<'_>,
+        verdicts: &Verdicts<D>,
+    ) -> Result<Passed, Stop<D>> {
+        let says = visit.seen.says;
+        if says == Says::Stray {
+            return Err(Refused::Unrelated.into());
+        }
+        let mut shard = self.shard(&visit.key);
+        let known = shard.find(&visit.key);
+        if let Some(place) = known
+            && !shard.is_forgotten(place, visit.second)
+            && let Some(direction) = visit.direction_in(shard.at(place))
+        {
+            if visit.seen.opens() && direction == Direction::Reply {
+                let judged = verdicts.of(Direction::Original)?;
+                judged.map_err(Refused::Forbidden)?;
+            }
+            return self.follow(&mut shard, place, visit, direction, verdicts);
+        }
+        if matches!(says, Says::EchoReply | Says::Error) {
+            return Err(Refused::Unrelated.into());
+        }
+        let judged = verdicts.of(Direction::Original)?;
+        judged.map_err(Refused::Forbidden)?;
+        Ok(self.open(&mut shard, visit, known)?)
+    }
+
+    fn follow<D: Copy>(
         &self,
         shard: &mut Shard,
         place: usize,
         visit: &Visit<'_>,
         direction: Direction,
-        mut judge: impl FnMut(Direction) -> Result<(), D>,
-    ) -> Result<Passed, Refused<D>> {
+        verdicts: &Verdicts<D>,
+    ) -> Result<Passed, Stop<D>> {
         let (timeouts, second) = (&self.config.timeouts, visit.second);
+        let is_error = visit.seen.says == Says::Error;
         let connection = shard.at_mut(place);
         if connection.edition != visit.edition || connection.forbidden {
-            let judged = judge(direction);
-            let was_forbidden = connection.forbidden;
+            let judged = verdicts.of(direction)?;
+            let has_changed = connection.forbidden != judged.is_err();
             connection.edition = visit.edition;
             connection.forbidden = judged.is_err();
-            if let Err(decision) = judged {
-                if !was_forbidden || connection.stays_forbidden() {
-                    shard.renew(place, timeouts, second);
-                }
-                return Err(Refused::Forbidden(decision));
+            let stays = judged.is_err() && connection.stays_forbidden() && !is_error;
+            if has_changed || stays {
+                shard.renew(place, timeouts, second);
             }
+            judged.map_err(Refused::Forbidden)?;
         }
+        if is_error {
+            return Ok(Passed { settled: false });
+        }
+        let connection = shard.at_mut(place);
         let is_alive = connection.advance(direction, visit.seen, second);
         let settled = connection.is_settled();
         if is_alive {
             shard.renew(place, timeouts, second);
         }
-        Ok(Passed { settled })
-    }
-
-    fn open<D>(&self, shard: &mut Shard, visit: &Visit<'_>) -> Result<Passed, Refused<D>> {
-        let Some(mut connection) = Connection::new(visit.seen, visit.flipped, visit.edition) else {
-            return Ok(Passed { settled: false });
-        };
-        if let Some(account) = visit.owners.of(Direction::Original) {
-            if account.is_full() {
-                self.evict(shard, visit.second, SCAN_OWN, |other| {
-                    other
-                        .place
-                        .as_ref()
-                        .is_some_and(|place| place.is_in(account))
-                });
-            }
-            connection.place = Some(Place::take(account).ok_or(Refused::AccountFull)?);
-        }
-        if self.count.fetch_add(1, Relaxed) >= self.config.capacity
-            && !self.evict(shard, visit.second, SCAN_ANY, |_| true)
-        {
-            self.count.fetch_sub(1, Relaxed);
-            return Err(Refused::Full);
-        }
-        let settled = connection.is_settled();
-        let place = shard.insert(visit.key, connection);
-        shard.renew(place, &self.config.timeouts, visit.second);
         Ok(Passed { settled })
     }
 
@@ -286,33 +314,6 @@ impl Tracker {
         }
     }
 
-    fn is_alive(&self, key: Key, second: u32) -> bool {
-        let (key, _) = ordered(key);
-        let shard = self.shard(&key);
-        shard
-            .find(&key)
-            .is_some_and(|place| !shard.is_forgotten(place, second) && !shard.at(place).forbidden)
-    }
-
-    fn evict(
-        &self,
-        shard: &mut Shard,
-        second: u32,
-        most: usize,
-        may: impl Fn(&Connection) -> bool,
-    ) -> bool {
-        let place = shard.dispensable(second, most, may);
-        if let Some(place) = place {
-            self.remove(shard, place);
-        }
-        place.is_some()
-    }
-
-    fn remove(&self, shard: &mut Shard, place: usize) {
-        shard.remove(place);
-        self.count.fetch_sub(1, Relaxed);
-    }
-
     fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
         // The low and the highest bits place a key within its shard.
         let hash = (self.hasher.hash_one(key) >> 32) as usize;
@@ -331,13 +332,40 @@ impl Visit<'_> {
     /// another pod's, or makes way for the one that the packet opens.
     fn direction_in(&self, connection: &Connection) -> Option<Direction> {
         let direction = connection.direction(self.flipped);
-        let account = self.owners.of(direction);
-        let is_its = match (&connection.place, account) {
-            (Some(place), Some(account)) => place.is_in(account),
-            (None, None) => true,
-            _ => false,
-        };
+        let is_its = connection.parties.are(self.owners, direction);
         let makes_way = self.seen.opens() && (connection.is_over() || connection.forbidden);
         (is_its && !makes_way).then_some(direction)
+    }
+}
+
+impl<D: Copy> Verdicts<D> {
+    fn of(&self, direction: Direction) -> Result<Result<(), D>, Stop<D>> {
+        let known = match direction {
+            Direction::Original => self.original,
+            Direction::Reply => self.reply,
+        };
+        known.ok_or(Stop::Ask(direction))
+    }
+
+    fn on(&mut self, direction: Direction) -> &mut Option<Result<(), D>> {
+        match direction {
+            Direction::Original => &mut self.original,
+            Direction::Reply => &mut self.reply,
+        }
+    }
+}
+
+impl<D> Default for Verdicts<D> {
+    fn default() -> Self {
+        Self {
+            original: None,
+            reply: None,
+        }
+    }
+}
+
+impl<D> From<Refused<D>> for Stop<D> {
+    fn from(refused: Refused<D>) -> Self {
+        Self::Refused(refused)
     }
 }

@@ -155,7 +155,7 @@ proptest! {
                 prop_assert_eq!(outcome, Err(Refused::Forbidden("forbidden")));
             }
             prop_assert!(lab.tracker.count() <= 1);
-            prop_assert_eq!(lab.tracker.count(), account.open() as usize);
+            prop_assert_eq!(lab.tracker.count(), account.opened() as usize);
         }
     }
 
@@ -177,11 +177,11 @@ proptest! {
                 lab.passes(&between(SERVER, CLIENT).udp(53, port));
             }
             prop_assert!(lab.tracker.count() <= capacity);
-            prop_assert!(account.open() <= limit);
-            prop_assert_eq!(lab.tracker.count(), account.open() as usize);
+            prop_assert!(account.opened() <= limit);
+            prop_assert_eq!(lab.tracker.count(), account.opened() as usize);
         }
         lab.wait(121);
         lab.sweep();
-        prop_assert_eq!((lab.tracker.count(), account.open()), (0, 0));
+        prop_assert_eq!((lab.tracker.count(), account.opened()), (0, 0));
     }
 }

@@ -70,6 +70,32 @@ fn an_echo_is_found_by_its_identifier() {
 }
 
 #[test]
+fn other_icmp_is_no_echo() {
+    let (a, b) = (
+        [0xfd00u16, 0, 0, 0, 0, 0, 0, 1],
+        [0xfd00u16, 0, 0, 0, 0, 0, 0, 2],
+    );
+    for (there, back, kinds) in [
+        (
+            between(CLIENT, SERVER),
+            between(SERVER, CLIENT),
+            [13, 14, 0],
+        ),
+        (between(a, b), between(b, a), [144, 145, 129]),
+    ] {
+        let mut lab = Lab::new(1000);
+        let [asks, tells, replies] = kinds;
+        lab.passes(&there.clone().icmp(asks, 0, [0; 4]));
+        let reply = back.clone().icmp(replies, 0, [0; 4]);
+        assert_eq!(lab.see(&reply), UNRELATED);
+        lab.passes(&there.echo_request(0, 1));
+        lab.passes(&reply);
+        lab.passes(&back.icmp(tells, 0, [0; 4]));
+        assert_eq!((lab.asked, lab.tracker.count()), (2, 2));
+    }
+}
+
+#[test]
 fn a_request_the_other_way_is_judged() {
     let mut lab = Lab::new(1000);
     let there = between(CLIENT, SERVER);
@@ -127,7 +153,54 @@ fn an_error_about_a_forbidden_connection_is_a_strangers() {
     lab.passes(&query());
     lab.silence(CLIENT);
     assert_eq!(lab.see(&query()), FORBIDDEN);
-    assert_eq!(lab.see(&error(SERVER, CLIENT, &query())), UNRELATED);
+    assert_eq!(lab.see(&error(SERVER, CLIENT, &query())), FORBIDDEN);
+}
+
+#[test]
+fn an_error_comes_under_the_rules_in_force() {
+    let mut lab = Lab::new(1000);
+    lab.passes(&query());
+    lab.silence(CLIENT);
+    assert_eq!(lab.see(&error(SERVER, CLIENT, &query())), FORBIDDEN);
+    assert_eq!(lab.see(&answer()), FORBIDDEN);
+    lab.silenced.clear();
+    lab.edition += 1;
+    lab.passes(&error(SERVER, CLIENT, &query()));
+    lab.silence(SERVER);
+    lab.passes(&error(SERVER, CLIENT, &query()));
+}
+
+#[test]
+fn an_error_keeps_no_connection() {
+    let mut lab = Lab::new(1000);
+    lab.passes(&query());
+    lab.wait(20);
+    lab.passes(&error(SERVER, CLIENT, &query()));
+    let standing = lab.standing(&query()).expect("a connection");
+    assert_eq!((standing.state, standing.left), ("unanswered", 11));
+    lab.passes(&client().flags(SYN).ack(0));
+    lab.silence(CLIENT);
+    assert_eq!(lab.see(&client()), FORBIDDEN);
+    lab.wait(200);
+    let about = error(SERVER, CLIENT, &client().flags(SYN).ack(0));
+    assert_eq!(lab.see(&about), FORBIDDEN);
+    assert_eq!(lab.left(), 100);
+}
+
+#[test]
+fn an_error_about_another_pods_connection_is_a_strangers() {
+    let mut lab = Lab::new(1000);
+    for who in [CLIENT, SERVER] {
+        lab.accounts = vec![
+            (CLIENT.into(), Arc::default()),
+            (SERVER.into(), Arc::default()),
+        ];
+        lab.passes(&query());
+        lab.passes(&error(SERVER, CLIENT, &query()));
+        let other = lab.accounts.iter_mut().find(|(address, _)| *address == who);
+        other.expect("an account").1 = Arc::default();
+        assert_eq!(lab.see(&error(SERVER, CLIENT, &query())), UNRELATED);
+    }
 }
 
 fn sctp(from: Ipv4Addr, to: Ipv4Addr, ports: [u8; 2], chunk: u8) -> FrameBuilder {
@@ -236,6 +309,31 @@ fn a_forbidden_udp_flow_ends_and_the_other_end_may_begin() {
     lab.passes(&answer());
 }
 
+#[test]
+fn a_forbidden_connection_makes_no_room() {
+    for limit in [100, 20] {
+        let mut lab = Lab::new(20);
+        lab.accounts = vec![(CLIENT.into(), Arc::new(Account::new(limit)))];
+        for frame in [
+            client().flags(SYN).seq(1).ack(0),
+            server().flags(SYN | ACK).seq(1).ack(2),
+            client().seq(2).ack(2),
+            query(),
+            answer(),
+        ] {
+            lab.passes(&frame);
+        }
+        lab.silence(CLIENT);
+        assert_eq!(lab.see(&server()), FORBIDDEN);
+        assert_eq!(lab.see(&answer()), FORBIDDEN);
+        lab.silenced.clear();
+        (100..200).for_each(|port| lab.passes(&flow(port)));
+        lab.silence(CLIENT);
+        assert_eq!(lab.see(&server()), FORBIDDEN, "still no opening");
+        assert_eq!(lab.see(&answer()), FORBIDDEN);
+    }
+}
+
 fn flow(port: u16) -> FrameBuilder {
     between(CLIENT, SERVER).udp(port, 53)
 }
@@ -291,20 +389,23 @@ fn a_pod_gives_up_its_own_first() {
         lab.passes(&flow(port));
         lab.passes(&back(port));
     }
-    assert_eq!((small.open(), large.open()), (10, 20));
+    assert_eq!((small.opened(), large.opened()), (10, 20));
     assert_eq!(lab.see(&flow(11)), Err(Refused::AccountFull));
     lab.passes(&between(SERVER, CLIENT).udp(9, 9));
     assert_eq!(
-        (small.open(), large.open()),
+        (small.opened(), large.opened()),
         (10, 21),
         "who opens it has it"
     );
     lab.wait(121);
     (1..=30).for_each(|port| lab.passes(&flow(port)));
-    assert_eq!(small.open(), 10, "the unanswered make room");
+    assert_eq!(small.opened(), 10, "the unanswered make room");
     lab.wait(1000);
     lab.sweep();
-    assert_eq!((lab.tracker.count(), small.open(), large.open()), (0, 0, 0));
+    assert_eq!(
+        (lab.tracker.count(), small.opened(), large.opened()),
+        (0, 0, 0)
+    );
 }
 
 #[test]
@@ -317,8 +418,125 @@ fn an_address_does_not_inherit_connections() {
     lab.accounts = vec![(CLIENT.into(), Arc::default())];
     assert_eq!(lab.see(&answer()), FORBIDDEN, "another pod has the address");
     lab.passes(&query());
-    assert_eq!(lab.accounts[0].1.open(), 1);
+    assert_eq!(lab.accounts[0].1.opened(), 1);
     assert_eq!(lab.tracker.count(), 1);
+}
+
+#[test]
+fn an_address_at_the_other_end_does_not_inherit_them_either() {
+    let mut lab = Lab::new(1000);
+    lab.accounts = vec![
+        (CLIENT.into(), Arc::default()),
+        (SERVER.into(), Arc::default()),
+    ];
+    lab.silenced.insert(SERVER.into());
+    lab.passes(&query());
+    lab.passes(&answer());
+    lab.accounts[1].1 = Arc::default();
+    assert_eq!(lab.see(&answer()), FORBIDDEN, "another pod has the address");
+    lab.passes(&query());
+    lab.accounts.pop();
+    assert_eq!(lab.see(&answer()), FORBIDDEN, "it is elsewhere");
+    assert_eq!(lab.asked, 4);
+}
+
+#[test]
+fn what_strangers_open_takes_nothing_of_what_a_pod_may_open() {
+    let mut lab = Lab::new(10_000);
+    let account = Arc::new(Account::new(10));
+    lab.accounts = vec![(SERVER.into(), Arc::clone(&account))];
+    for port in 1..=20 {
+        let outcome = lab.see(&flow(port));
+        assert_eq!(outcome.is_ok(), port <= 10, "{outcome:?}");
+        if port <= 10 {
+            lab.passes(&back(port));
+        }
+    }
+    assert_eq!((account.accepted(), account.opened()), (10, 0));
+    let own = |port| between(SERVER, Ipv4Addr::new(10, 0, 0, 3)).udp(port, 53);
+    (1..=10).for_each(|port| lab.passes(&own(port)));
+    assert_eq!((account.accepted(), account.opened()), (10, 10));
+}
+
+#[test]
+fn a_pod_without_a_limit_of_its_own_has_a_share() {
+    let mut lab = Lab::new(80);
+    let account = Arc::default();
+    lab.accounts = vec![(CLIENT.into(), Arc::clone(&account))];
+    for port in 1..=10 {
+        lab.passes(&flow(port));
+        lab.passes(&back(port));
+    }
+    assert_eq!(lab.see(&flow(11)), Err(Refused::AccountFull));
+    assert_eq!(account.opened(), 10);
+}
+
+/// Forty-eight shards.
+const LARGE: usize = 200_000;
+
+#[test]
+fn a_pod_finds_room_among_all_of_its_own() {
+    let mut lab = Lab::new(LARGE);
+    let account = Arc::new(Account::new(50));
+    lab.accounts = vec![(CLIENT.into(), Arc::clone(&account))];
+    (1..=2000).for_each(|port| lab.passes(&flow(port)));
+    assert_eq!((account.opened(), lab.tracker.count()), (50, 50));
+    let is_known = |port: &u16| lab.standing(&flow(*port)).is_some();
+    let known: Vec<_> = (1..=2000).filter(is_known).collect();
+    known.iter().for_each(|port| lab.passes(&back(*port)));
+    assert_eq!(lab.see(&flow(3000)), Err(Refused::AccountFull));
+    assert_eq!((account.opened(), lab.tracker.count()), (50, 50));
+}
+
+#[test]
+fn a_full_table_of_many_shards_finds_the_one_that_makes_room() {
+    let mut lab = Lab::new(LARGE);
+    let from = |n: usize| {
+        let (high, port) = (n / 50_000, n % 50_000 + 1);
+        let address = Ipv4Addr::new(10, 1, 0, u8::try_from(high).expect("few"));
+        (address, u16::try_from(port).expect("16 bits"))
+    };
+    for n in 0..LARGE {
+        let (address, port) = from(n);
+        lab.passes(&between(address, SERVER).udp(port, 53));
+        if n >= 5 {
+            lab.passes(&between(SERVER, address).udp(53, port));
+        }
+    }
+    let (mut passed, mut refused) = (0, 0);
+    while passed < 5 {
+        match lab.see(&flow(passed + 1)) {
+            Ok(_) => {
+                lab.passes(&back(passed + 1));
+                passed += 1;
+            }
+            Err(error) => {
+                assert_eq!(error, Refused::Full);
+                refused += 1;
+                assert!(refused < 5 * 512, "its repetitions look on");
+            }
+        }
+        assert_eq!(lab.tracker.count(), LARGE);
+    }
+    assert_eq!(lab.see(&flow(6)), Err(Refused::Full));
+}
+
+#[test]
+fn what_is_refused_gives_up_nothing() {
+    let mut lab = Lab::new(2);
+    let account = Arc::new(Account::new(1));
+    lab.accounts = vec![(CLIENT.into(), Arc::clone(&account))];
+    lab.passes(&query());
+    lab.passes(&answer());
+    lab.silence(CLIENT);
+    assert_eq!(lab.see(&answer()), FORBIDDEN);
+    lab.silenced.clear();
+    lab.edition += 1;
+    lab.accounts = vec![(CLIENT.into(), Arc::new(Account::new(0)))];
+    assert_eq!(lab.see(&query()), Err(Refused::AccountFull));
+    assert_eq!((lab.tracker.count(), account.opened()), (1, 1), "it stays");
+    lab.accounts = vec![(CLIENT.into(), Arc::clone(&account))];
+    lab.passes(&answer());
 }
 
 #[test]

@@ -74,10 +74,11 @@ reasons! {
     TooBig "too_big" Normal "The packet exceeds the way's MTU; the sender was told by ICMP.";
     PolicyEgress "policy_egress" Suspect "The sending pod's policies do not let it open this connection.";
     PolicyIngress "policy_ingress" Suspect "The receiving pod's policies do not let this connection in.";
-    ConntrackFull "conntrack_full" Trouble "As many connections are tracked as may be, and all of them are in use.";
-    ConntrackLimit "conntrack_limit" Normal "A pod has as many connections as it may, and all of them are in use.";
+    ConntrackFull "conntrack_full" Trouble "As many connections are tracked as may be, and none was found that could make room.";
+    ConntrackLimit "conntrack_limit" Normal "A pod has opened or accepted as many connections as it may, and none of them was found that could make room.";
     ConntrackUnrelated "conntrack_unrelated" Normal "An ICMP error or an echo reply belongs to no connection.";
     FragmentAlone "fragment_alone" Normal "A fragment came without the first of its datagram, by which alone policies can judge.";
+    FragmentOverlap "fragment_overlap" Suspect "A fragment would write over the first of its datagram, by which alone policies can judge.";
     NoHostPort "no_host_port" Trouble "The destination is reached without a tunnel, by the node itself, and this node has no host port: run weft host up.";
     HostLoop "host_loop" Trouble "The node sent what would leave by the node: its own route to the destination is missing.";
     OutsideSource "outside_source" Trouble "The node sent into a tunnel what is neither from its own addresses nor from its blocks, and the peer would refuse: masquerade it.";

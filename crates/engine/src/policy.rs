@@ -7,9 +7,11 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use weft_conntrack::{Account, Direction, Owners, Passed, REFRESH, Refused, Says, Seen, Tracker};
+use weft_conntrack::{
+    self as conntrack, Account, Owners, Passed, REFRESH, Refused, Says, Seen, Tracker,
+};
 use weft_policy::{Flow, Rulebook, Transport, object};
-use weft_wire::{Key, Packet, protocol};
+use weft_wire::{Key, Packet, parse::Fragment, protocol};
 
 use crate::{DropReason, Port, Snapshot, flow::Egress, pieces::Pieces};
 
@@ -18,7 +20,10 @@ use crate::{DropReason, Port, Snapshot, flow::Egress, pieces::Pieces};
 pub struct Policy {
     pub rules: Rulebook,
     /// Tells these rules from all before them: a connection that was judged by
-    /// others is judged again.
+    /// others is judged again. A new edition comes with a new epoch, since
+    /// flows that the cache knows are not judged; and it comes only if the
+    /// rules of a pod on this node have changed, since it costs every
+    /// connection a judgement.
     pub edition: u32,
     /// The same for every epoch and worker.
     pub connections: Arc<Tracker>,
@@ -52,18 +57,23 @@ impl Policy {
         pieces: &mut Pieces,
         now: Instant,
     ) -> Result<Instant, DropReason> {
+        if !ends.judges() {
+            return Ok(now + REFRESH);
+        }
         let Some(seen) = Seen::of(frame, packet) else {
-            let is_known = pieces.knows(self.edition, frame, packet, now);
-            return is_known.then_some(now).ok_or(DropReason::FragmentAlone);
+            return pieces.admit(frame, packet, now).map(|()| now);
         };
-        if let Says::Error(Some(about)) = seen.says
-            && !self.may_complain(ends.source, packet.key.src, &about)
-        {
-            return Err(DropReason::ConntrackUnrelated);
+        let mut ends = ends;
+        if seen.says == Says::Error && packet.key.src != seen.key.src {
+            if self.is_pod(ends.source, packet.key.src) {
+                return Err(DropReason::ConntrackUnrelated);
+            }
+            // A router on the way to what is not here complains.
+            ends.source = End::Elsewhere;
         }
         let owners = Owners {
-            source: ends.source.account(),
-            destination: ends.destination.account(),
+            source: self.account(ends.source),
+            destination: self.account(ends.destination),
         };
         let judge = |direction| self.judge(ends, seen.key, direction);
         let passed = self
@@ -75,26 +85,37 @@ impl Policy {
             Refused::Full => DropReason::ConntrackFull,
             Refused::AccountFull => DropReason::ConntrackLimit,
         })?;
-        pieces.learn(self.edition, frame, packet, now);
-        Ok(if settled { now + REFRESH } else { now })
+        pieces.learn(frame, packet, now);
+        // A first fragment bears the key of whole packets without ports.
+        let others_too = settled && packet.fragment == Fragment::Whole;
+        Ok(if others_too { now + REFRESH } else { now })
     }
 
-    /// Errors about a packet come from where it went, or from a router on its
-    /// way, which no pod is.
-    fn may_complain(&self, source: End<'_>, address: IpAddr, about: &Key) -> bool {
-        let is_pod = || {
-            let endpoint = self.rules.endpoint(address);
-            endpoint.is_some_and(|endpoint| endpoint.pod().is_some())
-        };
-        address == about.dst || !(matches!(source, End::Pod(_)) || is_pod())
+    fn account<'a>(&'a self, end: End<'a>) -> Option<&'a Arc<Account>> {
+        match end {
+            End::Pod(port) => Some(&port.connections),
+            End::Node => Some(self.connections.node()),
+            End::Elsewhere => None,
+        }
+    }
+
+    fn is_pod(&self, end: End<'_>, address: IpAddr) -> bool {
+        let here = matches!(end, End::Pod(_));
+        let elsewhere = || self.rules.endpoint(address)?.pod();
+        here || elsewhere().is_some()
     }
 
     /// Judges the connection in which a packet with this key goes in
     /// `direction`.
-    fn judge(&self, ends: Ends<'_>, key: Key, direction: Direction) -> Result<(), DropReason> {
+    fn judge(
+        &self,
+        ends: Ends<'_>,
+        key: Key,
+        direction: conntrack::Direction,
+    ) -> Result<(), DropReason> {
         let (opener, target, flow) = match direction {
-            Direction::Original => (ends.source, ends.destination, flow(key)),
-            Direction::Reply => (ends.destination, ends.source, flow(exchanged(key))),
+            conntrack::Direction::Original => (ends.source, ends.destination, flow(key)),
+            conntrack::Direction::Reply => (ends.destination, ends.source, flow(key.exchanged())),
         };
         let allows = |direction| self.rules.judge_one(direction, &flow).allowed;
         if matches!(opener, End::Pod(_)) && !allows(object::Direction::Egress) {
@@ -106,6 +127,15 @@ impl Policy {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Ends<'_> {
+    /// Whether this node has a say: others judge for theirs.
+    fn judges(&self) -> bool {
+        [self.source, self.destination]
+            .iter()
+            .any(|end| matches!(end, End::Pod(_)))
     }
 }
 
@@ -132,23 +162,6 @@ impl<'a> End<'a> {
             }
             Egress::Peer(_) => Ok(Self::Elsewhere),
         }
-    }
-
-    fn account(self) -> Option<&'a Arc<Account>> {
-        match self {
-            Self::Pod(port) => Some(&port.connections),
-            Self::Node | Self::Elsewhere => None,
-        }
-    }
-}
-
-fn exchanged(key: Key) -> Key {
-    Key {
-        src: key.dst,
-        dst: key.src,
-        src_port: key.dst_port,
-        dst_port: key.src_port,
-        ..key
     }
 }
 

@@ -1,16 +1,16 @@
 //! Rules in the packet's way: who is judged, where, and what belongs to it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
-use weft_conntrack::{Account, Config, Timeouts, Tracker};
+use weft_conntrack::{Account, Config, Seen, Timeouts, Tracker};
 use weft_engine::{DropReason, Policy, Port};
 use weft_policy::{Change, Compiler, read};
 use weft_testkit::{
     frames::{ACK, FIN, FrameBuilder, RST, SYN, between},
     sim::{GATEWAY, HOST, World, host_mac, pod_mac, pod_v4, pod_v6, tunnel_v4, underlay},
 };
-use weft_wire::ETHERNET_LEN;
+use weft_wire::{ETHERNET_LEN, Ethernet, Key, parse};
 
 /// A pod by its node and its place there.
 type Pod = (usize, usize);
@@ -267,6 +267,12 @@ fn errors_belong_to_the_connection_that_they_are_about() {
         cluster.is_lost(to, A, &refusal, "conntrack_unrelated");
         cluster.passes(A, to, &query);
         cluster.passes(to, A, &refusal);
+        cluster.apply(&mute("d"));
+        cluster.passes(to, A, &refusal);
+        cluster.apply(&reached(pod, "d", UDP_53));
+        cluster.is_lost(to, A, &refusal, "policy_ingress");
+        cluster.apply(&reached(pod, "a", UDP_53));
+        cluster.passes(to, A, &refusal);
         let meddler = (1, 1);
         let forged = v4(meddler, A).icmp(3, 3, [0; 4]).payload(&quote);
         cluster.is_lost(meddler, A, &forged, "conntrack_unrelated");
@@ -278,6 +284,35 @@ fn errors_belong_to_the_connection_that_they_are_about() {
             &v4(to, A).icmp(0, 0, [0, 7, 0, 1]),
             "conntrack_unrelated",
         );
+    }
+}
+
+#[test]
+fn a_pod_hears_of_routers_but_not_of_what_others_have_to_do_with() {
+    let node = (0, HOST);
+    let mut cluster = Cluster::new(&mute("d"));
+    cluster.world.nodes[0].open_host(0);
+    cluster.apply(&mute("d"));
+    let ip = |src: IpAddr, dst: IpAddr| between(src, dst).macs(pod_mac(0, 0), GATEWAY.mac);
+    let (a, b) = (pod_v4(0, 0).into(), pod_v4(0, 1).into());
+    let (stranger, router) = ([203, 0, 113, 9].into(), [198, 51, 100, 1].into());
+    for (to, place, heard) in [
+        (stranger, node, true),
+        (underlay(0), node, false),
+        (b, B, false),
+    ] {
+        let query = ip(a, to).udp(7, 53).filled(30);
+        cluster.passes(A, place, &query);
+        for source in [router, tunnel_v4(0).into()] {
+            let error = ip(source, a)
+                .macs(host_mac(0), GATEWAY.mac)
+                .icmp(3, 4, [0; 4]);
+            let error = error.payload(&query.build()[ETHERNET_LEN..]);
+            match heard {
+                true => cluster.passes(node, A, &error),
+                false => cluster.is_lost(node, A, &error, "conntrack_unrelated"),
+            }
+        }
     }
 }
 
@@ -334,6 +369,38 @@ fn later_fragments_go_with_their_first() {
 }
 
 #[test]
+fn fragments_under_way_outlive_a_change_of_rules() {
+    let mut cluster = Cluster::new(&reached("b", "a", UDP_53));
+    let pieces = v4(A, B).udp(7, 53).filled(100).fragments(48);
+    let fate = |cluster: &mut Cluster, place: usize| cluster.send_bytes(A, B, &pieces[place]).lost;
+    assert_eq!(fate(&mut cluster, 0), None);
+    for place in 1..3 {
+        cluster.apply(&reached("b", "d", UDP_53));
+        assert_eq!(fate(&mut cluster, place), None);
+    }
+    assert_eq!(fate(&mut cluster, 0), Some("policy_ingress"));
+}
+
+#[test]
+fn no_fragment_writes_over_the_first() {
+    for between in [v4, v6] {
+        let mut cluster = Cluster::new(&reached("b", "a", TCP_80));
+        let datagram = |port| between(A, B).tcp(7, port).flags(SYN).ack(0).filled(100);
+        let pieces = datagram(80).fragments(24);
+        assert_eq!(cluster.send_bytes(A, B, &pieces[0]).lost, None);
+        for small in [8, 16] {
+            // Of another, whose header would be put in place of the first's.
+            let second = &datagram(22).fragments(small)[1];
+            let fate = cluster.send_bytes(A, B, second);
+            assert_eq!(fate.lost, Some("fragment_overlap"));
+        }
+        for later in &pieces[1..] {
+            assert_eq!(cluster.send_bytes(A, B, later).lost, None);
+        }
+    }
+}
+
+#[test]
 fn a_whole_packet_without_ports_opens_nothing_for_fragments() {
     let mut cluster = Cluster::new(&reached("b", "a", "{protocol: UDP, port: 53}"));
     cluster.apply(&reached("b", "a", "{protocol: UDP}"));
@@ -341,6 +408,27 @@ fn a_whole_packet_without_ports_opens_nothing_for_fragments() {
     let later = &v4(A, B).udp(7, 53).filled(100).id(9).fragments(48)[1];
     let fate = cluster.send_bytes(A, B, later);
     assert_eq!(fate.lost, Some("fragment_alone"));
+}
+
+#[test]
+fn a_first_fragment_opens_nothing_for_whole_packets() {
+    for to in [B, C] {
+        let pod = if to == B { "b" } else { "c" };
+        for (between, reply) in [(v4 as fn(Pod, Pod) -> FrameBuilder, 0), (v6, 129)] {
+            let mut cluster = Cluster::new(&reached(pod, "a", UDP_53));
+            let first = &between(A, to).udp(7, 53).filled(100).fragments(48)[0];
+            assert_eq!(cluster.send_bytes(A, to, first).arrived, 1);
+            cluster.is_lost(A, to, &between(A, to).udp(0, 0), "policy_ingress");
+            cluster.apply(
+                "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,
+                metadata: {namespace: x, name: all}, spec: {podSelector: {}, ingress: [{}]}}",
+            );
+            let first = &between(A, to).echo_request(9, 1).filled(100).fragments(48)[0];
+            assert_eq!(cluster.send_bytes(A, to, first).arrived, 1);
+            let reply = between(A, to).icmp(reply, 0, [0, 0, 0, 1]);
+            cluster.is_lost(A, to, &reply, "conntrack_unrelated");
+        }
+    }
 }
 
 #[test]
@@ -407,7 +495,7 @@ fn a_pod_has_no_more_connections_than_it_may() {
         cluster.passes(A, C, &v4(A, C).udp(port, 53));
         cluster.passes(C, A, &v4(C, A).udp(53, port));
     }
-    assert_eq!(account.open(), 5);
+    assert_eq!(account.opened(), 5);
     cluster.is_lost(A, C, &v4(A, C).udp(6, 53), "conntrack_limit");
     cluster.passes(A, C, &v4(A, C).udp(3, 53));
     cluster.passes(B, C, &v4(B, C).udp(6, 53));
@@ -423,6 +511,7 @@ fn a_full_table_says_so() {
         timeouts: Timeouts::default(),
     };
     cluster.trackers = [0, 1].map(|_| Arc::new(Tracker::new(config, 3, cluster.world.now)));
+    cluster.accounts[0][0] = Arc::new(Account::new(10));
     cluster.apply(&mute("d"));
     for port in 1..=2 {
         cluster.passes(A, B, &v4(A, B).udp(port, 53));
@@ -462,6 +551,54 @@ fn the_node_reaches_its_pods_and_strangers_behind_it_are_judged() {
     cluster.passes(A, node, &back.udp(53, 9));
 }
 
+#[test]
+fn what_the_node_opens_counts_for_nobody() {
+    let node = (0, HOST);
+    let mut cluster = Cluster::new(CLOSED);
+    cluster.world.nodes[0].open_host(0);
+    let full = Arc::new(Account::new(0));
+    cluster.accounts[0][0] = Arc::clone(&full);
+    cluster.apply(CLOSED);
+    let probe = |port| {
+        let frame = between(underlay(0), pod_v4(0, 0)).macs(host_mac(0), GATEWAY.mac);
+        frame.tcp(port, 80).flags(SYN).seq(1).ack(0)
+    };
+    cluster.passes(node, A, &probe(9));
+    let answer = between(pod_v4(0, 0), underlay(0)).macs(pod_mac(0, 0), GATEWAY.mac);
+    cluster.passes(A, node, &answer.tcp(80, 9).flags(SYN | ACK).seq(1).ack(2));
+    assert_eq!((cluster.trackers[0].count(), full.opened()), (1, 0));
+    let config = Config {
+        capacity: 0,
+        timeouts: Timeouts::default(),
+    };
+    cluster.trackers[0] = Arc::new(Tracker::new(config, 3, cluster.world.now));
+    cluster.apply(CLOSED);
+    for _ in 0..2 {
+        cluster.passes(node, A, &probe(10));
+    }
+    assert!(!cluster.send(node, A, &probe(10)).is_hit, "it is not known");
+}
+
+#[test]
+fn what_is_of_no_pod_here_is_not_tracked() {
+    let mut cluster = Cluster::new(&mute("a"));
+    cluster.world.nodes[0].open_host(0);
+    cluster.apply(&mute("a"));
+    cluster.world.hold = true;
+    for source in [underlay(0), [203, 0, 113, 9].into()] {
+        let frame = between(source, pod_v4(1, 0)).macs(host_mac(0), GATEWAY.mac);
+        let mut frames = frame.clone().udp(9, 53).filled(100).fragments(48);
+        frames.reverse();
+        frames.push(frame.clone().udp(9, 53).build());
+        frames.push(frame.icmp(0, 0, [0, 1, 0, 1]).build());
+        for bytes in frames {
+            cluster.world.send(0, HOST, &bytes);
+            assert_eq!(std::mem::take(&mut cluster.world.nodes[0].held).len(), 1);
+            assert_eq!(cluster.trackers[0].count(), 0);
+        }
+    }
+}
+
 /// A packet of any kind between two pods.
 fn made_up(from: Pod, to: Pod, kind: u8, flags: u8, port: u16, id: u16) -> Vec<u8> {
     let (frame, unreachable) = match id % 2 {
@@ -493,7 +630,7 @@ fn made_up(from: Pod, to: Pod, kind: u8, flags: u8, port: u16, id: u16) -> Vec<u
 
 proptest! {
     /// Whatever pods send, whole or spoilt, is delivered or counted as lost,
-    /// and a mute pod is heard by nobody who did not speak to it first.
+    /// and a mute pod is heard by nobody but in answer to the very same packets.
     #[test]
     fn whatever_comes_is_counted(
         packets in vec((
@@ -504,7 +641,7 @@ proptest! {
     ) {
         let mut cluster = Cluster::new(&mute("a"));
         cluster.apply(&reached("b", "c", TCP_80));
-        let mut spoken_to = false;
+        let mut spoken = HashSet::new();
         for (from, to, kind, flags, port, id, spoilt, pause) in packets {
             cluster.wait(pause);
             let mut frame = made_up(from, to, kind, flags, port, id);
@@ -513,14 +650,27 @@ proptest! {
             }
             let moved = cluster.world.moved(from.0, |world| world.send(from.0, from.1, &frame));
             cluster.world.moved(1 - from.0, |_| {});
-            let to_others = [(0, 1), (1, 0), (1, 1)].map(|(node, pod)| {
-                cluster.world.received(node, pod).len()
-            });
-            let heard: usize = to_others.iter().sum();
-            if from == A && !spoken_to {
-                prop_assert_eq!(heard, 0, "{:?}", moved);
+            if from != A && let Some(key) = key_of(&frame) {
+                spoken.insert(key);
             }
-            spoken_to |= !cluster.world.received(0, 0).is_empty() && from != A;
+            cluster.world.received(0, 0);
+            for (node, pod) in [B, C, (1, 1)] {
+                let heard = cluster.world.received(node, pod);
+                for frame in heard.iter().filter(|_| from == A) {
+                    let answers = key_of(&frame.frame).map(Key::exchanged);
+                    let is_answer = answers.is_none_or(|key| spoken.contains(&key));
+                    prop_assert!(is_answer, "{:?}, {:?}", answers, moved);
+                    prop_assert!(answers.is_some() || !spoken.is_empty());
+                }
+            }
         }
+    }
+}
+
+/// Of the connection that the packet belongs to; none of a later fragment.
+fn key_of(frame: &[u8]) -> Option<Key> {
+    match parse(frame) {
+        Ok(Ethernet::Ip(packet)) => Seen::of(frame, &packet).map(|seen| seen.key),
+        _ => None,
     }
 }

@@ -55,7 +55,7 @@ fn parsed(frame: &[u8], packet: Packet) {
         assert_eq!((packet.key.src_port, packet.key.dst_port), (0, 0));
     }
     assert_eq!(
-        piece::id(frame, &packet).is_none(),
+        piece::of(frame, &packet).is_none(),
         packet.fragment == Fragment::Whole
     );
     if let Some(whole) = piece::whole_key(frame, &packet) {

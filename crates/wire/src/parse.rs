@@ -98,6 +98,20 @@ pub fn src_mac(frame: &[u8]) -> Mac {
     [frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]]
 }
 
+impl Key {
+    /// That of the other direction.
+    #[must_use]
+    pub fn exchanged(self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            ..self
+        }
+    }
+}
+
 impl Packet {
     pub fn is_v4(&self) -> bool {
         self.key.src.is_ipv4()
@@ -194,9 +208,16 @@ pub(crate) fn addresses_v6(ip: &[u8]) -> (IpAddr, IpAddr) {
 pub(crate) struct Extensions {
     pub protocol: u8,
     pub fragment: Fragment,
-    /// The identification, if there is a fragment header.
-    pub id: Option<u32>,
+    /// Of the fragment header that says so, if it is one.
+    pub cut: Option<Cut>,
     pub end: usize,
+}
+
+/// What a fragment header says, and where that ends.
+pub(crate) struct Cut {
+    pub id: u32,
+    pub offset: usize,
+    pub start: usize,
 }
 
 /// Offsets count from an Ethernet header before the IPv6 header.
@@ -210,7 +231,7 @@ pub(crate) fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, Par
     let mut at = Extensions {
         protocol: first,
         fragment: Fragment::Whole,
-        id: None,
+        cut: None,
         end: ETHERNET_LEN + 40,
     };
     for _ in 0..=EXTENSIONS_MAX {
@@ -234,13 +255,20 @@ pub(crate) fn walk_extensions(frame: &[u8], first: u8) -> Result<Extensions, Par
                 return Err(ParseError::IpLength);
             }
             let [high, low] = [4, 6].map(|from| u32::from(read_u16(frame, at.end + from)));
-            at.id = Some(high << 16 | low);
-            at.fragment = match (offset, offset_and_more & 1) {
-                // A second fragment header does not undo the first.
-                (0, 0) => at.fragment,
+            let fragment = match (offset, offset_and_more & 1) {
+                (0, 0) => Fragment::Whole,
                 (0, _) => Fragment::First,
                 _ => Fragment::Later,
             };
+            // A second fragment header does not undo the first.
+            if fragment != Fragment::Whole {
+                at.fragment = fragment;
+                at.cut = Some(Cut {
+                    id: high << 16 | low,
+                    offset,
+                    start: at.end + len,
+                });
+            }
         }
         at.protocol = frame[at.end];
         at.end += len;
@@ -292,37 +320,43 @@ impl Network {
     /// The transport header's length and ports, or what stands for ports.
     /// None where it is cut off or contradicts itself.
     fn header(&self, segment: &[u8]) -> Option<(usize, u16, u16)> {
-        let ports = |needed: usize| {
-            let enough = segment.len() >= needed;
-            enough.then(|| (read_u16(segment, 0), read_u16(segment, 2)))
-        };
-        match self.protocol {
+        let len = match self.protocol {
             protocol::TCP => {
-                let (src, dst) = ports(20)?;
-                let len = usize::from(segment[12] >> 4) * 4;
-                (20..=segment.len())
-                    .contains(&len)
-                    .then_some((len, src, dst))
+                let len = usize::from(segment.get(12)? >> 4) * 4;
+                (len >= 20).then_some(len)?
             }
             protocol::UDP => {
-                let (src, dst) = ports(8)?;
-                let len = usize::from(read_u16(segment, 4));
+                let len = usize::from(read_u16(segment.get(4..6)?, 0));
                 let fits = (8..=segment.len()).contains(&len);
                 // A first fragment holds less than the datagram's length.
-                (fits || self.fragment != Fragment::Whole).then_some((8, src, dst))
+                (fits || self.fragment != Fragment::Whole).then_some(8)?
             }
-            protocol::SCTP => ports(12).map(|(src, dst)| (12, src, dst)),
-            protocol::ICMP | protocol::ICMPV6 => {
-                let (kind, _) = ports(8)?;
-                let echo = match self.protocol {
-                    protocol::ICMP => matches!(segment[0], 0 | 8),
-                    _ => matches!(segment[0], 128 | 129),
-                };
-                let identifier = if echo { read_u16(segment, 4) } else { 0 };
-                Some((8, identifier, kind))
-            }
-            _ => Some((0, 0, 0)),
+            protocol::SCTP => 12,
+            protocol::ICMP | protocol::ICMPV6 => 8,
+            _ => 0,
+        };
+        let (src_port, dst_port) = ports(self.protocol, segment)?;
+        (segment.len() >= len).then_some((len, src_port, dst_port))
+    }
+}
+
+/// The ports, or what stands for ports in a [`Key`], as far as they are there.
+pub(crate) fn ports(next: u8, segment: &[u8]) -> Option<(u16, u16)> {
+    let has = |len: usize| (segment.len() >= len).then_some(());
+    match next {
+        protocol::TCP | protocol::UDP | protocol::SCTP => {
+            has(4).map(|()| (read_u16(segment, 0), read_u16(segment, 2)))
         }
+        protocol::ICMP | protocol::ICMPV6 => {
+            has(8)?;
+            let echo = match next {
+                protocol::ICMP => matches!(segment[0], 0 | 8),
+                _ => matches!(segment[0], 128 | 129),
+            };
+            let identifier = if echo { read_u16(segment, 4) } else { 0 };
+            Some((identifier, read_u16(segment, 0)))
+        }
+        _ => Some((0, 0)),
     }
 }
 

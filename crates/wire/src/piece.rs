@@ -2,21 +2,37 @@
 
 use crate::{
     ETHERNET_LEN, Key, Packet,
-    parse::{Fragment, walk_extensions},
-    quote::ports,
+    parse::{Fragment, ports, walk_extensions},
     read_u16,
 };
 
-/// The number that all pieces of a datagram bear; none of what is whole.
-pub fn id(frame: &[u8], packet: &Packet) -> Option<u32> {
+/// Where a piece belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// The number that all pieces of the datagram bear.
+    pub id: u32,
+    /// Of the datagram's bytes behind the headers that all pieces bear, those
+    /// that this one holds.
+    pub from: usize,
+    pub to: usize,
+}
+
+/// None of what is whole.
+pub fn of(frame: &[u8], packet: &Packet) -> Option<Piece> {
     if packet.fragment == Fragment::Whole {
         return None;
     }
-    if packet.is_v4() {
-        return Some(read_u16(frame, ETHERNET_LEN + 4).into());
-    }
-    let walked = walk_extensions(&frame[..packet.end], frame[ETHERNET_LEN + 6]);
-    walked.ok()?.id
+    let (id, from, start) = if packet.is_v4() {
+        let ip = &frame[ETHERNET_LEN..];
+        let from = usize::from(read_u16(ip, 6) & 0x1fff) * 8;
+        (read_u16(ip, 4).into(), from, packet.transport)
+    } else {
+        let walked = walk_extensions(&frame[..packet.end], frame[ETHERNET_LEN + 6]).ok()?;
+        let cut = walked.cut?;
+        (cut.id, cut.offset, cut.start)
+    };
+    let to = from + packet.end - start;
+    Some(Piece { id, from, to })
 }
 
 /// The key that the whole datagram would have. Only what is whole and a first

@@ -6,7 +6,7 @@
 
 use crate::{
     ETHERNET_LEN, Key, Packet,
-    parse::{Fragment, addresses_v4, addresses_v6, walk_extensions},
+    parse::{Fragment, addresses_v4, addresses_v6, ports, walk_extensions},
     protocol, read_u16,
 };
 
@@ -58,24 +58,4 @@ pub fn about(frame: &[u8], packet: &Packet) -> Option<Key> {
         src_port,
         dst_port,
     })
-}
-
-/// The ports, or what stands for ports in a [`Key`], as far as they are there.
-pub(crate) fn ports(next: u8, segment: &[u8]) -> Option<(u16, u16)> {
-    let has = |len: usize| (segment.len() >= len).then_some(());
-    match next {
-        protocol::TCP | protocol::UDP | protocol::SCTP => {
-            has(4).map(|()| (read_u16(segment, 0), read_u16(segment, 2)))
-        }
-        protocol::ICMP | protocol::ICMPV6 => {
-            has(8)?;
-            let echo = match next {
-                protocol::ICMP => matches!(segment[0], 0 | 8),
-                _ => matches!(segment[0], 128 | 129),
-            };
-            let identifier = if echo { read_u16(segment, 4) } else { 0 };
-            Some((identifier, read_u16(segment, 0)))
-        }
-        _ => Some((0, 0)),
-    }
 }

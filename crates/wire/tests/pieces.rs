@@ -5,7 +5,7 @@ use weft_testkit::{
     frames::{FrameBuilder, between},
     fuzz,
 };
-use weft_wire::{ETHERNET_LEN, Ethernet, Key, Packet, parse, piece, quote};
+use weft_wire::{ETHERNET_LEN, Ethernet, Key, Packet, parse, piece, piece::Piece, quote};
 
 const A: [u16; 8] = [0xfd00, 0, 0, 0, 0, 0, 0, 1];
 const B: [u16; 8] = [0xfd00, 0, 0, 0, 0, 0, 0, 2];
@@ -29,12 +29,13 @@ fn v6() -> FrameBuilder {
 fn pieces_bear_their_datagrams_number_and_the_first_its_ports() {
     for (datagram, id) in [(v4().id(0x1234), 0x1234), (v6().id(0x4321), 0x4321)] {
         let whole = datagram.build();
-        assert_eq!(piece::id(&whole, &packet(&whole)), None);
+        assert_eq!(piece::of(&whole, &packet(&whole)), None);
         let pieces = datagram.fragments(48);
         assert_eq!(pieces.len(), 3);
         for (place, bytes) in pieces.iter().enumerate() {
             let parsed = packet(bytes);
-            assert_eq!(piece::id(bytes, &parsed), Some(id));
+            let (from, to) = (place * 48, (place * 48 + 48).min(108));
+            assert_eq!(piece::of(bytes, &parsed), Some(Piece { id, from, to }));
             let key = piece::whole_key(bytes, &parsed);
             assert_eq!(key, (place == 0).then(|| packet(&whole).key));
         }

@@ -66,8 +66,8 @@ impl Lab {
             all.find(|(one, _)| *one == address).map(|(_, its)| its)
         };
         let owners = Owners {
-            source: account(seen.key.src),
-            destination: account(seen.key.dst),
+            source: account(packet.key.src),
+            destination: account(packet.key.dst),
         };
         self.tracker
             .pass(&seen, owners, self.edition, self.now, |direction| {
