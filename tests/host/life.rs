@@ -1,5 +1,7 @@
 //! weft0 comes and goes: again and again, with its forwarder, and under it.
 
+use std::process::Command;
+
 use weft_api::forwarder::{PortState, Way};
 use weft_cni::{link, netlink::Netlink};
 use weft_lab::{
@@ -124,6 +126,48 @@ fn forwarding_can_be_left_alone() {
     ];
     said(node.weft(&up));
     assert_eq!(run(&node.netns, knob).expect("a knob"), before);
+}
+
+#[test]
+fn no_other_right_than_cap_net_admin_is_needed() {
+    needs_namespaces!();
+    let cluster = Cluster::new(plan(), "", VXLAN_MTU);
+    cluster.apply(|_, _| Way::Vxlan);
+    let node = &cluster.nodes[0];
+    let control = node.forwarder.control.to_str().expect("letters");
+    let weft = |rights: &str, verb: &str| {
+        let setpriv = Command::new("setpriv")
+            .args([
+                format!("--bounding-set={rights}"),
+                format!("--inh-caps={rights}"),
+            ])
+            .args([
+                env!("CARGO_BIN_EXE_weft"),
+                "host",
+                verb,
+                "--control",
+                control,
+            ])
+            .args(
+                POOLS
+                    .iter()
+                    .filter(|_| verb == "up")
+                    .flat_map(|pool| ["--pool", pool]),
+            )
+            .output();
+        setpriv.expect("util-linux")
+    };
+    let run = |rights, verb| node.netns.run(|| weft(rights, verb)).expect("enter");
+    let page = said(run("-all,+net_admin", "up"));
+    assert!(!page.contains("warn"), "{page}");
+    reaches_its_pod(node);
+    said(run("-all,+net_admin", "down"));
+    let output = run("-all", "up");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && told.contains("CAP_NET_ADMIN"),
+        "{output:?}"
+    );
 }
 
 #[test]

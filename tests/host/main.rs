@@ -3,6 +3,7 @@
 //! `weft host`.
 
 mod cluster;
+mod errors;
 mod life;
 mod ways;
 #[path = "../support/wiretap.rs"]

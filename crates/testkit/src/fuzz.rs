@@ -141,26 +141,41 @@ fn complain(
         .ok_or(DropReason::GatewayUnserved)
 }
 
-/// The whole way through two nodes: a pod's frame behind any virtio-net
-/// header, or a train of datagrams cut at any stride. Nothing may be lost
+/// In the first byte of [`way`]: the nodes have host ports, and the frame is
+/// the node's.
+const HOSTS: u8 = 4;
+const FROM_HOST: u8 = 8;
+
+/// The whole way through two nodes: the frame of a pod or of the node behind
+/// any virtio-net header, or a train of datagrams cut at any stride. Nothing may be lost
 /// uncounted, and what arrives must be whole packets.
 pub fn way(bytes: &[u8]) {
     let Some((&kind, rest)) = bytes.split_first() else {
         return;
     };
     let mut world = World::default();
+    if kind & HOSTS != 0 {
+        for node in [0, 1] {
+            world.nodes[node].open_host(node);
+        }
+    }
     if kind & 1 == 0 {
         let Some((vnet, frame)) = VnetHeader::read(rest).zip(rest.get(vnet::LEN..)) else {
             return;
         };
-        let frame = addressed(frame, (pod_mac(0, 0), sim::GATEWAY.mac));
-        world.moved(0, |world| world.send_all(0, 0, &[(vnet, frame)]));
+        let from_host = kind & (HOSTS | FROM_HOST) == HOSTS | FROM_HOST;
+        let (place, mac, src) = match from_host {
+            true => (sim::HOST, sim::host_mac(0), sim::tunnel_v4(0)),
+            false => (0, pod_mac(0, 0), sim::pod_v4(0, 0)),
+        };
+        let frame = addressed(frame, (mac, sim::GATEWAY.mac), src);
+        world.moved(0, |world| world.send_all(0, place, &[(vnet, frame)]));
         world.moved(1, |_| {});
     } else {
         let Some((&[high, low], inner)) = rest.split_first_chunk() else {
             return;
         };
-        let frame = addressed(inner, ([0; 6], [0; 6]));
+        let frame = addressed(inner, ([0; 6], [0; 6]), sim::pod_v4(0, 0));
         let mut train = if kind & 2 == 0 {
             sim::datagram(0, &frame)
         } else {
@@ -186,15 +201,15 @@ fn frame_in_ipip(frame: &[u8]) -> Datagrams {
     packet
 }
 
-/// The frame between pods of two nodes, with checksums that are right.
-fn addressed(frame: &[u8], (src, dst): (Mac, Mac)) -> Vec<u8> {
+/// The frame to a pod of the other node, with checksums that are right.
+fn addressed(frame: &[u8], (src, dst): (Mac, Mac), from: Ipv4Addr) -> Vec<u8> {
     let mut frame = frame[..frame.len().min(FRAME_MAX)].to_vec();
     if frame.len() >= ETHERNET_LEN {
         edit::set_macs(&mut frame, dst, src);
     }
     let v4 = frame.get(12..14) == Some(&[0x08, 0x00]);
     if let Some(addresses) = frame.get_mut(26..34).filter(|_| v4) {
-        addresses[..4].copy_from_slice(&sim::pod_v4(0, 0).octets());
+        addresses[..4].copy_from_slice(&from.octets());
         addresses[4..].copy_from_slice(&sim::pod_v4(1, 0).octets());
     }
     mended(&frame)
