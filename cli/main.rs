@@ -42,6 +42,7 @@ enum Command {
     Ipam(ipam::Args),
     #[command(subcommand)]
     Host(host::Command),
+    Egress(weft_egress::cli::Arguments),
     #[command(subcommand)]
     Join(join::Command),
     Node(node::Args),
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     let name = arguments.next().unwrap_or_default();
     let ended = match role(&name) {
         "weft-forwarder" => return weft_forwarder::cli::run(env::args_os()),
+        "weft-egress" => return weft_egress::cli::run(env::args_os()),
         "weft-cni" => return weft_cni::plugin::run("weft-cni"),
         weft_cni::plugin::IPAM_PLUGIN => {
             return weft_cni::plugin::run(weft_cni::plugin::IPAM_PLUGIN);
@@ -92,6 +94,7 @@ impl Command {
             Self::Drops(args) => drops::run(args),
             Self::Ipam(args) => ipam::run(args),
             Self::Host(command) => host::run(command),
+            Self::Egress(args) => Ok(weft_egress::cli::start(&args)),
             Self::Join(command) => join::run(command),
             Self::Node(args) => node::run(args),
             Self::Install(args) => install::install(args),

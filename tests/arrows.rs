@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (ENGINE, &[WIRE]),
     (POLICY, &[]),
     (TESTKIT, &[ENGINE, POLICY, WIRE]),
+    ("weft-egress", &[API, SOCKET, WIRE]),
     ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
     (CNI, &[API, SOCKET]),
     (ETCD, &[]),
@@ -153,6 +154,7 @@ fn files_are_short() {
     let mut wrong = Vec::new();
     for source in sources(&[
         "crates",
+        "egress",
         "forwarder",
         "ipam-server",
         "cni-plugin",
