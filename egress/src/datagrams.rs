@@ -216,7 +216,7 @@ impl Datagrams {
             self.used = tools.now;
             self.answered = true;
             self.id = self.id.wrapping_add(1);
-            let size = size.filter(|size| usize::from(*size) < bytes && *size > 0);
+            let size = size.filter(|size| *size > 0);
             let count = size.map_or(1, |size| bytes.div_ceil(usize::from(size))) as u64;
             let passed = pass(tools.link, key, self.id, &tools.buffer[..bytes], size);
             match passed {

@@ -36,10 +36,10 @@ pub struct Link {
     backlog: VecDeque<Box<[u8]>>,
 }
 
-/// What is in a frame's header of its own.
+/// How a frame is cut where it is several packets.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Segments {
-    /// Payload bytes of each packet, where the frame is several.
+    /// Payload bytes of each packet; a frame with no more is one packet.
     pub size: Option<u16>,
 }
 
@@ -162,7 +162,10 @@ fn leave_checksum(frame: &mut [u8], packet: &Packet, segments: Segments) -> Vnet
         (protocol::TCP, true) => vnet::GSO_TCPV4,
         (protocol::TCP, false) => vnet::GSO_TCPV6,
         (protocol::UDP, _) => vnet::GSO_UDP_L4,
-        _ => return VnetHeader::default(),
+        _ => {
+            checksum::complete(frame, packet);
+            return VnetHeader::default();
+        }
     };
     let Some(offset) = checksum::field_offset(key.protocol) else {
         return VnetHeader::default();
@@ -172,11 +175,13 @@ fn leave_checksum(frame: &mut [u8], packet: &Packet, segments: Segments) -> Vnet
     frame[field..field + 2].copy_from_slice(&partial.to_be_bytes());
     // Places in a frame's headers fit 16 bits.
     let word = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+    let payload = packet.end - packet.payload;
+    let size = segments.size.filter(|size| payload > usize::from(*size));
     VnetHeader {
         flags: vnet::NEEDS_CSUM,
-        gso_type: segments.size.map_or(vnet::GSO_NONE, |_| kind),
-        hdr_len: segments.size.map_or(0, |_| word(packet.payload)),
-        gso_size: segments.size.unwrap_or(0),
+        gso_type: size.map_or(vnet::GSO_NONE, |_| kind),
+        hdr_len: size.map_or(0, |_| word(packet.payload)),
+        gso_size: size.unwrap_or(0),
         csum_start: word(packet.transport),
         csum_offset: word(offset),
     }

@@ -23,7 +23,7 @@ use crate::{
     link::{Came, Link},
     metrics::Counters,
     refusal::{Trouble, tell},
-    stack::Stack,
+    stack::{Stack, mss},
     table::{Flow, Kind, Limits, Room, Table},
     target::{Dns, target},
     tcp::{self, Tcp, Turn},
@@ -346,7 +346,7 @@ impl Outlet {
         if !self.make_room(&key) {
             return self.stack.refuse(&mut self.link, now, key.dst, ip);
         }
-        match Tcp::open(to, ip, now) {
+        match Tcp::open(to, ip, mss(&frame[packet.transport..packet.payload]), now) {
             Ok(tcp) => self.admit(key, Kind::Tcp(Box::new(tcp)), now),
             Err(error) => self.refuse_connection(&key, ip, &error, now),
         }

@@ -2,18 +2,14 @@
 //! and for each TCP connection a socket set with that one socket, so that no
 //! connection pays for the others.
 
-use std::{
-    net::IpAddr,
-    num::{NonZeroU16, NonZeroUsize},
-    time::Instant,
-};
+use std::{net::IpAddr, num::NonZeroUsize, time::Instant};
 
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet, SocketStorage},
-    phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, PacketMeta},
+    phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium},
     socket::tcp,
     time,
-    wire::{HardwareAddress, IpCidr},
+    wire::{HardwareAddress, IpCidr, TCP_HEADER_LEN, TcpOption},
 };
 
 use crate::link::{Link, Segments};
@@ -25,6 +21,11 @@ const PACKET_MAX: usize = 65_535;
 /// pod it is what may be under way: 64 super-frames would be more than the
 /// link takes.
 const BUFFER: usize = 256 << 10;
+
+/// What a sender takes that says nothing (RFC 9293 section 3.7.1), and the
+/// least that smoltcp sends.
+const MSS_DEFAULT: u16 = 536;
+const MSS_MIN: u16 = 48;
 
 /// A pod that is silent for so long, asked every [`KEEP_ALIVE`], is gone.
 const SILENCE: time::Duration = time::Duration::from_secs(300);
@@ -44,6 +45,24 @@ pub struct Stack {
 pub struct End {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
+    mss: u16,
+}
+
+/// The largest segment that the sender of a SYN takes (RFC 9293 section 3.7.1),
+/// as smoltcp reads it. `header` is the TCP header with its options.
+pub fn mss(header: &[u8]) -> u16 {
+    let mut options = header.get(TCP_HEADER_LEN..).unwrap_or_default();
+    while let Ok((rest, option)) = TcpOption::parse(options)
+        && option != TcpOption::EndOfList
+    {
+        if let TcpOption::MaxSegmentSize(size) = option
+            && size > 0
+        {
+            return size.max(MSS_MIN);
+        }
+        options = rest;
+    }
+    MSS_DEFAULT
 }
 
 impl End {
@@ -57,7 +76,11 @@ impl End {
         socket.set_keep_alive(Some(KEEP_ALIVE));
         let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
         let handle = sockets.add(socket);
-        Self { sockets, handle }
+        Self {
+            sockets,
+            handle,
+            mss: MSS_DEFAULT,
+        }
     }
 
     pub fn socket(&mut self) -> &mut tcp::Socket<'static> {
@@ -82,7 +105,11 @@ impl Stack {
     pub fn new(link: &mut Link, seed: u64, now: Instant) -> Self {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut device = Device { frame: None, link };
+        let mut device = Device {
+            frame: None,
+            link,
+            mss: MSS_DEFAULT,
+        };
         Self {
             interface: Interface::new(config, &mut device, time::Instant::ZERO),
             started: now,
@@ -92,9 +119,10 @@ impl Stack {
     }
 
     /// An end that takes the connection which a SYN to this address and port
-    /// opens.
-    pub fn listen(&mut self, address: IpAddr, port: u16) -> Option<End> {
+    /// opens, whose sender takes segments of `mss` bytes.
+    pub fn listen(&mut self, address: IpAddr, port: u16, mss: u16) -> Option<End> {
         let mut end = self.spare.pop().unwrap_or_else(End::new);
+        end.mss = mss;
         let endpoint = (smoltcp::wire::IpAddress::from(address), port);
         end.socket().listen(endpoint).ok()?;
         Some(end)
@@ -141,6 +169,8 @@ impl Stack {
         let mut device = Device {
             frame: Some(packet),
             link,
+            // Answers that cannot wait bear no data.
+            mss: MSS_DEFAULT,
         };
         self.interface
             .poll_ingress_single(now, &mut device, sockets);
@@ -150,7 +180,11 @@ impl Stack {
     pub fn flush(&mut self, link: &mut Link, now: Instant, address: IpAddr, end: &mut End) {
         let now = self.at(now);
         self.be(address);
-        let mut device = Device { frame: None, link };
+        let mut device = Device {
+            frame: None,
+            link,
+            mss: end.mss,
+        };
         while self
             .interface
             .poll_egress(now, &mut device, &mut end.sockets)
@@ -189,6 +223,9 @@ impl Stack {
 struct Device<'a> {
     frame: Option<&'a [u8]>,
     link: &'a mut Link,
+    /// What is larger is several packets. smoltcp says so too, but not of
+    /// IPv6.
+    mss: u16,
 }
 
 struct Incoming<'a>(&'a [u8]);
@@ -213,7 +250,9 @@ impl phy::Device for Device<'_> {
         let frame = self.frame.take()?;
         let outgoing = Outgoing {
             link: self.link,
-            segments: Segments::default(),
+            segments: Segments {
+                size: Some(self.mss),
+            },
         };
         Some((Incoming(frame), outgoing))
     }
@@ -223,7 +262,9 @@ impl phy::Device for Device<'_> {
         let free = self.link.is_free();
         free.then_some(Outgoing {
             link: self.link,
-            segments: Segments::default(),
+            segments: Segments {
+                size: Some(self.mss),
+            },
         })
     }
 
@@ -250,8 +291,29 @@ impl phy::TxToken for Outgoing<'_> {
         // An answer that finds no room is made again when the pod asks again.
         self.link.send(len, self.segments, f).0
     }
+}
 
-    fn set_meta(&mut self, meta: PacketMeta) {
-        self.segments.size = meta.segmentation_offload_size.map(NonZeroU16::get);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_segment_is_what_the_syn_says() {
+        let syn = |options: &[u8]| {
+            let mut header = vec![0; TCP_HEADER_LEN];
+            header.extend_from_slice(options);
+            mss(&header)
+        };
+        assert_eq!(syn(&[1, 1, 2, 4, 0x05, 0xa0, 4, 2]), 1440);
+        assert_eq!(syn(&[2, 4, 0, 1]), MSS_MIN);
+        for none in [
+            &[][..],
+            &[0, 2, 4, 5, 0xa0],
+            &[2, 4, 5],
+            &[2, 4, 0, 0],
+            &[9, 0, 1],
+        ] {
+            assert_eq!(syn(none), MSS_DEFAULT, "{none:?}");
+        }
     }
 }

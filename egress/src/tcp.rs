@@ -45,6 +45,7 @@ enum Phase {
     /// Outside has not answered; the SYN waits, from its IP header on.
     Connecting {
         syn: Box<[u8]>,
+        mss: u16,
         until: Instant,
     },
     Joined(Joined),
@@ -82,8 +83,9 @@ pub enum Turn {
 }
 
 impl Tcp {
-    /// Starts to connect. `syn` is the packet that asks for it.
-    pub fn open(target: SocketAddr, syn: &[u8], now: Instant) -> io::Result<Self> {
+    /// Starts to connect. `syn` is the packet that asks for it, and says that
+    /// its sender takes segments of `mss` bytes.
+    pub fn open(target: SocketAddr, syn: &[u8], mss: u16, now: Instant) -> io::Result<Self> {
         let stream = TcpStream::connect(target)?;
         // What a pod wrote is to go out as it wrote it.
         stream.set_nodelay(true)?;
@@ -91,6 +93,7 @@ impl Tcp {
             stream,
             phase: Phase::Connecting {
                 syn: syn.into(),
+                mss,
                 until: now + CONNECT,
             },
             readable: false,
@@ -154,10 +157,10 @@ impl Tcp {
     }
 
     fn join(&mut self, tools: &mut Tools<'_>, key: &Key) {
-        let Phase::Connecting { syn, .. } = &self.phase else {
+        let Phase::Connecting { syn, mss, .. } = &self.phase else {
             return;
         };
-        let Some(mut end) = tools.stack.listen(key.dst, key.dst_port) else {
+        let Some(mut end) = tools.stack.listen(key.dst, key.dst_port, *mss) else {
             self.phase = Phase::Over;
             return;
         };

@@ -4,7 +4,7 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
-    os::{fd::AsRawFd, unix::process::CommandExt},
+    os::fd::AsRawFd,
     process::{self, Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -91,7 +91,7 @@ impl World {
         let open = |limit: &str| format!("ulimit -n {limit} && exec -a weft-egress \"$@\"");
         let (limit, arguments) = match arguments.strip_prefix("ulimit ") {
             Some(rest) => rest.split_once(' ').unwrap_or((rest, "")),
-            None => ("65536", arguments),
+            None => ("hard", arguments),
         };
         let start = || {
             Command::new("bash")
