@@ -28,3 +28,12 @@ mod stack;
 mod table;
 mod target;
 mod tcp;
+
+/// The names of its counters, and what they mean.
+pub fn counters() -> Vec<(&'static str, &'static str)> {
+    let counters = metrics::Counters::default();
+    counters
+        .each()
+        .map(|(name, meaning, _)| (name, meaning))
+        .collect()
+}
