@@ -4,7 +4,6 @@ use std::{
     fs,
     io::ErrorKind,
     net::{Ipv4Addr, TcpStream, UdpSocket},
-    process::Command,
     thread,
     time::Duration,
 };
@@ -62,7 +61,7 @@ fn a_path_is_traced_by_its_hops() {
     let forward = || fs::write("/proc/sys/net/ipv4/ip_forward", "1");
     let forward = world.outside.netns.run(forward).expect("enter");
     forward.expect("a router");
-    run(&world.outside.netns, "ip link add far type dummy").expect("a link");
+    run(&world.outside.netns, "ip link add far type bridge").expect("a link");
     run(&world.outside.netns, "ip link set far up").expect("up");
     run(&world.outside.netns, "ip route add 198.51.100.0/24 dev far").expect("a route");
     let socket = socket(&world, "198.51.100.7:33434");
@@ -120,31 +119,10 @@ fn names_are_answered_at_an_address_of_the_pods_own() {
     let _asking = world.pod().netns.run(connect).expect("enter");
     listener.accept().expect("it came through");
     // Only names: any other port of that address is outside like all others.
-    let connect = || TcpStream::connect("198.18.0.53:5353");
+    let to = "198.18.0.53:5353".parse().expect("an address");
+    let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(1));
     let other = world.pod().netns.run(connect).expect("enter");
     assert!(other.is_err(), "{other:?}");
-}
-
-#[test]
-fn no_pod_gets_into_the_nodes_loopback() {
-    needs_namespaces!();
-    let world = World::new("");
-    // What a pod's own kernel would not send: it thinks these are outside.
-    let knob = || fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1");
-    world.pod().netns.run(knob).expect("enter").expect("set");
-    for command in [
-        "ip link set lo down",
-        "ip route del local 127.0.0.0/8 dev lo table local",
-        "ip route add 127.0.0.0/8 via 169.254.1.1 dev eth0 onlink",
-    ] {
-        // Some of them hold already.
-        let _ = run(&world.pod().netns, command);
-    }
-    let connect =
-        || TcpStream::connect_timeout(&"127.0.0.1:9101".parse().expect("it is"), PATIENCE);
-    let connected = world.pod().netns.run(connect).expect("enter");
-    assert!(connected.is_err(), "{connected:?}");
-    assert!(world.count("refused_forbidden_total") > 0);
 }
 
 #[test]
@@ -168,22 +146,4 @@ fn a_host_that_floods_harms_nobody_else() {
         }
         flood.join().expect("it ends");
     });
-}
-
-#[test]
-fn an_ordinary_tool_traces_and_pings() {
-    needs_namespaces!();
-    let world = World::new("");
-    let ping = || {
-        Command::new("ping")
-            .args(["-c", "3", "-i", "0.1", "-W", "3", OUTSIDE[0]])
-            .output()
-    };
-    let output = world
-        .pod()
-        .netns
-        .run(ping)
-        .expect("enter")
-        .expect("ping is installed");
-    assert!(output.status.success(), "{output:?}");
 }

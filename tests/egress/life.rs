@@ -5,6 +5,7 @@ use std::{
     io::{ErrorKind, Read},
     net::{TcpListener, TcpStream, UdpSocket},
     process::Command,
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -116,8 +117,11 @@ fn a_pod_with_too_many_connections_is_refused_and_the_others_are_not() {
     let listener = world.outside.netns.run(listen).expect("enter");
     let listener = listener.expect("listen");
     let server = listener.local_addr().expect("bound");
+    let (stop, stopped) = mpsc::channel::<()>();
     thread::spawn(move || {
-        let held: Vec<_> = listener.incoming().collect();
+        let held: Vec<_> = listener.incoming().take(100).collect();
+        // Until the other end is dropped.
+        let _ = stopped.recv();
         drop(held);
     });
     let connect = || -> Vec<_> {
@@ -133,7 +137,7 @@ fn a_pod_with_too_many_connections_is_refused_and_the_others_are_not() {
     }
     assert_eq!(world.count("refused_limit_total"), 50);
     reaches(&world, 1);
-    drop(held);
+    drop((held, stop));
     world.await_count("flows", 1);
     reaches(&world, 0);
 }

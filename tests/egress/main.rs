@@ -1,6 +1,7 @@
 //! The way out in user space, with real binaries: a pod, its forwarder, an
 //! egress, and a host outside that knows no way to pods.
 
+mod bad_input;
 mod datagrams;
 mod life;
 mod tcp;
