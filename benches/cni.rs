@@ -2,7 +2,9 @@
 //! interleaved in one run, and one node full of pods:
 //!
 //! ```console
-//! $ cargo bench --bench cni -- --rounds 300 --pods 1000
+//! $ cargo static
+//! $ cargo bench --bench cni -- --rounds 300 --pods 1000 \
+//!       --plugin target/x86_64-unknown-linux-musl/dist/weft-cni
 //! ```
 //!
 //! Everything happens in a network namespace of the run's own. The peers are
@@ -39,6 +41,10 @@ struct Arguments {
     /// How many pods then fill one node; 0 leaves this out.
     #[arg(long, default_value_t = 1000)]
     pods: usize,
+    /// The plugin's file; else this build's `weft`, which is the plugin too
+    /// but takes longer to start.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_weft"))]
+    plugin: PathBuf,
     /// Where the peers' plugins are.
     #[arg(long, default_value = "/usr/lib/cni")]
     peers: PathBuf,
@@ -55,7 +61,7 @@ fn main() -> anyhow::Result<()> {
         .args(["link", "set", "lo", "up"])
         .status()?;
     ensure!(up.success(), "set lo up");
-    let node = Node::start()?;
+    let node = Node::start(&arguments.plugin)?;
     let dir = node.dir.path();
     let mut plugins = vec![
         Plugin::weft("weft, tap", dir, "tap"),
@@ -255,11 +261,12 @@ struct Node {
 }
 
 impl Node {
-    fn start() -> anyhow::Result<Self> {
+    fn start(plugin: &Path) -> anyhow::Result<Self> {
         let dir = TempDir::new()?;
         let at = |name: &str| dir.path().join(name);
         let weft = env!("CARGO_BIN_EXE_weft");
-        std::os::unix::fs::symlink(weft, at("weft-cni"))?;
+        let plugin = fs::canonicalize(plugin).with_context(|| format!("find {plugin:?}"))?;
+        std::os::unix::fs::symlink(plugin, at("weft-cni"))?;
         fs::write(
             at("forwarder.toml"),
             "node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']\n",

@@ -63,18 +63,70 @@ fn checksums(c: &mut Criterion) {
 
 fn lookups(c: &mut Criterion) {
     let mut group = c.benchmark_group("lookup");
-    for routes in [100_u32, 10_000, 100_000] {
+    for routes in ROUTES {
         let tables = with_routes(routes);
         let mut at = 0_u32;
         group.bench_function(format!("{routes} routes"), |b| {
             b.iter(|| {
                 at = at.wrapping_add(0x9e37_79b9);
-                let address = Ipv4Addr::from(0x0b00_0000 + ((at % routes) << 6) + 9);
-                tables.holder_of(black_box(address.into()))
+                tables.holder_of(black_box(within(at % routes).into()))
             });
         });
     }
     group.finish();
+}
+
+/// The whole way of frames from a port of which no flow is known, each to
+/// another route.
+fn unknown_flows(c: &mut Criterion) {
+    const FRAMES: u32 = 64;
+    let mut group = c.benchmark_group("from_port, 64 unknown flows");
+    for routes in ROUTES {
+        let tables = with_routes(routes);
+        let counters = Counters::default();
+        let mut engine = Engine::new(1);
+        let mut replies = Batch::new(1 << 17);
+        let ingress = tables.port(PortId(0)).expect("pod 0 has a port");
+        let mut at = 0_u32;
+        let mut fresh = || {
+            let frames = (0..FRAMES).map(|_| {
+                at = at.wrapping_add(0x9e37_79b9);
+                // The ports keep few routes from becoming few flows.
+                let [_, _, high, low] = at.to_be_bytes();
+                let port = u16::from_be_bytes([high, low]);
+                let to = between(pod_v4(0, 0), within(at % routes));
+                let frame = to.macs(pod_mac(0, 0), GATEWAY.mac).udp(port, 2);
+                (VnetHeader::default(), frame.filled(64).build())
+            });
+            batch_of(&frames.collect::<Vec<_>>())
+        };
+        group.bench_function(format!("{routes} routes"), |b| {
+            b.iter_batched_ref(
+                &mut fresh,
+                |batch| {
+                    let mut scene = Scene {
+                        tables: &tables,
+                        counters: &counters,
+                        replies: &mut replies,
+                        now: Instant::now(),
+                    };
+                    engine.from_port(&mut scene, ingress, batch);
+                    assert!(matches!(batch.frames()[0].verdict, Verdict::Tunnel(_)));
+                },
+                BatchSize::LargeInput,
+            );
+        });
+        let (hits, misses) = (counters.flow_hits.value(), counters.flow_misses.value());
+        assert!(hits < misses / 50, "{hits} of {misses} flows were known");
+    }
+    group.finish();
+}
+
+const ROUTES: [u32; 4] = [100, 1000, 10_000, 100_000];
+
+/// An address in the route of this place.
+fn within(place: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x0b00_0000 + (place << 6) + 9)
 }
 
 /// Tables in which a peer has `routes` blocks of 64 addresses.
@@ -99,7 +151,7 @@ fn with_routes(routes: u32) -> weft_engine::Snapshot {
         to_peer: Arc::default(),
         from_peer: Arc::default(),
     };
-    sim::tables_of(0, 1, Vec::new(), vec![Arc::new(many)])
+    sim::tables_of(0, 1, vec![sim::port(0, 0)], vec![Arc::new(many)])
 }
 
 fn flows(c: &mut Criterion) {
@@ -248,6 +300,15 @@ fn decide(c: &mut Criterion) {
 }
 
 criterion_group!(
-    core, parsing, checksums, lookups, flows, segments, encaps, coalesce, decide
+    core,
+    parsing,
+    checksums,
+    lookups,
+    unknown_flows,
+    flows,
+    segments,
+    encaps,
+    coalesce,
+    decide
 );
 criterion_main!(core);

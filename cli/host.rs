@@ -9,7 +9,7 @@ mod plan;
 
 use std::process::ExitCode;
 
-use anyhow::{anyhow, bail};
+use anyhow::{bail, ensure};
 use clap::Subcommand;
 use ipnet::IpNet;
 use weft_api::{
@@ -132,8 +132,10 @@ fn raise(here: &Netns, wiring: &Wiring, forwarder: &mut Client) -> anyhow::Resul
 }
 
 fn lower(here: &Netns, port: &Port, forwarder: &mut Client) -> anyhow::Result<()> {
-    let detached = wire_pod::detach_pod(Some(here), &port.name, HOST_LINK, Some(forwarder));
-    detached.map_err(|faults| anyhow!("{}", joined(&faults)))
+    let (name, link) = (&port.name, HOST_LINK);
+    let (faults, ()) = wire_pod::detach_pod(Some(here), name, link, Some(forwarder), || ());
+    ensure!(faults.is_empty(), "{}", joined(&faults));
+    Ok(())
 }
 
 fn is_as(port: &Port, wiring: &Wiring) -> bool {

@@ -8,7 +8,11 @@
 mod conflist;
 mod place;
 
-use std::{env, fs, path::PathBuf, process::ExitCode};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context, ensure};
 use weft_cni::plugin::IPAM_PLUGIN;
@@ -59,24 +63,44 @@ pub fn install(args: Install) -> anyhow::Result<ExitCode> {
         cni_bin_dir,
         cni_conf_dir,
     } = args.folders;
-    ensure!(
-        cni_bin_dir != cni_conf_dir,
-        "plugins and configurations are both to stand in {cni_bin_dir:?}; give two folders"
-    );
-    let own = env::current_exe().context("find this program's own file")?;
-    let program = fs::read(&own).with_context(|| format!("read {own:?}"))?;
+    let file = plugin(&cni_bin_dir)?;
+    let program = fs::read(&file).with_context(|| format!("read {file:?}"))?;
     let plugins = [
         (PLUGIN, Content::Program(program)),
         (IPAM_PLUGIN, Content::Link(PLUGIN)),
     ];
     let conflist = [(CONFLIST, Content::Text(args.network.conflist()?))];
-    let mut bin = Place::open(cni_bin_dir)?;
+    let mut bin = Place::open(cni_bin_dir.clone())?;
+    // However they are spelled: a folder that is locked twice waits for itself.
+    ensure!(
+        fs::canonicalize(&cni_conf_dir).ok() != fs::canonicalize(&cni_bin_dir).ok(),
+        "plugins and configurations are both to stand in {cni_bin_dir:?}; give two folders"
+    );
     let mut conf = Place::open(cni_conf_dir)?;
     // What can fail, fails before anything is replaced.
     let plugins = bin.stage(&plugins, args.force)?;
     let conflist = conf.stage(&conflist, args.force)?;
     let deeds = [bin.put(plugins)?, conf.put(conflist)?].concat();
     show(&page(&deeds))
+}
+
+/// The file that is to be the plugin: this program's, which holds the plugin
+/// too, or the plugin alone where it stands beside it, since a smaller file
+/// starts sooner. One of another version is not what this program installs,
+/// and nor is what an older install has put there.
+fn plugin(cni_bin_dir: &Path) -> anyhow::Result<PathBuf> {
+    let own = env::current_exe().context("find this program's own file")?;
+    let alone = own.with_file_name(PLUGIN);
+    let place = fs::canonicalize(cni_bin_dir).ok();
+    if place.is_some() && place.as_deref() == own.parent() {
+        return Ok(own);
+    }
+    let version = format!("{PLUGIN} {}\n", env!("CARGO_PKG_VERSION"));
+    let says = Command::new(&alone).arg("--version").output();
+    match says {
+        Ok(says) if says.stdout == version.as_bytes() => Ok(alone),
+        _ => Ok(own),
+    }
 }
 
 pub fn uninstall(args: Uninstall) -> anyhow::Result<ExitCode> {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use ipnet::IpNet;
 use serde::Serialize;
 use weft_api::forwarder::{
-    Counters, Driver, Ipam, Limit, Node, Peer, Port, PortState, Reply, Request, Status, Traffic,
-    Way,
+    Counters, Driver, Ipam, Limit, Node, NodesFile, Peer, Port, PortState, Reply, Request, Status,
+    Traffic, Way,
 };
 
 use crate::{
@@ -102,10 +102,12 @@ fn head(status: &Status, ports: &[Port]) -> String {
             on(status.gro)
         )
     };
-    let ipam = status.ipam.as_ref().map(source).unwrap_or_default();
+    let ipam = status.ipam.as_ref().map(source);
+    let file = status.nodes_file.as_ref().map(file);
+    let source = ipam.or(file).unwrap_or_default();
     let host = host(ports);
     format!(
-        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\n{ipam}host    {host}\n\
+        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\n{source}host    {host}\n\
          carries {}, {}\n",
         status.node,
         status.version,
@@ -146,6 +148,16 @@ fn source(ipam: &Ipam) -> String {
         (false, None) => "away, no node is known".to_owned(),
     };
     format!("ipam    {socket}: {state}\n")
+}
+
+fn file(file: &NodesFile) -> String {
+    let path = file.path.display();
+    match &file.fault {
+        None => format!("nodes   {path}: in force\n"),
+        Some(fault) => {
+            format!("nodes   {path}: an older version stays in force\n        {fault}\n")
+        }
+    }
 }
 
 fn ports_table(ports: &[Port]) -> String {
@@ -352,6 +364,25 @@ mod tests {
         );
         ports[0].state = PortState::Gone;
         assert!(host(&ports).contains("weft host up"));
+    }
+
+    #[test]
+    fn a_nodes_file_says_what_is_wrong_with_it() {
+        let mut status = report().status;
+        status.ipam = None;
+        status.nodes_file = Some(NodesFile {
+            path: "/etc/weft/nodes.toml".into(),
+            fault: None,
+        });
+        let told = head(&status, &[]);
+        let line = "nodes   /etc/weft/nodes.toml: in force\n";
+        assert!(told.contains(line), "{told}");
+        let fault = "/etc/weft/nodes.toml:3: no name; give one".to_owned();
+        let file = status.nodes_file.as_mut().expect("just set");
+        file.fault = Some(fault.clone());
+        let told = head(&status, &[]);
+        let lines = format!(": an older version stays in force\n        {fault}\n");
+        assert!(told.contains(&lines), "{told}");
     }
 
     #[test]

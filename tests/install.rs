@@ -282,3 +282,59 @@ fn installs_at_once_and_beside_a_running_plugin_do_no_harm() {
     machine.succeeds("uninstall", &[]);
     assert_eq!(machine.files(), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn one_folder_under_two_spellings_is_refused() {
+    let machine = Machine::new();
+    let folder = machine.root.path().join("both");
+    for (bin, conf) in [
+        ("both", "both"),
+        ("both", "both/../both/"),
+        ("./both", "both"),
+    ] {
+        let output = Command::new(WEFT)
+            .current_dir(machine.root.path())
+            .args(["install", "--cni-bin-dir", bin, "--cni-conf-dir", conf])
+            .output()
+            .expect("run weft");
+        assert!(!output.status.success(), "{bin} {conf}");
+        assert!(
+            said(&output).contains("give two folders"),
+            "{}",
+            said(&output)
+        );
+        assert!(!folder.exists(), "what was made is gone again");
+    }
+}
+
+#[test]
+fn the_plugin_alone_is_taken_where_it_stands_beside() {
+    let machine = Machine::new();
+    let weft = machine.root.path().join("weft");
+    // By another process, as above.
+    let make = |script: &str| {
+        let made = Command::new("sh")
+            .args(["-c", script, WEFT])
+            .arg(&weft)
+            .status();
+        assert!(made.expect("a shell").success());
+    };
+    let install = || {
+        let mut command = Command::new(&weft);
+        command.args(machine.command("install", &[]).get_args());
+        assert!(command.status().expect("run weft").success());
+        fs::read(machine.bin("weft-cni")).expect("there")
+    };
+    make("cp \"$0\" \"$1\"");
+    let whole = fs::read(WEFT).expect("there");
+    assert!(install() == whole, "weft itself");
+    let alone = |version: &str| {
+        make(&format!(
+            "printf '#!/bin/sh\\necho weft-cni {version}\\n' > \"$1\"-cni && chmod +x \"$1\"-cni"
+        ));
+    };
+    alone("0.0.1");
+    assert!(install() == whole, "another version is left where it is");
+    alone(env!("CARGO_PKG_VERSION"));
+    assert!(install().starts_with(b"#!/bin/sh\n"), "the plugin alone");
+}

@@ -3,17 +3,12 @@
 //! sent.
 
 use std::{
-    fs,
     net::UdpSocket,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use weft_lab::{
     Attach, Lab, Ledger, Pod, Spec,
     exchange::{self, Content},
@@ -21,6 +16,10 @@ use weft_lab::{
     use_executable,
 };
 use weft_testkit::needs_namespaces;
+
+#[path = "support/pin.rs"]
+mod pin;
+use pin::pin_workers;
 
 const LONG: Duration = Duration::from_millis(1500);
 
@@ -46,7 +45,10 @@ fn on_one_node() {
 fn check(lab: &Lab, to: &str, or: &str) {
     let from = lab.pod("n1p1").expect("a pod");
     let [to, or] = [to, or].map(|name| lab.pod(name).expect("a pod"));
-    pin_workers(lab);
+    for node in &lab.nodes {
+        let forwarder = node.forwarder.as_ref().expect("a forwarder");
+        assert_eq!(pin_workers(forwarder), 2);
+    }
     let mut flows = Vec::new();
     for family in Family::ALL {
         for (from, to) in [(from, to), (to, from), (from, or), (or, from)] {
@@ -210,35 +212,4 @@ fn lab(nodes: usize, attach: Attach) -> Lab {
         ..Spec::default()
     })
     .expect("a lab")
-}
-
-/// Keeps each worker on one processor. A thread that moves between two sends
-/// leaves packets in the queues of both, and a veth between nodes has no more
-/// order than that (net/core/dev.c, `enqueue_to_backlog`).
-fn pin_workers(lab: &Lab) {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("allowed processors");
-    let processors: Vec<_> = (0..CpuSet::count())
-        .filter(|&number| allowed.is_set(number).expect("within its size"))
-        .collect();
-    for node in &lab.nodes {
-        let pid = node.forwarder.as_ref().expect("a forwarder").pid();
-        let mut workers = 0;
-        for task in fs::read_dir(format!("/proc/{pid}/task"))
-            .expect("procfs")
-            .flatten()
-        {
-            let name = fs::read_to_string(task.path().join("comm")).expect("procfs");
-            let Some(number) = name.trim().strip_prefix("weft-worker-") else {
-                continue;
-            };
-            let number: usize = number.parse().expect("a number");
-            let task = task.file_name().to_str().and_then(|id| id.parse().ok());
-            let mut one = CpuSet::new();
-            one.set(processors[number % processors.len()])
-                .expect("within its size");
-            sched_setaffinity(Pid::from_raw(task.expect("an id")), &one).expect("pinned");
-            workers += 1;
-        }
-        assert_eq!(workers, 2);
-    }
 }

@@ -22,7 +22,8 @@ use weft_lab::{
     Forwarder, Lab, Ledger, Outer, Pod, Process, Spec,
     exchange::{self, Content},
     icmp::{Question, Says},
-    probe::{Family, Probe, patiently},
+    numbered::Numbered,
+    probe::{DEADLINE, Family, Probe, patiently},
     use_executable,
     workshop::{self, Workshop, run},
 };
@@ -151,6 +152,53 @@ fn an_underlay_that_was_down_carries_again() {
         });
         talk(&lab, one, remote);
         ledger(&lab, 0);
+    }
+}
+
+#[test]
+fn a_flapping_underlay_costs_what_was_under_way_and_no_flow_ends() {
+    needs_namespaces!();
+    const FLAPS: usize = 25;
+    let lab = lab(Spec::default());
+    let (one, neighbour, remote) = (pod(&lab, "n1p1"), pod(&lab, "n1p2"), pod(&lab, "n2p1"));
+    let before = [0, 1].map(|node| ledger(&lab, node));
+    let (across, done) = (Traffic::default(), AtomicBool::new(false));
+    let numbered = Numbered::between(neighbour, one, Family::V4).expect("sockets");
+    let tally = thread::scope(|scope| {
+        let _stop = [across.until_dropped(), Stop(&done)];
+        scope.spawn(|| across.keep(one, remote));
+        let local = scope.spawn(|| numbered.run(Duration::from_millis(1), &done));
+        across.moves("before");
+        let (lossy, _answering) = sockets_to(neighbour, remote);
+        for flap in 0..FLAPS {
+            // In turn the own link and that of the other end.
+            let node = &lab.nodes[flap % 2].netns;
+            run(node, "ip link set eth0 down").expect("down");
+            for _ in 0..4 {
+                lossy.send(b"perhaps").expect("the pod does not notice");
+            }
+            thread::sleep(Duration::from_millis(5 + 7 * (flap as u64 % 4)));
+            run(node, "ip link set eth0 up").expect("up");
+            thread::sleep(Duration::from_millis(3 + 40 * (flap as u64 % 3)));
+        }
+        across.moves("once the underlay stays up");
+        done.store(true, Relaxed);
+        local.join().expect("no panic").expect("every one is sent")
+    });
+    assert_eq!((tally.lost, tally.out_of_turn), (0, 0), "on the same node");
+    talk(&lab, one, remote);
+    for (node, before) in before.iter().enumerate() {
+        let drops = unexpected_drops(&lab, node, before);
+        assert!(
+            drops.keys().all(|reason| reason == "uplink_down"),
+            "{drops:?}"
+        );
+        if node == 0 {
+            // Those that were sent while its own link was down, at least.
+            assert!(drops["uplink_down"] >= 4 * FLAPS.div_ceil(2) as u64);
+        }
+        let status = status(forwarder(&lab, node));
+        assert!(status.ipam.expect("it follows").connected);
     }
 }
 
@@ -395,6 +443,11 @@ impl Traffic {
     /// One connection for all rounds, so that a lost one is an error.
     fn keep(&self, from: &Pod, to: &Pod) {
         let ends = exchange::connection(from, to, Family::V4).expect("connected");
+        for end in [&ends.0, &ends.1] {
+            // TCP waits twice as long each time that it hears nothing.
+            end.set_read_timeout(Some(4 * DEADLINE)).expect("set");
+            end.set_write_timeout(Some(4 * DEADLINE)).expect("set");
+        }
         let mut seed = 0;
         while !self.done.load(Relaxed) {
             seed += 1;

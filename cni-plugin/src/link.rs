@@ -82,6 +82,11 @@ pub enum LinkError {
     Exists { interface: String, netns: String },
     #[error("there is no link {interface} in {netns}; something else deleted it")]
     Vanished { interface: String, netns: String },
+    #[error(
+        "{to} has a route by another link than {interface}; delete it (ip route del {to}), or \
+         leave the pool out"
+    )]
+    RouteTaken { to: IpNet, interface: String },
     #[error("look for link {interface}: {error}")]
     Look { interface: String, error: io::Error },
     #[error("{queues} tap queues asked for {interface}; ask for 1 to {QUEUES_MAX}")]
@@ -109,38 +114,42 @@ pub enum LinkError {
 /// Makes the device and everything on it. What was made is undone before an
 /// error returns.
 pub fn add(netns: &Netns, port: &Name, wiring: &Wiring) -> Result<Device, LinkError> {
-    let pod = Netlink::open_in(netns)??;
-    let named = || (wiring.interface.clone(), netns.path().display().to_string());
-    if pod.index(&wiring.interface)?.is_some() {
-        let (interface, netns) = named();
-        return Err(LinkError::Exists { interface, netns });
-    }
-    let device = match wiring.attach {
-        Attach::Tap { queues } => tap::add_tap(netns, &wiring.interface, queues),
-        Attach::Basic => netns.run(|| tap::basic(&wiring.interface))?,
-        Attach::Veth => add_veth(netns, wiring, port),
-    }?;
-    let index = pod.index(&wiring.interface)?;
-    let configured = index.map(|index| configure::configure(netns, &pod, index, wiring));
-    match configured {
-        Some(Ok(())) => Ok(device),
-        Some(Err(error)) => Err(undo(netns, &wiring.interface, error)),
-        None => {
-            let (interface, netns) = named();
-            Err(LinkError::Vanished { interface, netns })
+    let interface = wiring.interface.as_str();
+    match wiring.attach {
+        Attach::Tap { queues } => add_inside(netns, wiring, || tap::add_tap(interface, queues)),
+        Attach::Basic => add_inside(netns, wiring, || tap::basic(interface)),
+        Attach::Veth => {
+            refuse_taken(is_there(netns, interface)?, netns, interface)?;
+            let device = add_veth(netns, wiring, port)?;
+            netns.run(|| configure(netns, wiring))??;
+            Ok(device)
         }
     }
 }
 
-/// Puts everything on the link again that is missing.
-pub fn renew(netns: &Netns, wiring: &Wiring) -> Result<(), LinkError> {
-    let netlink = Netlink::open_in(netns)??;
-    let index = netlink.index(&wiring.interface)?;
-    let index = index.ok_or_else(|| LinkError::Vanished {
-        interface: wiring.interface.clone(),
-        netns: netns.path().display().to_string(),
-    })?;
-    configure::configure(netns, &netlink, index, wiring)
+/// One visit for all steps: each visit has a thread to start.
+fn add_inside(
+    netns: &Netns,
+    wiring: &Wiring,
+    make: impl FnOnce() -> Result<Device, LinkError> + Send,
+) -> Result<Device, LinkError> {
+    netns.run(|| {
+        let interface = wiring.interface.as_str();
+        refuse_taken(exists(interface)?, netns, interface)?;
+        let device = make()?;
+        configure(netns, wiring)?;
+        Ok(device)
+    })?
+}
+
+fn refuse_taken(taken: bool, netns: &Netns, interface: &str) -> Result<(), LinkError> {
+    match taken {
+        false => Ok(()),
+        true => Err(LinkError::Exists {
+            interface: interface.to_owned(),
+            netns: netns.path().display().to_string(),
+        }),
+    }
 }
 
 fn undo(netns: &Netns, interface: &str, error: LinkError) -> LinkError {
@@ -161,20 +170,18 @@ pub fn remove(netns: &Netns, interface: &str) -> Result<(), LinkError> {
 /// Whether the namespace has a link of that name, whoever's it is. The kernel
 /// tells by name alone, without a netlink socket.
 pub fn is_there(netns: &Netns, interface: &str) -> Result<bool, LinkError> {
-    netns
-        .run(|| exists(interface))?
-        .map_err(|error| LinkError::Look {
-            interface: interface.to_owned(),
-            error: error.into(),
-        })
+    netns.run(|| exists(interface))?
 }
 
 /// As [`is_there`], of the calling thread's namespace.
-fn exists(interface: &str) -> Result<bool, Errno> {
+fn exists(interface: &str) -> Result<bool, LinkError> {
     match if_nametoindex(interface) {
         Ok(_) => Ok(true),
         Err(Errno::ENODEV) => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => Err(LinkError::Look {
+            interface: interface.to_owned(),
+            error: error.into(),
+        }),
     }
 }
 
@@ -260,6 +267,26 @@ fn packet_socket(index: u32) -> io::Result<OwnedFd> {
     sys::socket_buffers(&socket, BUFFER)?;
     sys::packet_bind(&socket, index)?;
     Ok(socket)
+}
+
+/// Puts everything on the link again that is missing.
+pub fn renew(netns: &Netns, wiring: &Wiring) -> Result<(), LinkError> {
+    netns.run(|| set_up(netns, wiring))?
+}
+
+/// Configures the link from inside its namespace, or takes it away.
+fn configure(netns: &Netns, wiring: &Wiring) -> Result<(), LinkError> {
+    set_up(netns, wiring).map_err(|error| undo(netns, &wiring.interface, error))
+}
+
+fn set_up(netns: &Netns, wiring: &Wiring) -> Result<(), LinkError> {
+    let netlink = Netlink::open()?;
+    let index = netlink.index(&wiring.interface)?;
+    let index = index.ok_or_else(|| LinkError::Vanished {
+        interface: wiring.interface.clone(),
+        netns: netns.path().display().to_string(),
+    })?;
+    configure::set_up(&netlink, index, wiring)
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {

@@ -79,31 +79,47 @@ impl Netns {
     /// `label` stands for its path in messages.
     pub fn make(label: &str) -> Result<Self, NetnsError> {
         let path = PathBuf::from(label);
-        let made = on_a_thread(&path, || {
+        let make = || {
             sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| NetnsError::Make {
                 error: errno.into(),
             })?;
             Self::current()
-        })?;
-        Ok(Self { path, ..made? })
+        };
+        let (made, ()) = on_a_thread(&path, make, || ());
+        Ok(Self {
+            path,
+            ..made.flatten()?
+        })
     }
 
     /// Runs `visit` on a fresh thread inside the namespace.
     pub fn run<T: Send>(&self, visit: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-        on_a_thread(&self.path, || self.enter().map(|()| visit()))?
+        self.run_beside(visit, || ()).0
+    }
+
+    /// As [`Netns::run`], and `meanwhile` on the caller's thread.
+    pub fn run_beside<T: Send, U>(
+        &self,
+        visit: impl FnOnce() -> T + Send,
+        meanwhile: impl FnOnce() -> U,
+    ) -> (Result<T, NetnsError>, U) {
+        let inside = || self.enter().map(|()| visit());
+        let (visited, done) = on_a_thread(&self.path, inside, meanwhile);
+        (visited.flatten(), done)
     }
 
     /// Moves the calling thread for good. For a process that is about to
     /// become something else; everybody else wants [`Netns::run`].
     pub fn enter(&self) -> Result<(), NetnsError> {
-        let path = || self.path.clone();
         match sched::setns(&self.file, CloneFlags::CLONE_NEWNET) {
             Ok(()) => Ok(()),
             // Where one is already, CAP_NET_ADMIN may be all that one has.
             Err(Errno::EPERM) if self.is_here() => Ok(()),
-            Err(Errno::EINVAL) => Err(NetnsError::NotNetns { path: path() }),
+            Err(Errno::EINVAL) => Err(NetnsError::NotNetns {
+                path: self.path.clone(),
+            }),
             Err(errno) => Err(NetnsError::Enter {
-                path: path(),
+                path: self.path.clone(),
                 error: errno.into(),
             }),
         }
@@ -152,7 +168,11 @@ impl AsRawFd for Netns {
     }
 }
 
-fn on_a_thread<T: Send>(path: &Path, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+fn on_a_thread<T: Send, U>(
+    path: &Path,
+    f: impl FnOnce() -> T + Send,
+    meanwhile: impl FnOnce() -> U,
+) -> (Result<T, NetnsError>, U) {
     thread::scope(|scope| {
         let thread = thread::Builder::new()
             .name("netns".to_owned())
@@ -160,11 +180,13 @@ fn on_a_thread<T: Send>(path: &Path, f: impl FnOnce() -> T + Send) -> Result<T, 
             .map_err(|error| NetnsError::Thread {
                 path: path.to_owned(),
                 error,
-            })?;
-        match thread.join() {
-            Ok(value) => Ok(value),
+            });
+        let done = meanwhile();
+        let value = thread.map(|thread| match thread.join() {
+            Ok(value) => value,
             Err(panic) => std::panic::resume_unwind(panic),
-        }
+        });
+        (value, done)
     })
 }
 
@@ -207,13 +229,10 @@ mod tests {
         weft_testkit::needs_namespaces!();
         let missing = Netns::open(Path::new("/nonexistent/netns")).expect_err("missing");
         assert!(matches!(missing, NetnsError::Open { .. }), "{missing}");
-        let file = Netns::open(Path::new("/proc/self/status")).expect("opens");
-        let error = file.run(|| ()).expect_err("a plain file");
-        assert!(matches!(error, NetnsError::NotNetns { .. }), "{error}");
-        let other_kind = Netns::open(Path::new("/proc/self/ns/uts")).expect("opens");
-        let error = other_kind
-            .run(|| ())
-            .expect_err("another kind of namespace");
-        assert!(matches!(error, NetnsError::NotNetns { .. }), "{error}");
+        for other in ["/proc/self/status", "/proc/self/ns/uts", "/dev/null", "/"] {
+            let netns = Netns::open(Path::new(other)).expect("opens");
+            let error = netns.run(|| ()).expect_err(other);
+            assert!(matches!(error, NetnsError::NotNetns { .. }), "{error}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use weft_api::{
 use crate::{
     forwarder::{Client, ClientError},
     link::{self, LinkError, Role, Wiring},
-    netns::Netns,
+    netns::{Netns, NetnsError},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -119,23 +119,29 @@ fn let_go(port: &Name, wiring: &Wiring, forwarder: &Client) -> Result<(), Client
 }
 
 /// Takes a pod's port and link away, as far as they are there. Goes on after
-/// an error, and tells all of them.
-pub fn detach_pod(
+/// an error, and tells all of them. `meanwhile` begins once the port is
+/// detached, beside a tap that leaves, or else once the link is gone.
+pub fn detach_pod<T>(
     pod: Option<&Netns>,
     port: &Name,
     interface: &str,
     forwarder: Option<&mut Client>,
-) -> Result<(), Vec<WireError>> {
+    meanwhile: impl FnOnce() -> T,
+) -> (Vec<WireError>, T) {
     let mut errors = Vec::new();
     let wired = |error| WireError::Link {
         port: port.clone(),
         error,
     };
-    let ours = pod.map(|pod| link::ours(pod, interface)).transpose();
-    let ours = ours.unwrap_or_else(|error| {
-        errors.push(wired(error));
-        None
-    });
+    let ours = match pod.map(|pod| link::ours(pod, interface)).transpose() {
+        Ok(ours) => ours.flatten(),
+        // Who cannot enter has made nothing there.
+        Err(LinkError::Netns(NetnsError::NotNetns { .. } | NetnsError::Enter { .. })) => None,
+        Err(error) => {
+            errors.push(wired(error));
+            None
+        }
+    };
     let detached = forwarder.map(|client| client.detach(port.clone()));
     let is_let_go = matches!(detached, Some(Ok(_)));
     match detached {
@@ -146,22 +152,20 @@ pub fn detach_pod(
         }),
         Some(Ok(_)) | None => {}
     }
-    let ours = ours.flatten();
     let is_tap = ours.as_ref().is_some_and(|link| link.tap);
-    if let (Some(pod), Some(_)) = (pod, ours) {
-        let has_left = is_let_go && is_tap && link::has_left(pod, interface);
-        let removed = match has_left {
-            true => Ok(()),
-            false => link::remove(pod, interface),
-        };
-        errors.extend(removed.map_err(wired).err());
+    let pod = pod.filter(|_| ours.is_some());
+    if let Some(pod) = pod.filter(|_| is_tap && is_let_go) {
+        let (has_left, done) = link::has_left(pod, interface, meanwhile);
+        if !has_left {
+            errors.extend(link::remove(pod, interface).map_err(wired).err());
+        }
+        return (errors, done);
+    }
+    if let Some(pod) = pod {
+        errors.extend(link::remove(pod, interface).map_err(wired).err());
     }
     if !is_tap {
         errors.extend(link::remove_host_end(port).map_err(wired).err());
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(errors)
-    }
+    (errors, meanwhile())
 }

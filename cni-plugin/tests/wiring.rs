@@ -180,10 +180,12 @@ fn detach_takes_all_away_and_may_be_repeated() {
     let device = device.expect("a veth");
     let peer = Peer::start(Answer::Ok(Reply::Done { epoch: 2 }));
     let mut client = Client::connect(&peer.path).expect("connect");
-    wire_pod::detach_pod(Some(&pod), &port(), "eth0", Some(&mut client)).expect("detached");
+    let (errors, ()) = wire_pod::detach_pod(Some(&pod), &port(), "eth0", Some(&mut client), || ());
+    assert!(errors.is_empty(), "{errors:?}");
     assert_eq!(index(&pod, "eth0"), None);
     assert_eq!(index(&node, &link::host_end(&port())), None);
-    wire_pod::detach_pod(Some(&pod), &port(), "eth0", None).expect("detached again");
+    let (errors, ()) = wire_pod::detach_pod(Some(&pod), &port(), "eth0", None, || ());
+    assert!(errors.is_empty(), "{errors:?}");
     drop(device);
 }
 

@@ -41,6 +41,9 @@ struct Arguments {
     /// Serve /metrics and /healthz here, as 127.0.0.1:9100.
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// Learn the other nodes from this file, which is the same on all of them.
+    #[arg(long, value_name = "FILE")]
+    nodes: Option<PathBuf>,
     /// Learn the other nodes from the IPAM server at this socket.
     #[arg(long, value_name = "PATH")]
     ipam: Option<PathBuf>,
@@ -102,8 +105,11 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let metrics = config.metrics.map(listen).transpose()?;
     let forwarder = Forwarder::start(&config)?;
     confine()?;
-    announce(&arguments.control, &config);
     let mut server = Server::new(socket, metrics, signals, forwarder)?;
+    if let Some(nodes) = &config.nodes {
+        server.keep_to_file(nodes)?;
+    }
+    announce(&arguments.control, &config);
     if let Some(ipam) = &config.ipam {
         server
             .follow(ipam, registration)
@@ -118,6 +124,7 @@ fn configure(arguments: &Arguments) -> anyhow::Result<Config> {
     let place = Place {
         node: arguments.node.clone(),
         underlay: arguments.underlay.clone(),
+        nodes: arguments.nodes.clone(),
     };
     let mut config = Config::load(arguments.config.as_deref(), place)?;
     if let Some(workers) = arguments.workers {
@@ -126,6 +133,7 @@ fn configure(arguments: &Arguments) -> anyhow::Result<Config> {
     config.metrics = arguments.metrics.or(config.metrics);
     config.register |= arguments.register;
     config.ipam = arguments.ipam.clone().or(config.ipam);
+    config.check_sources()?;
     Ok(config)
 }
 
@@ -137,6 +145,7 @@ fn announce(control: &Path, config: &Config) {
         port = config.uplink.port,
         mtu = config.uplink.mtu,
         workers = config.workers,
+        nodes = ?config.nodes,
         ipam = ?config.ipam,
         "the forwarder is ready"
     );

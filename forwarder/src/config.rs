@@ -1,6 +1,8 @@
 //! The configuration file: TOML, every key optional, no key unknown. What
 //! leaves this file is complete and within its limits.
 
+mod uplink;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -14,23 +16,21 @@ use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 use weft_api::{
-    forwarder::DEFAULT_PORT,
     ipam,
     names::{Mac, Name, Vni},
 };
 
-use crate::{publish::checks, sys, uplink::UplinkConfig};
+use crate::{
+    nodes::{self, NodesError},
+    publish::checks,
+    uplink::UplinkConfig,
+};
+use uplink::Uplink;
 
 /// Workers that start unless told otherwise, where the machine has the
 /// processors: more pay only with as many busy flows.
 const WORKERS_DEFAULT: usize = 4;
 const WORKERS_MAX: usize = 256;
-const ENTROPY_PORTS_DEFAULT: u16 = 16;
-const ENTROPY_PORTS_MAX: u16 = 1024;
-/// Ethernet's MTU (IEEE 802.3), where no interface says otherwise.
-const MTU_DEFAULT: u16 = 1500;
-/// Every IPv4 link carries so much (RFC 791).
-const MTU_MIN: u16 = 576;
 const MODE_DEFAULT: u32 = 0o600;
 
 #[derive(Debug, Clone)]
@@ -45,6 +45,8 @@ pub struct Config {
     pub mode: u32,
     /// Who may connect besides root and the forwarder's own user.
     pub uids: Vec<u32>,
+    /// The file that names all nodes.
+    pub nodes: Option<PathBuf>,
     /// The socket of the IPAM server to follow.
     pub ipam: Option<PathBuf>,
     /// Makes the node known to that server, so long as it runs.
@@ -62,6 +64,8 @@ pub enum ConfigError {
         path: PathBuf,
         problem: toml::de::Error,
     },
+    #[error(transparent)]
+    Nodes(#[from] NodesError),
     #[error("{key}: {problem}; {remedy}")]
     Value {
         key: &'static str,
@@ -76,6 +80,7 @@ impl Config {
     pub fn load(path: Option<&Path>, place: Place) -> Result<Self, ConfigError> {
         let mut file = path.map_or_else(|| Ok(File::default()), File::read)?;
         file.node = place.node.or(file.node);
+        file.nodes = place.nodes.or(file.nodes);
         if !place.underlay.is_empty() {
             file.uplink.addresses = place.underlay;
         }
@@ -85,6 +90,22 @@ impl Config {
     pub fn set_workers(&mut self, workers: usize) -> Result<(), ConfigError> {
         self.workers = within("workers", workers, 1, WORKERS_MAX)?;
         Ok(())
+    }
+
+    /// At most one may say what nodes there are.
+    pub fn check_sources(&self) -> Result<(), ConfigError> {
+        match (&self.nodes, &self.ipam) {
+            (Some(file), Some(socket)) => Err(value(
+                "nodes",
+                format!(
+                    "both the file {} and the IPAM server at {} would say what nodes there are",
+                    file.display(),
+                    socket.display()
+                ),
+                "name one of them",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// What the node tells the IPAM server of itself, if it is to.
@@ -121,6 +142,7 @@ impl Config {
 #[derive(Debug, Clone, Default)]
 pub struct Place {
     pub node: Option<Name>,
+    pub nodes: Option<PathBuf>,
     pub underlay: Vec<IpAddr>,
 }
 
@@ -128,40 +150,13 @@ pub struct Place {
 #[serde(deny_unknown_fields, default)]
 struct File {
     node: Option<Name>,
+    nodes: Option<PathBuf>,
     workers: Option<usize>,
     vtep_mac: Option<Mac>,
     metrics: Option<SocketAddr>,
     uplink: Uplink,
     control: Control,
     ipam: Ipam,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Uplink {
-    addresses: Vec<IpAddr>,
-    port: u16,
-    vni: Vni,
-    mtu: Option<u16>,
-    entropy_ports: u16,
-    gso: bool,
-    gro: bool,
-    ipip: bool,
-}
-
-impl Default for Uplink {
-    fn default() -> Self {
-        Self {
-            addresses: Vec::new(),
-            port: DEFAULT_PORT,
-            vni: Vni::DEFAULT,
-            mtu: None,
-            entropy_ports: ENTROPY_PORTS_DEFAULT,
-            gso: true,
-            gro: true,
-            ipip: true,
-        }
-    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -191,11 +186,14 @@ impl File {
         })
     }
 
-    fn complete(self) -> Result<Config, ConfigError> {
+    fn complete(mut self) -> Result<Config, ConfigError> {
         let node = match self.node {
             Some(node) => node,
             None => hostname()?,
         };
+        if let Some(file) = &self.nodes {
+            self.uplink.adopt(&nodes::read_as(file, &node)?.node);
+        }
         let vtep_mac = match self.vtep_mac {
             Some(mac) => checks::unicast_mac(mac)
                 .map_err(|problem| value("vtep_mac", problem, "give a unicast MAC"))?,
@@ -210,59 +208,13 @@ impl File {
             uplink: self.uplink.complete()?,
             mode: self.control.mode()?,
             uids: self.control.uids,
+            nodes: self.nodes,
             ipam: self.ipam.socket,
             register: self.ipam.register,
             labels: self.ipam.labels,
         };
         config.set_workers(self.workers.unwrap_or_else(default_workers))?;
         Ok(config)
-    }
-}
-
-impl Uplink {
-    fn complete(self) -> Result<UplinkConfig, ConfigError> {
-        let key = "uplink.addresses";
-        checks::underlay(&self.addresses)
-            .map_err(|problem| value(key, problem, "list the node's addresses that peers reach"))?;
-        if self.port == 0 {
-            return Err(value("uplink.port", "port 0 is none", "give 1 to 65535"));
-        }
-        let entropy_ports = within(
-            "uplink.entropy_ports",
-            self.entropy_ports,
-            1,
-            ENTROPY_PORTS_MAX,
-        )?;
-        let mtu = self.mtu()?;
-        Ok(UplinkConfig {
-            addresses: self.addresses,
-            port: self.port,
-            mtu,
-            entropy_ports,
-            gso: self.gso,
-            gro: self.gro,
-            ipip: self.ipip,
-        })
-    }
-
-    /// What the file says, else the least MTU among the interfaces that hold
-    /// the addresses.
-    fn mtu(&self) -> Result<u16, ConfigError> {
-        if let Some(mtu) = self.mtu {
-            return within("uplink.mtu", mtu, MTU_MIN, u16::MAX);
-        }
-        let found = interfaces_of(&self.addresses)
-            .map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
-        let least = found
-            .iter()
-            .filter_map(|interface| sys::link::mtu(interface).ok())
-            .min();
-        within(
-            "uplink.mtu",
-            least.unwrap_or(MTU_DEFAULT),
-            MTU_MIN,
-            u16::MAX,
-        )
     }
 }
 
@@ -305,20 +257,6 @@ pub fn mac_of(node: &Name) -> Mac {
         });
     let [_, _, first, b, c, d, e, f] = hash.to_be_bytes();
     Mac([first & 0xfc | 0x02, b, c, d, e, f])
-}
-
-fn interfaces_of(addresses: &[IpAddr]) -> io::Result<Vec<String>> {
-    let holds = |storage: Option<nix::sys::socket::SockaddrStorage>| {
-        let Some(storage) = storage else { return false };
-        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-        let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()));
-        v4.or(v6)
-            .is_some_and(|address| addresses.contains(&address))
-    };
-    let found = getifaddrs()?
-        .filter(|i| holds(i.address))
-        .map(|i| i.interface_name);
-    Ok(found.collect())
 }
 
 /// Each with the prefix that its interface has, or alone.

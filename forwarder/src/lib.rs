@@ -11,7 +11,8 @@
 //! A worker ([`worker`]) owns its queues and its uplink socket and runs each
 //! batch to completion. The control thread ([`control`]) builds new
 //! [`tables`] and publishes them; workers never wait for it. What nodes there
-//! are it hears by `apply`, or from an IPAM server ([`ipam`]).
+//! are it hears by `apply`, from an IPAM server ([`ipam`]) or from a file
+//! ([`nodes`]).
 
 pub mod cli;
 pub mod config;
@@ -21,6 +22,7 @@ pub mod dispatch;
 mod held;
 pub mod ipam;
 pub mod metrics;
+pub mod nodes;
 pub mod port;
 pub mod probe;
 pub mod publish;

@@ -61,6 +61,9 @@ pub struct Scrape {
     /// Where an IPAM server is followed: whether it is there, and the
     /// revision of the tables in force.
     pub ipam: Option<(bool, u64)>,
+    /// Where the nodes come from a file: whether its newest version is in
+    /// force.
+    pub nodes_file: Option<bool>,
 }
 
 /// The traffic of one port or peer.
@@ -129,6 +132,13 @@ impl Scrape {
                 "ipam_revision",
                 "The IPAM server's revision that is in force.",
                 revision,
+            ));
+        }
+        if let Some(in_force) = self.nodes_file {
+            gauges.push((
+                "nodes_file_in_force",
+                "Whether the nodes file's newest version is in force.",
+                u64::from(in_force),
             ));
         }
         gauges
@@ -237,6 +247,7 @@ mod tests {
             gso: true,
             gro: false,
             ipam: Some((true, 17)),
+            nodes_file: Some(false),
         }
     }
 
@@ -261,7 +272,7 @@ mod tests {
         for line in [
             "weft_forwarder_info{version=\"9.9.9\"} 1",
             "# TYPE weft_received_from_ports counter",
-            "# HELP weft_received_from_ports Packets that pods sent.",
+            "# HELP weft_received_from_ports Packets that pods and the node sent.",
             "weft_received_from_ports_total 7",
             "weft_dropped_packets_total{reason=\"no_route\",severity=\"normal\"} 2",
             "weft_port_packets_total{port=\"n1p1\",direction=\"from_pod\"} 5",
@@ -274,6 +285,7 @@ mod tests {
             "weft_uplink_gro 0",
             "weft_ipam_connected 1",
             "weft_ipam_revision 17",
+            "weft_nodes_file_in_force 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");

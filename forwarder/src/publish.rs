@@ -4,6 +4,7 @@
 
 pub mod checks;
 mod ports;
+pub mod unique;
 pub mod ways;
 
 use std::{
@@ -12,16 +13,15 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::IpNet;
 use weft_api::{
     forwarder::{Attach, Code, Error, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Node, Nodes},
     names::Name,
 };
-use weft_engine::{Epoch, Gateway, Ipip, Peer, Port, Snapshot, Vtep, counters::Traffic};
+use weft_engine::{
+    Epoch, Gateway, Ipip, Peer, Peers, Port, Snapshot, Vtep, counters::Traffic,
+    snapshot::SnapshotError,
+};
 use weft_wire::ipip;
-
-/// Most peers: as many as a `PeerId` can tell apart.
-const PEERS_MAX: usize = 1 << 16;
 
 /// Everything that was asked for and granted.
 #[derive(Debug, Clone)]
@@ -34,7 +34,9 @@ pub struct State {
     ipip: bool,
     /// Each at its `PortId`.
     ports: Vec<Option<PortRow>>,
-    peers: Vec<PeerRow>,
+    /// Shared by the states that differ in ports alone.
+    peers: Arc<[PeerRow]>,
+    tables: Arc<Peers>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +68,8 @@ impl State {
             uplink_mtu,
             ipip: false,
             ports: Vec::new(),
-            peers: Vec::new(),
+            peers: Arc::default(),
+            tables: Arc::default(),
         }
     }
 
@@ -100,14 +103,14 @@ impl State {
     pub fn with_nodes(&self, nodes: Nodes) -> Result<Self, Error> {
         let Nodes { node: own, peers } = nodes;
         self.check_own(&own)?;
-        check_peers(&own, &peers)?;
+        unique::check(&own, &peers)?;
         ways::check(self.ipip, &peers)?;
         let known: HashMap<&Name, &Arc<Peer>> = self
             .peers
             .iter()
             .map(|row| (&row.node.name, &row.peer))
             .collect();
-        let peers = peers
+        let peers: Arc<[PeerRow]> = peers
             .into_iter()
             .map(|node| {
                 let before = known.get(&node.name);
@@ -121,9 +124,12 @@ impl State {
                 PeerRow { node, peer }
             })
             .collect();
+        let all = peers.iter().map(|row| Arc::clone(&row.peer)).collect();
+        let tables = Peers::build(&own.blocks, all).map_err(contradiction)?;
         Ok(Self {
             own,
             peers,
+            tables: Arc::new(tables),
             ..self.clone()
         })
     }
@@ -144,15 +150,8 @@ impl State {
             .iter()
             .map(|row| row.as_ref().map(|row| Arc::clone(&row.port)))
             .collect();
-        let peers = self.peers.iter().map(|row| Arc::clone(&row.peer)).collect();
-        Snapshot::build(epoch, gateway, vtep, ports, peers).map_err(|fault| {
-            let message = format!("the tables contradict themselves: {fault}");
-            refusal(
-                Code::Internal,
-                message,
-                "report this with the forwarder's log",
-            )
-        })
+        let peers = Arc::clone(&self.tables);
+        Snapshot::build(epoch, gateway, vtep, ports, peers).map_err(contradiction)
     }
 
     fn check_own(&self, own: &Node) -> Result<(), Error> {
@@ -160,7 +159,7 @@ impl State {
         let invalid = |what: String, hint: &str| {
             Err(refusal(
                 Code::Invalid,
-                format!("apply node {}: {what}", own.name),
+                format!("node {}: {what}", own.name),
                 hint,
             ))
         };
@@ -178,7 +177,7 @@ impl State {
         for port in self.ports().filter(|port| port.spec.host.is_none()) {
             if let Some(address) = own.tunnel.iter().find(|a| port.spec.addresses.contains(a)) {
                 let message = format!(
-                    "apply node {}: tunnel address {address} is port {}'s",
+                    "node {}: tunnel address {address} is port {}'s",
                     own.name, port.spec.name
                 );
                 return Err(refusal(Code::Taken, message, "give the node another"));
@@ -220,49 +219,13 @@ impl State {
     }
 }
 
-/// What no two nodes may share, this one included.
-fn check_peers(own: &Node, peers: &[Node]) -> Result<(), Error> {
-    if peers.len() > PEERS_MAX {
-        let message = format!("apply: {} peers are more than {PEERS_MAX}", peers.len());
-        return Err(refusal(Code::Invalid, message, "split the network"));
-    }
-    let mut names = HashMap::new();
-    let mut underlays = HashMap::new();
-    let mut places = HashMap::new();
-    for (place, node) in std::iter::once(own).chain(peers).enumerate() {
-        if place > 0 {
-            checks::node(node)?;
-        }
-        let taken = |what: String, by: &Name| {
-            let message = format!("apply node {}: {what} is also node {by}'s", node.name);
-            refusal(Code::Taken, message, "correct one of the two")
-        };
-        if let Some(by) = names.insert(&node.name, &node.name) {
-            return Err(taken(format!("the name {}", node.name), by));
-        }
-        for address in &node.underlay {
-            if let Some(by) = underlays.insert(address, &node.name) {
-                return Err(taken(format!("underlay address {address}"), by));
-            }
-        }
-        for block in places_of(node) {
-            if let Some(by) = places.insert(block, &node.name) {
-                return Err(taken(format!("block {block}"), by));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The node's blocks, and its tunnel addresses that lie outside of them.
-pub(crate) fn places_of(node: &Node) -> Vec<IpNet> {
-    let outside = |address: &&IpAddr| !node.blocks.iter().any(|block| block.contains(*address));
-    let tunnel = node
-        .tunnel
-        .iter()
-        .filter(outside)
-        .map(|&address| IpNet::from(address));
-    node.blocks.iter().copied().chain(tunnel).collect()
+fn contradiction(fault: SnapshotError) -> Error {
+    let message = format!("the tables contradict themselves: {fault}");
+    refusal(
+        Code::Internal,
+        message,
+        "report this with the forwarder's log",
+    )
 }
 
 /// Longest message that goes back, in characters: what was asked may be

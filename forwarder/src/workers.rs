@@ -148,9 +148,12 @@ impl Workers {
     /// let go of the queues of ports that are gone.
     pub fn publish(&self, tables: Tables) {
         let epoch = tables.snapshot.epoch;
-        self.shared.tables.store(Arc::new(tables));
+        // Else a worker would be the last to hold the old ones, and its packets
+        // would wait while it takes them apart.
+        let old = self.shared.tables.swap(Arc::new(tables));
         self.wake();
         self.settle(epoch);
+        drop(old);
     }
 
     /// Waits until every worker has acknowledged `epoch`. A worker that ends

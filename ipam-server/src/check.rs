@@ -85,6 +85,7 @@ fn sort<'a>(all: impl IntoIterator<Item = (&'a Key, &'a Value)>, found: &mut Fou
             (Key::Affinity(node, cidr), Value::Affinity(row)) => {
                 (None, rows.affinities.insert((*cidr, node), row).is_some())
             }
+            (Key::Underlay(_) | Key::Vtep(_), Value::Taken(_)) => (None, false),
             (_, Value::Aside(row)) => {
                 let hint = "correct the row or delete it; until then it is as if it were not there";
                 found.structure(key, row.reason.clone(), hint);

@@ -13,14 +13,14 @@ use clap::{Parser, ValueEnum};
 use crossbeam::channel::bounded;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
-use weft_api::ipam::{Pool, Reply, Request, Time};
+use weft_api::ipam::Time;
 use weft_socket::{Signals, guard::Socket};
 
 use crate::{
     config::Config,
     server::Server,
     store::{Store, etcd::Etcd, redb::Redb},
-    writer::Writer,
+    writer::{FirstError, Writer},
 };
 
 /// How long the end waits for the store.
@@ -87,40 +87,37 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let (server, ends) = Server::new(socket, signals, config.limits.clone())?;
     let silenced = ends.silenced.clone();
     let (jobs, tell) = ends.split();
-    let mut writer = Writer::start(store, Box::new(wall_clock), config.limits.batch, tell)?
+    let (clock, batch) = (Box::new(wall_clock), config.limits.batch);
+    // Clients are answered while a store is away that others keep.
+    let writer = match store.is_shared() {
+        true => Writer::awaiting(store, clock, batch, tell),
+        false => Writer::start(store, clock, batch, tell)?,
+    };
+    let mut writer = writer
         .with_grace(config.gc_grace)
-        .with_members(config.node_grace, silenced);
-    for pool in &config.pools {
-        make_pool(&mut writer, pool).with_context(|| format!("pool {}", pool.name))?;
-    }
+        .with_members(config.node_grace, silenced)
+        .with_pools(&config.pools);
     let revision = writer.revision();
-    let (running, ended) = bounded::<()>(0);
+    let (running, ended) = bounded::<FirstError>(1);
     thread::Builder::new()
         .name("writer".into())
-        .spawn(move || {
-            writer.run(&jobs);
-            drop(running);
+        .spawn(move || match writer.begin() {
+            Ok(()) => {
+                writer.run(&jobs);
+                drop(running);
+            }
+            // Received below, once the server has seen that the writer ended.
+            Err(error) => drop(running.send(error)),
         })
         .context("start the writer's thread")?;
-    info!(socket = %config.socket.display(), store = %config.store, "weft-ipam is ready");
-    let signal = server.run(revision)?;
+    info!(socket = %config.socket.display(), store = %config.store, "weft-ipam listens");
+    let signal = server.run(revision).map_err(|fault| {
+        let first = ended.recv_timeout(PARTING);
+        first.map_or_else(|_| fault.into(), anyhow::Error::from)
+    })?;
     // The store takes its leave, unless it hangs: it is safe without.
     let _ = ended.recv_timeout(PARTING);
     info!(%signal, "weft-ipam ends");
-    Ok(())
-}
-
-/// Makes a pool of the configuration, unless it is there: what operators
-/// have since changed of it stays.
-fn make_pool(writer: &mut Writer, pool: &Pool) -> anyhow::Result<()> {
-    if let Reply::Pools(pools) = writer.decide(Request::Pools)?
-        && pools
-            .iter()
-            .any(|old| old.pool.name == pool.name && old.pool.cidr == pool.cidr)
-    {
-        return Ok(());
-    }
-    writer.decide(Request::PoolCreate(Box::new(pool.clone())))?;
     Ok(())
 }
 

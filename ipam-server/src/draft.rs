@@ -64,8 +64,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes the settings as they are, for what must be unique over rows that
-    /// do not conflict: of two servers that make pools or nodes at the same
-    /// moment, the second sees the first's before it goes on.
+    /// do not conflict: of two servers that make pools at the same moment, the
+    /// second sees the first's before it goes on.
     pub fn one_at_a_time(&mut self) {
         let config = || Value::Config(self.book.config().clone());
         let config = self

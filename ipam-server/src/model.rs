@@ -1,10 +1,12 @@
 //! What is stored: one row for each pool, block, affinity, reservation and
-//! node, one for the settings and one for the mark. Handles have no rows: which addresses a
-//! handle has follows from the blocks.
+//! node, one for each underlay address and each VTEP MAC, one for the settings
+//! and one for the mark. Handles have no rows: which addresses a handle has
+//! follows from the blocks.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -12,7 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_api::{
     ipam::{AffinityState, Config, Node, Place, PodRef, Pool, Reservation, Time, Use},
-    names::{Handle, Name},
+    names::{Handle, Mac, Name},
 };
 
 mod sound;
@@ -28,6 +30,9 @@ pub enum Key {
     Block(IpNet),
     /// That a node owns, or is about to own, a block.
     Affinity(Name, IpNet),
+    /// That a node has, or had, this underlay address or VTEP MAC.
+    Underlay(IpAddr),
+    Vtep(Mac),
 }
 
 /// A row's content, of the kind that its key says.
@@ -41,6 +46,7 @@ pub enum Value {
     /// Shared, as whoever drafts, commits and indexes it only reads.
     Block(Arc<Block>),
     Affinity(Affinity),
+    Taken(Taken),
     /// Of any kind: a foreign hand wrote it, and it is not to be believed. It
     /// keeps its place: nothing is made there as if it were free.
     Aside(Aside),
@@ -114,6 +120,16 @@ pub struct Affinity {
     pub state: AffinityState,
 }
 
+/// For people to read. Servers only compare the row's revision: it is written
+/// with each node that comes to have the address, so of two nodes that come to
+/// have one at the same moment, the second is planned anew. Which node has it
+/// now, the nodes' rows say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taken {
+    pub by: Name,
+}
+
 /// A number that the servers raise together, in an interval that one of them
 /// measured without the wall clock. Absent, it is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +185,8 @@ impl Key {
                 let (node, block) = rest.rsplit_once('/').ok_or_else(wrong)?;
                 Self::Affinity(name(node)?, cidr(block)?)
             }
+            "underlay" => Self::Underlay(rest.parse().map_err(|_| wrong())?),
+            "vtep" => Self::Vtep(rest.parse().map_err(|_| wrong())?),
             _ => return Err(wrong()),
         })
     }
@@ -185,6 +203,8 @@ impl fmt::Display for Key {
             Self::Node(name) => write!(f, "node/{name}"),
             Self::Block(cidr) => write!(f, "block/{}", flat(cidr)),
             Self::Affinity(node, cidr) => write!(f, "affinity/{node}/{}", flat(cidr)),
+            Self::Underlay(address) => write!(f, "underlay/{address}"),
+            Self::Vtep(mac) => write!(f, "vtep/{mac}"),
         }
     }
 }
@@ -205,6 +225,7 @@ impl Value {
             Self::Node(row) => serde_json::to_vec(row),
             Self::Block(row) => serde_json::to_vec(row),
             Self::Affinity(row) => serde_json::to_vec(row),
+            Self::Taken(row) => serde_json::to_vec(row),
             Self::Aside(row) => return row.bytes.clone(),
         };
         encoded.expect("string keys and no fallible serializers")
@@ -220,6 +241,7 @@ impl Value {
             Key::Node(_) => serde_json::from_slice(bytes).map(Self::Node),
             Key::Block(_) => serde_json::from_slice(bytes).map(Self::Block),
             Key::Affinity(..) => serde_json::from_slice(bytes).map(Self::Affinity),
+            Key::Underlay(_) | Key::Vtep(_) => serde_json::from_slice(bytes).map(Self::Taken),
         };
         let wrong = |reason| RowError::Value {
             key: key.to_string(),
@@ -257,6 +279,9 @@ mod tests {
             "block/10.0.0.64-26",
             "block/fd00::40-122",
             "affinity/rack/7/fd00::-122",
+            "underlay/192.0.2.1",
+            "underlay/2001:db8::1",
+            "vtep/02:00:00:00:00:01",
         ] {
             assert_eq!(
                 Key::parse(text).map(|key| key.to_string()).as_deref(),
@@ -273,6 +298,8 @@ mod tests {
             "affinity/n1",
             "affinity/n1/10.0.0.0-8",
             "block/::-0",
+            "underlay/n1",
+            "vtep/02:00",
         ] {
             assert!(Key::parse(text).is_err(), "{text}");
         }

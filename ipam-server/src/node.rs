@@ -12,7 +12,7 @@ use crate::{
     book::Book,
     claim,
     draft::Draft,
-    model::{Key, Value},
+    model::{Key, Taken, Value},
     plan::Plan,
     release,
 };
@@ -29,13 +29,7 @@ pub fn put(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
         return Ok(Plan::answer(Reply::Done));
     }
     let mut draft = Draft::new(book, now);
-    // Nodes that only change their labels need not wait for each other.
-    let keeps = |known: &Node| {
-        known.vtep_mac == node.vtep_mac && (node.underlay.iter()).all(|net| has(known, net.addr()))
-    };
-    if !known.is_some_and(keeps) {
-        draft.one_at_a_time();
-    }
+    take(&mut draft, known, node);
     let key = Key::Node(node.name.clone());
     draft.put(key, Some(Value::Node(node.clone())));
     Ok(draft.plan(Reply::Done))
@@ -66,7 +60,7 @@ pub fn register(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
     }
     unique(book, node)?;
     let mut draft = Draft::new(book, now);
-    draft.one_at_a_time();
+    take(&mut draft, known, node);
     let since = known.and_then(|known| known.registered).unwrap_or(now);
     let node = Node {
         registered: Some(since),
@@ -80,13 +74,37 @@ pub fn register(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
 /// Takes a registered node's record away; its blocks stay its own.
 pub fn withdraw(book: &Book, name: &Name, now: Time) -> Plan {
     let mut draft = Draft::new(book, now);
-    if book
-        .node(name)
-        .is_some_and(|node| node.registered.is_some())
-    {
-        draft.put(Key::Node(name.clone()), None);
+    if let Some(node) = book.node(name).filter(|node| node.registered.is_some()) {
+        forget(&mut draft, node);
     }
     draft.plan(Reply::Done)
+}
+
+/// Writes the row of each address that the node comes to have. Nodes that keep
+/// what they have do not wait for each other, nor do those that share nothing.
+fn take(draft: &mut Draft, known: Option<&Node>, node: &Node) {
+    let (had, has) = (known.map(unshared).unwrap_or_default(), unshared(node));
+    for key in had.iter().filter(|key| !has.contains(key)) {
+        draft.put(key.clone(), None);
+    }
+    for key in has.into_iter().filter(|key| !had.contains(key)) {
+        let by = node.name.clone();
+        draft.put(key, Some(Value::Taken(Taken { by })));
+    }
+}
+
+/// Deletes the node's row and those of its addresses.
+fn forget(draft: &mut Draft, node: &Node) {
+    for key in unshared(node) {
+        draft.put(key, None);
+    }
+    draft.put(Key::Node(node.name.clone()), None);
+}
+
+/// What no other node may have.
+fn unshared(node: &Node) -> Vec<Key> {
+    let underlay = node.underlay.iter().map(|net| Key::Underlay(net.addr()));
+    underlay.chain([Key::Vtep(node.vtep_mac)]).collect()
 }
 
 fn by_hand(known: &Node, node: &Node) -> Result<Plan, Error> {
@@ -195,8 +213,8 @@ pub fn delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
             claim::disown(&mut draft, name, *cidr);
         }
     }
-    if book.node(name).is_some() {
-        draft.put(Key::Node(name.clone()), None);
+    if let Some(node) = book.node(name) {
+        forget(&mut draft, node);
     }
     Ok(draft.plan(Reply::Done))
 }

@@ -74,7 +74,7 @@ pub fn events(book: &Book, updates: &[Update], revision: Revision) -> Vec<Event>
             Key::Block(cidr) | Key::Affinity(_, cidr) => {
                 blocks.insert(*cidr);
             }
-            Key::Config | Key::Mark | Key::Reservation(_) => {}
+            Key::Config | Key::Mark | Key::Reservation(_) | Key::Underlay(_) | Key::Vtep(_) => {}
         }
     }
     for cidr in &blocks {

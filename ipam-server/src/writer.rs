@@ -8,14 +8,14 @@
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, select};
-use weft_api::ipam::{Error, Event, Reply, Request, Status, Time};
+use weft_api::ipam::{Error, Event, Pool, Reply, Request, Status, Time};
 
 use crate::{
     book::Book,
     check,
     model::Revision,
     plan::{Plan, plan},
-    store::{News, Store, StoreError},
+    store::{Loaded, News, Store, StoreError},
     sweep::Pace,
 };
 use answers::{contended, is_doubtful, needs_all, unavailable};
@@ -24,6 +24,7 @@ use commit::Ended;
 pub use mark::GRACE;
 use members::Members;
 pub use members::NODE_GRACE;
+pub use pools::FirstError;
 
 mod answers;
 mod batch;
@@ -32,6 +33,7 @@ mod mark;
 mod members;
 mod news;
 mod parts;
+mod pools;
 mod sweep;
 
 /// How often a batch is planned while other servers change the same rows.
@@ -90,6 +92,8 @@ pub struct Writer {
     news: (Sender<News>, Receiver<News>),
     pace: Pace,
     members: Members,
+    /// To be made once the store was loaded.
+    pools: Vec<Pool>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -109,11 +113,30 @@ impl Writer {
         tell: Tell,
     ) -> Result<Self, StoreError> {
         let loaded = store.load()?;
+        let mut writer = Self::new(store, Some(loaded), clock, batch_max, tell);
+        writer.watch();
+        Ok(writer)
+    }
+
+    /// Has not loaded the store, and decides nothing before it has.
+    pub fn awaiting(store: Box<dyn Store>, clock: Clock, batch_max: usize, tell: Tell) -> Self {
+        Self::new(store, None, clock, batch_max, tell)
+    }
+
+    fn new(
+        store: Box<dyn Store>,
+        loaded: Option<Loaded>,
+        clock: Clock,
+        batch_max: usize,
+        tell: Tell,
+    ) -> Self {
+        let stale = loaded.is_none();
+        let loaded = loaded.unwrap_or_default();
         let revision = loaded.revision;
         let book = Book::load(loaded);
         let members = Members::new(&book, store.is_shared());
         let turn = sweep::Turn::new(store.is_shared());
-        let mut writer = Self {
+        Self {
             pace: mark::pace(&book, GRACE, store.is_shared()),
             store,
             book,
@@ -122,17 +145,16 @@ impl Writer {
             tell,
             notes: Vec::new(),
             batch_max: batch_max.max(1),
-            stale: false,
-            unwatched: false,
+            stale,
+            unwatched: stale,
             turn,
             loaded: revision,
             heard: revision,
             known: revision,
             deleted: std::collections::VecDeque::new(),
             news: bounded(NEWS_MAX),
-        };
-        writer.watch();
-        Ok(writer)
+            pools: Vec::new(),
+        }
     }
 
     /// The revision that was loaded: no event before it is known.
@@ -140,19 +162,21 @@ impl Writer {
         self.loaded
     }
 
-    /// Decides one request before there is anybody to tell.
+    /// Decides one request of this server's own.
     pub fn decide(&mut self, request: Request) -> Result<Reply, Error> {
+        self.flush();
         let until = Instant::now() + Duration::from_secs(3600);
         self.serve(vec![Job {
             ticket: 0,
             request,
             until,
         }]);
-        let answer = self.notes.drain(..).find_map(|note| match note {
-            Note::Answer(_, answer) => Some(answer),
-            _ => None,
-        });
-        answer.unwrap_or_else(|| Err(unavailable("nothing was decided".into())))
+        let is_answer = |note: &Note| matches!(note, Note::Answer(..));
+        let place = self.notes.iter().position(is_answer);
+        match place.map(|place| self.notes.remove(place)) {
+            Some(Note::Answer(_, answer)) => answer,
+            _ => Err(unavailable("nothing was decided".into())),
+        }
     }
 
     /// Serves until nobody can ask any more.
@@ -173,6 +197,7 @@ impl Writer {
                 recv(silenced) -> ticket => self.members.silence(ticket.ok()),
                 default(pause) => self.reload_stale(),
             }
+            self.make_pools_late();
             self.keep_members();
             self.raise_mark();
             self.sweep();

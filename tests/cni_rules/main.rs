@@ -7,6 +7,7 @@ mod chain;
 mod check;
 mod gc;
 mod killed;
+mod life;
 mod node;
 mod page;
 mod proxy;

@@ -26,6 +26,8 @@ pub const DEBIAN: &str = "/usr/lib/cni";
 /// A pool of four addresses.
 pub const SMALL: &str = "10.77.0.0/30";
 
+const POOLS: [&str; 2] = ["10.77.0.0/24", "fd77::/112"];
+
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
 pub struct Node {
@@ -36,10 +38,19 @@ pub struct Node {
 
 impl Node {
     pub fn start() -> Self {
-        Self::with_pools(&["10.77.0.0/24", "fd77::/112"])
+        Self::with_pools(&POOLS)
+    }
+
+    /// Whose GC leaves alone what is younger than so many seconds.
+    pub fn with_grace(seconds: u32) -> Self {
+        Self::with(&POOLS, seconds)
     }
 
     pub fn with_pools(cidrs: &[&str]) -> Self {
+        Self::with(cidrs, 1)
+    }
+
+    fn with(cidrs: &[&str], grace: u32) -> Self {
         let netns = Netns::make("node").expect("a namespace");
         netns.run(|| ip("link set lo up")).expect("enter");
         let dir = TempDir::new().expect("a directory");
@@ -50,7 +61,8 @@ impl Node {
         };
         let forwarder = "node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']\n";
         std::fs::write(node.at("forwarder.toml"), forwarder).expect("write");
-        std::fs::write(node.at("ipam.toml"), "gc_grace_seconds = 1\n").expect("write");
+        let ipam = format!("gc_grace_seconds = {grace}\n");
+        std::fs::write(node.at("ipam.toml"), ipam).expect("write");
         node.start_ipam();
         node.start_forwarder();
         let mut ipam = node.ipam();
@@ -156,6 +168,11 @@ impl Node {
         })
     }
 
+    pub fn add(&self, pod: &Pod) -> Value {
+        let added = self.call("ADD", pod, &json!({}));
+        added.unwrap_or_else(|failure| panic!("ADD {}: {failure}", pod.container))
+    }
+
     pub fn ports(&self) -> Vec<Port> {
         let mut client = Client::connect(&self.at("forwarder.sock")).expect("connect");
         client.ports().expect("a list")
@@ -220,6 +237,8 @@ pub fn list(version: &str, plugins: &[Value]) -> Value {
 pub struct Pod {
     pub container: String,
     pub netns: Netns,
+    /// What Kubernetes says of it (CNI_ARGS).
+    args: String,
 }
 
 impl Pod {
@@ -227,6 +246,15 @@ impl Pod {
         Self {
             container: container.to_owned(),
             netns: Netns::make(container).expect("a namespace"),
+            args: String::new(),
+        }
+    }
+
+    /// A pod that Kubernetes calls by that name.
+    pub fn named(name: &str, container: &str) -> Self {
+        Self {
+            args: format!("K8S_POD_NAMESPACE=db;K8S_POD_NAME={name}"),
+            ..Self::new(container)
         }
     }
 
@@ -239,6 +267,7 @@ impl Pod {
             container: self.container.clone(),
             netns: self.path(),
             interface: "eth0".to_owned(),
+            args: self.args.clone(),
             ..Attachment::default()
         }
     }

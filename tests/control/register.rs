@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -10,8 +11,11 @@ use std::{
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use weft_api::ipam::{Node, Reply, Request};
-use weft_socket::ipam::Client;
+use weft_api::{
+    forwarder,
+    ipam::{Node, Reply, Request},
+};
+use weft_socket::ipam::{Client, ClientError};
 
 use crate::server::{LIMIT, Server, command};
 
@@ -22,6 +26,15 @@ struct Ipam {
 
 impl Ipam {
     fn start(grace: u32) -> Self {
+        let ipam = Self::launch(grace, None);
+        eventually("the IPAM server listens", || {
+            Client::connect(&ipam.socket()).is_ok()
+        });
+        ipam
+    }
+
+    /// Not waited for. Without a store it has a file of its own.
+    fn launch(grace: u32, store: Option<&str>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         fs::write(at("ipam.toml"), format!("node_grace_seconds = {grace}\n")).expect("a file");
@@ -32,16 +45,12 @@ impl Ipam {
             .arg("--socket")
             .arg(at("ipam.sock"))
             .arg("--store")
-            .arg(at("ipam.redb"))
+            .arg(store.map_or_else(|| at("ipam.redb"), PathBuf::from))
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .spawn()
             .expect("start weft-ipam");
-        let ipam = Self { child, folder };
-        eventually("the IPAM server listens", || {
-            Client::connect(&ipam.socket()).is_ok()
-        });
-        ipam
+        Self { child, folder }
     }
 
     fn socket(&self) -> PathBuf {
@@ -101,7 +110,7 @@ fn config(name: &str, net: u8, number: u8, socket: &Path) -> String {
 
 fn peers(server: &Server) -> Vec<String> {
     let reply = server.client().ok(r#"{"op":"peers"}"#);
-    let weft_api::forwarder::Reply::Peers(peers) = reply else {
+    let forwarder::Reply::Peers(peers) = reply else {
         panic!("peers answers with peers");
     };
     peers
@@ -177,6 +186,80 @@ fn a_second_node_of_one_name_is_told_and_takes_nothing_from_the_first() {
     second.wait().expect("it ends");
     assert_eq!(ipam.nodes(), known, "its leave is not the first's");
     drop(first);
+}
+
+#[test]
+fn a_forwarder_that_is_there_before_etcd_follows_once_it_is_up() {
+    let [port, peer] = [0, 1].map(|_| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("bound").port()
+    });
+    let ipam = Ipam::launch(30, Some(&format!("etcd://127.0.0.1:{port}")));
+    let server = Server::with_config(&config("n1", 4, 1, &ipam.socket()));
+    let status = || match server.client().ok(r#"{"op":"status"}"#) {
+        forwarder::Reply::Status(status) => status.ipam.expect("it follows"),
+        other => panic!("{other:?}"),
+    };
+    eventually("the IPAM server tells that it cannot answer", || {
+        let client = Client::connect(&ipam.socket());
+        client.is_ok_and(|mut client| {
+            let asked = client.request(&Request::Nodes);
+            matches!(asked, Err(ClientError::Refused(_)))
+        })
+    });
+    assert!(!status().connected && status().revision.is_none());
+    let _etcd = Etcd::start(port, peer);
+    let until = Instant::now() + 3 * LIMIT;
+    while status().revision.is_none() {
+        assert!(Instant::now() < until, "{:?}", status());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(ipam.names(), ["n1"]);
+    let second = Server::with_config(&config("n2", 4, 2, &ipam.socket()));
+    eventually("n1 hears of n2", || peers(&server) == ["n2"]);
+    drop(second);
+}
+
+/// A real one, killed when dropped.
+struct Etcd {
+    child: Child,
+    _data: tempfile::TempDir,
+}
+
+impl Etcd {
+    fn start(port: u16, peer: u16) -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let [client, peer] = [port, peer].map(|port| format!("http://127.0.0.1:{port}"));
+        let child = Command::new("etcd")
+            .arg("--data-dir")
+            .arg(data.path())
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Debian's etcd-server is installed");
+        Self { child, _data: data }
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[test]

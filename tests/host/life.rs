@@ -253,7 +253,7 @@ fn what_cannot_be_is_refused_with_a_remedy() {
     refused(
         one,
         &["host", "up", "--pool", POOLS[0]],
-        &["10.244.0.0/16", "File exists"],
+        &["10.244.0.0/16 has a route by another link", "ip route del"],
     );
     assert_eq!(link_index(one), None, "nothing is left of it");
     run(&one.netns, "ip route del 10.244.0.0/16").expect("gone");

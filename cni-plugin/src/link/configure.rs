@@ -4,22 +4,16 @@
 use std::{fs, net::IpAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::errno::Errno;
 use weft_api::forwarder::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 
 use super::{ALIAS, LinkError, Role, Wiring};
-use crate::{
-    netlink::{LinkChange, Netlink, NetlinkError, Route},
-    netns::Netns,
-};
+use crate::netlink::{LinkChange, Netlink, Route};
 
 const GATEWAYS: [IpAddr; 2] = [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)];
 
-pub(super) fn configure(
-    netns: &Netns,
-    netlink: &Netlink,
-    index: u32,
-    wiring: &Wiring,
-) -> Result<(), LinkError> {
+/// To be called inside the link's namespace.
+pub(super) fn set_up(netlink: &Netlink, index: u32, wiring: &Wiring) -> Result<(), LinkError> {
     let up = LinkChange {
         up: true,
         ..LinkChange::default()
@@ -47,7 +41,7 @@ pub(super) fn configure(
         } else {
             &[&wiring.interface]
         };
-        netns.run(|| enable_ipv6(links))?;
+        enable_ipv6(links);
     }
     for &address in &wiring.addresses {
         netlink.add_address(index, IpNet::from(address))?;
@@ -92,7 +86,7 @@ fn route_by(
     gateway: IpAddr,
     behind: &[IpNet],
     wiring: &Wiring,
-) -> Result<(), NetlinkError> {
+) -> Result<(), LinkError> {
     let same_family = |address: IpAddr| address.is_ipv4() == gateway.is_ipv4();
     let behind: Vec<_> = behind
         .iter()
@@ -117,15 +111,22 @@ fn route_by(
         if there.contains(&to) {
             continue;
         }
-        netlink.add_route(&Route {
+        let added = netlink.add_route(&Route {
             to,
             index,
             via,
             onlink: is_host && via.is_some(),
             src: src.filter(|_| is_host && via.is_some()),
-        })?;
+        });
+        match added {
+            Err(error) if is_host && error.is(Errno::EEXIST) => {
+                let interface = wiring.interface.clone();
+                return Err(LinkError::RouteTaken { to, interface });
+            }
+            added => added?,
+        }
     }
-    netlink.add_neighbour(index, gateway, GATEWAY_MAC)
+    Ok(netlink.add_neighbour(index, gateway, GATEWAY_MAC)?)
 }
 
 /// Some runtimes start pods with IPv6 off. Where this cannot turn it on, the

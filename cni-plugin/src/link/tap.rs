@@ -16,21 +16,22 @@ use crate::{netns::Netns, sys};
 
 pub(super) const TUN: &str = "/dev/net/tun";
 
-pub(super) fn add_tap(netns: &Netns, interface: &str, queues: usize) -> Result<Device, LinkError> {
+/// Makes the tap in the calling thread's namespace: a tap belongs to the one
+/// in which the node was opened.
+pub(super) fn add_tap(interface: &str, queues: usize) -> Result<Device, LinkError> {
     if queues == 0 || queues > QUEUES_MAX {
         return Err(LinkError::Queues {
             interface: interface.to_owned(),
             queues,
         });
     }
-    // A tap belongs to the namespace in which the node was opened.
-    netns.run(|| match tap_queues(interface, queues) {
+    match tap_queues(interface, queues) {
         Err(LinkError::Tap { error, .. }) if is(&error, Errno::EINVAL) => basic(interface),
         queues => Ok(Device {
             driver: Driver::Tap,
             fds: queues?,
         }),
-    })?
+    }
 }
 
 fn tap_queues(interface: &str, queues: usize) -> Result<Vec<OwnedFd>, LinkError> {
@@ -87,22 +88,23 @@ pub(super) fn basic(interface: &str) -> Result<Device, LinkError> {
     })
 }
 
-/// Whether a tap whose fds are being closed has left its namespace. Asked by
-/// name, since netlink would answer only once the kernel is done with the
-/// link, and that takes some 20 ms more.
-pub fn has_left(netns: &Netns, interface: &str) -> bool {
+/// Whether a tap whose fds are being closed has left its namespace; waits for
+/// that beside `meanwhile`. Asked by name, since netlink would answer only
+/// once the kernel is done with the link, and that takes some 20 ms more.
+pub fn has_left<T>(netns: &Netns, interface: &str, meanwhile: impl FnOnce() -> T) -> (bool, T) {
     const DEADLINE: Duration = Duration::from_millis(100);
     const PAUSE: Duration = Duration::from_micros(200);
 
-    let left = netns.run(|| {
+    let wait = || {
         let until = Instant::now() + DEADLINE;
-        while exists(interface) != Ok(false) {
+        while !matches!(exists(interface), Ok(false)) {
             if Instant::now() > until {
                 return false;
             }
             thread::sleep(PAUSE);
         }
         true
-    });
-    left.unwrap_or(false)
+    };
+    let (left, done) = netns.run_beside(wait, meanwhile);
+    (left.unwrap_or(false), done)
 }

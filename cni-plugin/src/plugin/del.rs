@@ -11,6 +11,7 @@
 
 use std::path::Path;
 
+use weft_api::{ipam::Attachment, names::Name};
 use weft_socket::ipam::ClientError;
 
 use super::{Order, add, delegate, port, server};
@@ -46,11 +47,17 @@ pub(super) fn del(order: &Order, pod: &Pod, netns: Option<&Path>) -> Result<(), 
     };
     let inside = netns.and_then(still_there);
     let interface = pod.interface.as_str();
-    let detached = wire_pod::detach_pod(inside.as_ref(), &port, interface, forwarder.as_mut());
-    if let Err(errors) = detached {
-        failures.extend(errors.iter().map(add::of_wiring));
-    }
-    let released = match &order.config.ipam {
+    let inside = inside.as_ref();
+    let release = || release(order, &port, attachment);
+    let (errors, released) =
+        wire_pod::detach_pod(inside, &port, interface, forwarder.as_mut(), release);
+    failures.extend(errors.iter().map(add::of_wiring));
+    failures.extend(released.err());
+    Failure::all(failures).map_or(Ok(()), Err)
+}
+
+fn release(order: &Order, port: &Name, attachment: Attachment) -> Result<(), Failure> {
+    match &order.config.ipam {
         Ipam::Delegate(name) => delegate::run(order, name, "DEL").map(drop),
         Ipam::Weft(weft) => match server::release(weft, attachment) {
             Err(ClientError::Line(error)) if error.is_absent() => {
@@ -59,15 +66,12 @@ pub(super) fn del(order: &Order, pod: &Pod, netns: Option<&Path>) -> Result<(), 
             }
             released => released.map_err(|error| server::of_ipam(&error)),
         },
-    };
-    failures.extend(released.err());
-    Failure::all(failures).map_or(Ok(()), Err)
+    }
 }
 
 /// A path without a namespace behind it is what is left of a pod that ended.
 fn still_there(path: &Path) -> Option<Netns> {
-    let netns = Netns::open(path);
-    match netns.and_then(|netns| netns.run(|| ()).map(|()| netns)) {
+    match Netns::open(path) {
         Ok(netns) => Some(netns),
         Err(error) => {
             eprintln!("weft-cni: DEL: {error}");

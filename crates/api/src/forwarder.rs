@@ -50,7 +50,7 @@ pub enum Request {
     /// All peers.
     Peers,
     /// Replace this node's view of the other nodes, whole. Refused where the
-    /// forwarder follows an IPAM server.
+    /// forwarder follows an IPAM server or keeps to a file.
     Apply(Nodes),
     /// All counters.
     Counters,
@@ -236,7 +236,7 @@ pub enum Code {
     Descriptor,
     /// The caller may not do this.
     Forbidden,
-    /// The forwarder follows an IPAM server, and takes nodes from nobody else.
+    /// The nodes come from an IPAM server or a file, and from nobody else.
     Ruled,
     /// All places for clients are in use.
     Busy,
@@ -346,9 +346,21 @@ pub struct Status {
     pub ipip: bool,
     pub ports: usize,
     pub peers: usize,
-    /// None where nodes come by `apply`.
+    /// None where nodes do not come from an IPAM server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipam: Option<Ipam>,
+    /// None where nodes do not come from a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes_file: Option<NodesFile>,
+}
+
+/// The file that a forwarder takes the nodes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesFile {
+    pub path: PathBuf,
+    /// Why the newest version is not in force; none where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 /// The IPAM server that a forwarder follows.

@@ -72,10 +72,10 @@ macro_rules! counters {
 }
 
 counters! {
-    received_from_ports "Packets that pods sent.";
+    received_from_ports "Packets that pods and the node sent.";
     received_from_peers "Packets that came out of the tunnel, or tried to.";
     originated "Packets that the gateway made.";
-    sent_to_ports "Packets delivered to pods.";
+    sent_to_ports "Packets delivered to pods and to the node.";
     sent_to_peers "Packets sent into the tunnel.";
     answered "Packets that the gateway consumed and answered.";
     fragmented "Packets too big for their way that went on in fragments, each of which is originated.";

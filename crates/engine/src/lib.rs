@@ -7,6 +7,9 @@
 //! Tunnel:       segment ► outbox
 //! ```
 //!
+//! A port is a pod's, or the node's own: the host port, which leads to all that
+//! the node's kernel routes.
+//!
 //! Nothing here knows a file descriptor, a clock, a thread or a log; `now`
 //! is an argument. The only way to lose a frame is [`Verdict::Drop`].
 
@@ -41,7 +44,7 @@ pub use engine::{Engine, Scene};
 pub use inbox::Inbox;
 pub use outbox::Outbox;
 pub use snapshot::{
-    Epoch, Gateway, Holder, Host, Ipip, Peer, PeerId, Port, PortId, Route, Snapshot, Vtep,
+    Epoch, Gateway, Holder, Host, Ipip, Peer, PeerId, Peers, Port, PortId, Route, Snapshot, Vtep,
 };
 pub use verdict::{Tunnel, Verdict};
 pub use way::{Reach, Way};

@@ -154,9 +154,16 @@ pub struct Snapshot {
     pub vtep: Vtep,
     ports: Vec<Option<Arc<Port>>>,
     host: Option<PortId>,
-    peers: Vec<Arc<Peer>>,
     port_by_address: HashMap<IpAddr, PortId>,
-    peer_by_underlay: HashMap<IpAddr, PeerId>,
+    peers: Arc<Peers>,
+}
+
+/// The other nodes, and what lives where: of many snapshots the same, as ports
+/// come and go more often than nodes.
+#[derive(Debug, Default)]
+pub struct Peers {
+    peers: Vec<Arc<Peer>>,
+    by_underlay: HashMap<IpAddr, PeerId>,
     holder_of_block: Holders,
 }
 
@@ -192,28 +199,25 @@ pub enum SnapshotError {
 type Holders = JointPrefixMap<IpNet, Holder>;
 
 impl Snapshot {
-    /// Ports stand at their own [`PortId`]; peers get theirs by position.
+    /// Ports stand at their own [`PortId`]. `peers` are built with the blocks
+    /// that `vtep` has.
     pub fn build(
         epoch: Epoch,
         gateway: Gateway,
         vtep: Vtep,
         ports: Vec<Option<Arc<Port>>>,
-        peers: Vec<Arc<Peer>>,
+        peers: Arc<Peers>,
     ) -> Result<Self, SnapshotError> {
         let host = host_among(&ports)?;
         let port_by_address = by_address(&ports, &vtep, host)?;
-        let peer_by_underlay = by_underlay(&peers)?;
-        let holder_of_block = by_block(&vtep.blocks, &peers)?;
         Ok(Self {
             epoch,
             gateway,
             vtep,
             ports,
             host,
-            peers,
             port_by_address,
-            peer_by_underlay,
-            holder_of_block,
+            peers,
         })
     }
 
@@ -223,11 +227,11 @@ impl Snapshot {
 
     /// `id` must come from this snapshot.
     pub fn peer(&self, id: PeerId) -> &Peer {
-        &self.peers[usize::from(id.0)]
+        &self.peers.peers[usize::from(id.0)]
     }
 
     pub fn peers(&self) -> &[Arc<Peer>] {
-        &self.peers
+        &self.peers.peers
     }
 
     /// Whether the gateway itself answers for `address`.
@@ -260,12 +264,12 @@ impl Snapshot {
     }
 
     pub fn peer_from(&self, underlay: IpAddr) -> Option<PeerId> {
-        self.peer_by_underlay.get(&underlay).copied()
+        self.peers.by_underlay.get(&underlay).copied()
     }
 
     /// Whose the longest block is that holds `address`.
     pub fn holder_of(&self, address: IpAddr) -> Option<Holder> {
-        let (_, holder) = self.holder_of_block.get_lpm(&IpNet::from(address))?;
+        let (_, holder) = self.peers.holder_of_block.get_lpm(&IpNet::from(address))?;
         Some(*holder)
     }
 
@@ -276,6 +280,17 @@ impl Snapshot {
             Some(Holder::Here) => None,
             None => self.peer_from(address),
         }
+    }
+}
+
+impl Peers {
+    /// Each gets its [`PeerId`] by position. `own` are this node's blocks.
+    pub fn build(own: &[IpNet], peers: Vec<Arc<Peer>>) -> Result<Self, SnapshotError> {
+        Ok(Self {
+            by_underlay: by_underlay(&peers)?,
+            holder_of_block: by_block(own, &peers)?,
+            peers,
+        })
     }
 }
 

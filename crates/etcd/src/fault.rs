@@ -86,6 +86,7 @@ impl Fault {
 
     pub fn tell(self, object: String) -> Error {
         let hint = self.hint().to_owned();
+        let away = self.is_away();
         let reason = match self {
             Self::Unreachable(reason) | Self::Unanswered(reason) | Self::Foreign(reason) => reason,
             Self::Refused(refusal) => refusal.message,
@@ -95,6 +96,16 @@ impl Fault {
             object,
             reason,
             hint,
+            away,
+        }
+    }
+
+    /// Whether waiting is the remedy, rather than another configuration.
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable(reason) | Self::Unanswered(reason) => !is_certificate(reason),
+            Self::Refused(_) => self.is_passing(),
+            Self::Foreign(_) | Self::OtherCluster => false,
         }
     }
 
@@ -266,6 +277,27 @@ mod tests {
         ] {
             assert_eq!(fault.may_be_done(), may_be_done, "{fault:?}");
             assert_eq!(fault.is_passing(), passing, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_not_waited_for() {
+        for (fault, away) in [
+            (Fault::Unreachable("Connection refused".into()), true),
+            (
+                Fault::Unanswered("no answer within the time for it".into()),
+                true,
+            ),
+            (refused(14, "etcdserver: no leader"), true),
+            (
+                Fault::Unreachable("TLS failed: invalid peer certificate".into()),
+                false,
+            ),
+            (Fault::Foreign("404".into()), false),
+            (refused(7, "etcdserver: permission denied"), false),
+        ] {
+            let told = format!("{fault:?}");
+            assert_eq!(fault.tell("etcd h:1".into()).away, away, "{told}");
         }
     }
 

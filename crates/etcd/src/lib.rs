@@ -30,6 +30,8 @@ pub struct Error {
     pub object: String,
     pub reason: String,
     pub hint: String,
+    /// It was not there, or not able: the same may succeed later.
+    pub away: bool,
 }
 
 /// The key of this name under the prefix; without one, where they all start.

@@ -43,21 +43,25 @@ pub struct Ipam {
 }
 
 impl Ipam {
-    /// Starts one whose files are in `dir`.
+    /// Starts one whose files are in `dir` and bear its name. Without a
+    /// `store`, its rows are in one of them.
     pub(crate) fn start(
         starter: &Starter,
+        name: &str,
         dir: &Path,
-        gc_grace_seconds: Option<u32>,
+        store: Option<&str>,
+        configuration: &str,
     ) -> anyhow::Result<Self> {
-        let [socket, store, log] =
-            ["sock", "redb", "log"].map(|end| dir.join(format!("ipam.{end}")));
+        let [socket, file, config, log] =
+            ["sock", "redb", "toml", "log"].map(|end| dir.join(format!("{name}.{end}")));
         let mut command = role::ipam()?;
-        command.arg("--socket").arg(&socket);
-        command.arg("--store").arg(&store);
-        if let Some(seconds) = gc_grace_seconds {
-            let config = dir.join("ipam.toml");
-            fs::write(&config, format!("gc_grace_seconds = {seconds}\n"))
-                .with_context(|| format!("write {config:?}"))?;
+        command.arg("--socket").arg(&socket).arg("--store");
+        match store {
+            Some(store) => command.arg(store),
+            None => command.arg(&file),
+        };
+        if !configuration.is_empty() {
+            fs::write(&config, configuration).with_context(|| format!("write {config:?}"))?;
             command.arg("--config").arg(&config);
         }
         let answers = || {

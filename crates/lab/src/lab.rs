@@ -101,7 +101,10 @@ impl Lab {
         }
         let (ipam, forwarders) = match spec.kind {
             Kind::Weft => {
-                let ipam = Ipam::start(&starter, dir, spec.gc_grace_seconds)?;
+                let grace = |seconds| format!("gc_grace_seconds = {seconds}\n");
+                let configuration = spec.gc_grace_seconds.map(grace).unwrap_or_default();
+                let store = spec.store.as_deref();
+                let ipam = Ipam::start(&starter, "ipam", dir, store, &configuration)?;
                 let ground = Ground {
                     starter: &starter,
                     spec,

@@ -3,7 +3,7 @@
 //! ```text
 //! spec ► underlay ► ipam, forwarders (weft) or kernel (the baseline) = lab
 //! lab ► probe, traffic ► compare
-//! workshop (a lab's parts one by one) ► exchange, icmp, ledger: for tests
+//! workshop (a lab's parts one by one) ► exchange, icmp, ledger, numbered: for tests
 //! keeper (holds a lab between commands) ► state ► session
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 pub mod compare;
 mod daemon;
+pub mod etcd;
 pub mod exchange;
 mod forwarders;
 pub mod icmp;
@@ -20,6 +21,7 @@ pub mod keeper;
 mod kernel;
 mod lab;
 mod ledger;
+pub mod numbered;
 pub mod probe;
 mod process;
 mod role;

@@ -38,6 +38,9 @@ pub struct Spec {
     /// The IPAM server's `gc_grace_seconds`; `None` leaves its own.
     #[serde(default)]
     pub gc_grace_seconds: Option<u32>,
+    /// The IPAM server's `store`; where `None`, a file of the lab's own.
+    #[serde(default)]
+    pub store: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +81,7 @@ impl Default for Spec {
             underlay_offload: true,
             outer: Outer::V4,
             gc_grace_seconds: None,
+            store: None,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The parts of a lab one by one, for a network that no [`Spec`] describes:
-//! a node of another kind, a pod with a link of its own.
+//! a node of another kind, a pod with a link of its own, an IPAM server more.
 //!
 //! [`Spec`]: crate::Spec
 
@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use weft_api::{
     forwarder::{Capabilities, Node},
-    ipam,
+    ipam::{Node as Entry, Request},
     names::Name,
 };
 use weft_cni::{
@@ -21,13 +21,14 @@ use weft_cni::{
 use crate::{
     daemon::Starter,
     forwarders::{self, Forwarder},
+    ipam::Ipam,
     lab::{Lab, Pod},
     spec::{NodePlan, PodPlan},
     throwaway::ThrowAwayDir,
     underlay,
 };
 
-/// Where forwarders are started one by one. They end with it, at the latest.
+/// Where daemons are started one by one. They end with it, at the latest.
 #[derive(Debug)]
 pub struct Workshop {
     starter: Starter,
@@ -53,6 +54,14 @@ impl Workshop {
         let dir = self.dir.path();
         Forwarder::start(&self.starter, name, configuration, netns, dir, None)
             .with_context(|| format!("node {name}"))
+    }
+
+    /// Starts an IPAM server on `store`, with a configuration file that holds
+    /// `configuration`.
+    pub fn ipam(&self, name: &str, store: &str, configuration: &str) -> anyhow::Result<Ipam> {
+        let dir = self.dir.path();
+        Ipam::start(&self.starter, name, dir, Some(store), configuration)
+            .with_context(|| format!("IPAM server {name}"))
     }
 }
 
@@ -153,13 +162,13 @@ impl Lab {
 
     /// Changes what the IPAM server says of a node, and waits until all
     /// forwarders have heard of it.
-    pub fn change_node(&self, entry: ipam::Node) -> anyhow::Result<()> {
-        self.tell(&[ipam::Request::NodePut(Box::new(entry))])
+    pub fn change_node(&self, entry: Entry) -> anyhow::Result<()> {
+        self.tell(&[Request::NodePut(Box::new(entry))])
     }
 
     /// The last request must change a node or a route: of nothing else the
     /// forwarders hear.
-    fn tell(&self, requests: &[ipam::Request]) -> anyhow::Result<()> {
+    fn tell(&self, requests: &[Request]) -> anyhow::Result<()> {
         let ipam = self.ipam.as_ref().context("no IPAM server")?;
         let revision = ipam.tell(requests)?;
         for forwarder in self.nodes.iter().filter_map(|node| node.forwarder.as_ref()) {

@@ -111,13 +111,14 @@ fn the_mtu_is_that_of_the_interface_that_holds_the_address() {
     let config = config("node = 'n1'\n[uplink]\naddresses = ['127.0.0.1']").expect("valid");
     assert_eq!(
         config.uplink.mtu,
-        sys::link::mtu("lo").expect("loopback exists")
+        crate::sys::link::mtu("lo").expect("loopback exists")
     );
 }
 
 #[test]
 fn the_command_line_says_where_a_shared_file_stands() {
     let place = Place {
+        nodes: None,
         node: Some(Name::new("n7").expect("a good name")),
         underlay: vec!["127.0.0.7".parse().expect("an address")],
     };
@@ -128,6 +129,7 @@ fn the_command_line_says_where_a_shared_file_stands() {
     for other in ["127.0.0.7", "127.0.0.8"] {
         let addresses = ["127.0.0.7", other];
         let twice = Place {
+            nodes: None,
             underlay: addresses.map(|text| text.parse().expect("valid")).to_vec(),
             ..Place::default()
         };
@@ -137,4 +139,40 @@ fn the_command_line_says_where_a_shared_file_stands() {
             "{refused}"
         );
     }
+}
+
+#[test]
+fn the_nodes_file_tells_a_node_where_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (nodes, own) = (
+        folder.path().join("nodes.toml"),
+        folder.path().join("own.toml"),
+    );
+    let text = "[[node]]\nname = 'n1'\nunderlay = ['127.0.0.1']\nport = 8472\n\
+                vtep_mac = '02:00:00:00:00:01'\n";
+    fs::write(&nodes, text).expect("write");
+    let load = |own: &Path| {
+        let place = Place {
+            nodes: Some(nodes.clone()),
+            ..Place::default()
+        };
+        Config::load(Some(own), place)
+    };
+    fs::write(&own, "node = 'n1'").expect("write");
+    let config = load(&own).expect("it is there");
+    assert_eq!(config.uplink.addresses, [IpAddr::from([127, 0, 0, 1])]);
+    assert_eq!(config.uplink.port, 8472);
+    config.check_sources().expect("one source");
+    fs::write(
+        &own,
+        "node = 'n1'\n[ipam]\nsocket = '/x'\n[uplink]\nport = 1\n",
+    )
+    .expect("write");
+    let config = load(&own).expect("the port is contradicted later");
+    assert_eq!(config.uplink.port, 1);
+    let error = config.check_sources().expect_err("two sources").to_string();
+    assert!(error.contains("name one of them"), "{error}");
+    fs::write(&own, "node = 'n2'").expect("write");
+    let error = load(&own).expect_err("it is not there").to_string();
+    assert!(error.contains("node n2 is not in it"), "{error}");
 }

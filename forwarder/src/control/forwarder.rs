@@ -33,8 +33,10 @@ use crate::{
     workers::{Workers, WorkersError},
 };
 
+mod file;
 mod report;
 
+use file::NodesFile;
 use report::{over_bandwidth, peer};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -49,6 +51,7 @@ pub struct Forwarder {
     workers: Workers,
     closing: Closing,
     source: Option<Source>,
+    file: Option<NodesFile>,
 }
 
 /// The IPAM server, where the nodes come from it.
@@ -105,6 +108,7 @@ impl Forwarder {
             workers,
             closing: Closing::start().map_err(StartError::Closing)?,
             source: None,
+            file: None,
         })
     }
 
@@ -215,6 +219,7 @@ impl Forwarder {
                 .source
                 .as_ref()
                 .map(|source| (source.connected, source.revision.unwrap_or_default())),
+            nodes_file: self.file.as_ref().map(NodesFile::is_in_force),
         }
     }
 
@@ -229,6 +234,9 @@ impl Forwarder {
                 message,
                 "change it there, by weft ipam node, or start the forwarder without --ipam",
             ));
+        }
+        if let Some(file) = &self.file {
+            return Err(file.rules());
         }
         self.replace_nodes(nodes)
     }

@@ -37,7 +37,10 @@ pub use forwarder::{Forwarder, StartError};
 pub use socket::{ControlSocket, SocketError};
 pub use weft_socket::Signals;
 
-use crate::publish::refusal;
+use crate::{
+    nodes::{self, NodesError},
+    publish::refusal,
+};
 use client::Client;
 use http::Visitor;
 
@@ -88,6 +91,8 @@ pub struct Server {
     eager: VecDeque<Token>,
     /// When to try and accept again.
     accept_at: Option<Instant>,
+    /// When to look at the file that names the nodes.
+    look_at: Option<Instant>,
     forwarder: Forwarder,
 }
 
@@ -113,6 +118,7 @@ impl Server {
             next: FIRST_GUEST,
             eager: VecDeque::new(),
             accept_at: None,
+            look_at: None,
             forwarder,
         };
         let registry = server.poll.registry();
@@ -130,6 +136,13 @@ impl Server {
     pub fn follow(&mut self, socket: &Path, registration: Option<ipam::Node>) -> io::Result<()> {
         let waker = Waker::new(self.poll.registry(), IPAM)?;
         self.forwarder.follow(socket, registration, waker)
+    }
+
+    /// Takes the nodes from the file at `path`, now and from now on.
+    pub fn keep_to_file(&mut self, path: &Path) -> Result<(), NodesError> {
+        self.forwarder.keep_to_file(path)?;
+        self.look_at = Some(Instant::now() + nodes::PAUSE);
+        Ok(())
     }
 
     /// Serves until a signal asks for the end.
@@ -164,6 +177,10 @@ impl Server {
                 self.accept_clients(now);
                 self.accept_visitors(now);
             }
+            if self.look_at.is_some_and(|at| at <= now) {
+                self.forwarder.look_at_file();
+                self.look_at = Some(now + nodes::PAUSE);
+            }
             self.dismiss_late(now);
         }
     }
@@ -173,7 +190,7 @@ impl Server {
             return Some(Duration::ZERO);
         }
         let deadlines = self.guests.values().filter_map(Guest::deadline);
-        let next = deadlines.chain(self.accept_at).min()?;
+        let next = deadlines.chain(self.accept_at).chain(self.look_at).min()?;
         Some(next.saturating_duration_since(now))
     }
 

@@ -14,7 +14,7 @@ use weft_api::{
     names::Name,
 };
 
-use crate::publish::{checks, places_of};
+use crate::publish::{checks, unique::places_of};
 
 #[derive(Debug, Default)]
 pub struct View {

@@ -68,7 +68,7 @@ pub fn node(node: &Node) -> Result<(), Error> {
     let invalid = |problem: String, hint: &str| {
         refusal(
             Code::Invalid,
-            format!("apply node {}: {problem}", node.name),
+            format!("node {}: {problem}", node.name),
             hint,
         )
     };

@@ -9,7 +9,7 @@ use weft_api::{
 use weft_engine::Reach;
 use weft_wire::vxlan::{ETHERNET_OVERHEAD, OVERHEAD_V4, OVERHEAD_V6};
 
-use super::{places_of, refusal};
+use super::{refusal, unique::places_of};
 
 /// What it takes to speak IP-in-IP.
 pub const REMEDY: &str = "start the forwarder with CAP_NET_RAW, an IPv4 address among \
@@ -60,8 +60,7 @@ pub(super) fn check(ipip: bool, peers: &[Node]) -> Result<(), Error> {
     let by_ipip = |node: &Node| by_ipip(node).next();
     match peers.iter().find_map(by_ipip) {
         Some(Unserved { net, node }) if !ipip => {
-            let message =
-                format!("apply node {node}: {net} is behind ipip, which this forwarder lacks");
+            let message = format!("node {node}: {net} is behind ipip, which this forwarder lacks");
             Err(refusal(Code::Invalid, message, REMEDY))
         }
         _ => Ok(()),

@@ -64,6 +64,8 @@ impl Book {
                 }
                 self.index_claim(node, cidr);
             }
+            // They are compared, and not asked.
+            Key::Underlay(_) | Key::Vtep(_) => {}
         }
     }
 

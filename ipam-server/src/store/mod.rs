@@ -150,6 +150,9 @@ pub enum StoreError {
         /// What `Store::fitting` says of them.
         fitting: usize,
     },
+    /// The same may succeed later.
+    #[error(transparent)]
+    Away(weft_etcd::Error),
     /// Names the file or endpoint, what happened, and what to do.
     #[error("{object}: {reason}; {hint}")]
     Backend {
@@ -161,15 +164,13 @@ pub enum StoreError {
 
 impl From<weft_etcd::Error> for StoreError {
     fn from(error: weft_etcd::Error) -> Self {
-        let weft_etcd::Error {
-            object,
-            reason,
-            hint,
-        } = error;
+        if error.away {
+            return Self::Away(error);
+        }
         Self::Backend {
-            object,
-            reason,
-            hint,
+            object: error.object,
+            reason: error.reason,
+            hint: error.hint,
         }
     }
 }

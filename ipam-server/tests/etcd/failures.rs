@@ -1,6 +1,6 @@
 //! The etcd store while etcd or the network fails, mid-request.
 
-use std::{thread, time::Duration};
+use std::{sync::mpsc, thread, time::Duration};
 
 use crate::support::{
     self, change,
@@ -8,7 +8,7 @@ use crate::support::{
     proxy::{Proxy, Way},
 };
 use nix::sys::signal::Signal;
-use weft_ipam::store::{CommitError, Outcome, Store, etcd::Etcd};
+use weft_ipam::store::{CommitError, News, Outcome, Store, etcd::Etcd};
 
 #[test]
 fn a_lost_answer_is_asked_for_again_and_counts_once() {
@@ -52,6 +52,46 @@ fn without_any_answer_it_is_unknown_and_the_store_tells() {
     store
         .commit(&[change(4, 1, None)], &[])
         .expect("all is well");
+}
+
+#[test]
+fn an_etcd_that_answers_nonsense_is_told_and_then_heard_again() {
+    let etcd = Member::start(&[]);
+    let proxy = Proxy::before(etcd.client);
+    let (mut store, mut other) = (ready(&[proxy.port]), ready(&[etcd.client]));
+    let (sender, news) = mpsc::channel();
+    let start = store.load().expect("etcd runs").revision;
+    store.watch(start, Box::new(move |told| drop(sender.send(told))));
+
+    proxy.answers(Way::Garble);
+    let endpoint = format!("etcd 127.0.0.1:{}", proxy.port);
+    match store.commit(&[change(1, 1, None)], &[]) {
+        Err(CommitError::Unknown(error)) => {
+            let text = error.to_string();
+            assert!(text.contains(&endpoint), "{text}");
+            assert!(text.contains("JSON gateway"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let error = store.load().expect_err("nonsense").to_string();
+    assert!(error.contains(&endpoint), "{error}");
+    // The watch is told of it in nonsense.
+    let second = other.commit(&[change(2, 1, None)], &[]).expect("new");
+
+    proxy.answers(Way::Pass);
+    let outcome = store.settle().expect("it speaks again");
+    let rows = store.load().expect("it speaks again").rows;
+    assert_eq!(rows.len(), 2);
+    let first = rows.iter().find(|(key, _)| *key == support::key(1));
+    let first = first.expect("it was made").1.revision;
+    assert_eq!(outcome, Outcome::Made(first));
+    for expected in [first, second] {
+        let is_it = |news| match news {
+            News::Updates { revision, updates } => revision == expected && !updates.is_empty(),
+            News::Missed => panic!("nothing was missed"),
+        };
+        while !is_it(news.recv_timeout(Duration::from_secs(15)).expect("news")) {}
+    }
 }
 
 #[test]

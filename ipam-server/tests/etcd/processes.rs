@@ -32,10 +32,19 @@ struct Server {
 
 impl Server {
     fn start(directory: &Path, number: usize, store: &str) -> Self {
+        Self::start_with(directory, number, store, "")
+    }
+
+    /// With a configuration file.
+    fn start_with(directory: &Path, number: usize, store: &str, config: &str) -> Self {
+        let file = directory.join(format!("ipam-{number}.toml"));
+        std::fs::write(&file, config).expect("write the configuration");
         let socket = directory.join(format!("ipam-{number}.sock"));
         let child = Command::new(env!("CARGO_BIN_EXE_weft-ipam"))
             .args(["--store", store, "--socket"])
             .arg(&socket)
+            .arg("--config")
+            .arg(&file)
             .env("RUST_LOG", "warn")
             .spawn()
             .expect("start weft-ipam");
@@ -202,6 +211,29 @@ fn what_was_answered_outlives_the_server_and_etcd() {
         other => panic!("{other:?}"),
     }
     assert_clean(&second);
+}
+
+#[test]
+fn a_server_that_is_there_before_etcd_serves_once_it_is_up() {
+    let (directory, mut member, store) = world();
+    member.kill();
+    let pools = "[[pool]]\nname = 'p'\ncidr = '10.7.0.0/22'\n";
+    let server = Server::start_with(directory.path(), 1, &store, pools);
+    let mine = attachment("early".into());
+    let refused = server.ask(&allocate(&mine, 1));
+    let Err(ClientError::Refused(refusal)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(
+        matches!(refusal.code, Code::Unavailable | Code::Deadline),
+        "{refusal}"
+    );
+    member.restart();
+    eventually(
+        "it gives addresses from the pool of its configuration",
+        || server.ask(&allocate(&mine, 1)).is_ok(),
+    );
+    assert_clean(&server);
 }
 
 #[test]

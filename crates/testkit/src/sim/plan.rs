@@ -6,7 +6,9 @@ use std::{
 };
 
 use ipnet::IpNet;
-use weft_engine::{Epoch, Gateway, Host, Ipip, Peer, Port, PortId, Reach, Snapshot, Vtep, Way};
+use weft_engine::{
+    Epoch, Gateway, Host, Ipip, Peer, Peers, Port, PortId, Reach, Snapshot, Vtep, Way,
+};
 use weft_wire::{ETHERNET_LEN, Mac};
 
 pub const GATEWAY: Gateway = Gateway {
@@ -56,7 +58,7 @@ pub(super) fn byte(place: usize) -> u8 {
     u8::try_from(place).expect("a test has few nodes and pods")
 }
 
-pub(super) fn port(node: usize, pod: usize) -> Arc<Port> {
+pub fn port(node: usize, pod: usize) -> Arc<Port> {
     Arc::new(pod_port(node, pod))
 }
 
@@ -181,5 +183,7 @@ pub fn tables_of(
         blocks: blocks(node),
     };
     let ports = ports.into_iter().map(Some).collect();
-    Snapshot::build(Epoch(epoch), GATEWAY, vtep, ports, peers).expect("nothing is held twice")
+    let peers = Peers::build(&vtep.blocks, peers).expect("nothing is held twice");
+    Snapshot::build(Epoch(epoch), GATEWAY, vtep, ports, Arc::new(peers))
+        .expect("nothing is held twice")
 }

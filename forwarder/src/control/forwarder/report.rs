@@ -4,7 +4,7 @@
 use weft_api::forwarder::{self as api, OverBandwidth, PortState};
 use weft_engine::{DropReason, Shaper, counters::Traffic};
 
-use super::{Forwarder, VERSION};
+use super::{Forwarder, NodesFile, VERSION};
 use crate::{metrics::Totals, publish::PeerRow};
 
 impl Forwarder {
@@ -89,6 +89,7 @@ impl Forwarder {
                 connected: source.connected,
                 revision: source.revision,
             }),
+            nodes_file: self.file.as_ref().map(NodesFile::report),
         }
     }
 }
