@@ -130,8 +130,7 @@ fn write(socket: &OwnedFd, frame: &[u8]) -> Result<(), Errno> {
     loop {
         match send(socket.as_raw_fd(), frame, flags) {
             Err(Errno::EINTR) => {}
-            // The kernel has no memory for it now; it tells by EPOLLOUT as
-            // little as by a full queue, but the next frame asks again.
+            // The kernel has no memory for it now.
             Err(Errno::ENOBUFS | Errno::ENOMEM) => return Err(Errno::EAGAIN),
             other => return other.map(drop),
         }

@@ -37,6 +37,9 @@ const BATCH: usize = 64;
 /// Least time between two looks at a flow that nothing happened to.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// How long the link rests before it is tried again.
+const RETRY: Duration = Duration::from_millis(10);
+
 #[derive(Debug)]
 pub struct Outlet {
     poll: Poll,
@@ -109,10 +112,7 @@ impl Outlet {
             }
             for event in &events {
                 match event.token() {
-                    LINK => {
-                        more = true;
-                        self.link.drain();
-                    }
+                    LINK => more = true,
                     SIGNALS => {
                         if let Some(signal) = signals.next() {
                             return Ok(End::Signal(signal));
@@ -121,6 +121,7 @@ impl Outlet {
                     Token(token) => self.hear(token - FLOWS, event),
                 }
             }
+            self.link.drain();
             let now = Instant::now();
             more = match more.then(|| self.read(now)) {
                 Some(Came::Gone) => return Ok(End::Gone),
@@ -141,8 +142,13 @@ impl Outlet {
     }
 
     fn rest(&self) -> Option<Duration> {
-        let Reverse((due, ..)) = self.timers.peek()?;
-        Some(due.saturating_duration_since(Instant::now()))
+        let next = self.timers.peek();
+        let due = next.map(|Reverse((due, ..))| due.saturating_duration_since(Instant::now()));
+        match self.link.is_free() {
+            true => due,
+            // A kernel without memory does not tell when it has some again.
+            false => Some(due.unwrap_or(RETRY).min(RETRY)),
+        }
     }
 
     fn hear(&mut self, slot: usize, event: &Event) {
