@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use tempfile::TempDir;
 use weft_api::forwarder::{Nodes, PortState, Request};
 use weft_cni::{link::Attach, netns::Netns};
 use weft_lab::{
@@ -57,6 +58,34 @@ struct Side {
     daemon: Child,
     _node: Netns,
     _weft: Option<(Forwarder, Workshop)>,
+    _named: Option<Named>,
+}
+
+/// A namespace by a path of its own: pasta looks when it may no longer look at
+/// other processes.
+struct Named(TempDir);
+
+impl Named {
+    fn new(netns: &Netns) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("netns");
+        fs::write(&path, "")?;
+        let from = format!("/proc/{}/fd/{}", process::id(), netns.as_raw_fd());
+        let mounted = Command::new("mount")
+            .args(["--bind", &from])
+            .arg(&path)
+            .status()?;
+        ensure!(mounted.success(), "mount {from} at {path:?}");
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg(self.0.path().join("netns"))
+            .status();
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -83,23 +112,27 @@ fn main() -> anyhow::Result<()> {
         let mut results = vec![Vec::new(); sides.len()];
         for _ in 0..arguments.rounds {
             for (side, results) in sides.iter().zip(&mut results) {
-                results
-                    .push(measure(side, time).with_context(|| format!("{name} of {}", side.name))?);
+                match measure(side, time) {
+                    Ok(figure) => results.push(figure),
+                    Err(error) => eprintln!("{name} of {}: {error:#}", side.name),
+                }
             }
         }
         let medians: Vec<_> = results
             .iter_mut()
-            .map(|all| format!("{:.2}", median(all)))
+            .map(|all| median(all).map_or("—".to_owned(), |median| format!("{median:.2}")))
             .collect();
         println!("| {name} | {} |", medians.join(" | "));
     }
-    let memory: anyhow::Result<Vec<_>> = sides
+    let memory: Vec<_> = sides
         .iter()
-        .map(|side| memory(side, arguments.idle))
-        .collect();
-    let memory: Vec<_> = memory?
-        .iter()
-        .map(|bytes| format!("{:.1}", bytes / 1024.0))
+        .map(|side| match memory(side, arguments.idle) {
+            Ok(bytes) => format!("{:.1}", bytes / 1024.0),
+            Err(error) => {
+                eprintln!("memory of {}: {error:#}", side.name);
+                "—".to_owned()
+            }
+        })
         .collect();
     println!(
         "| memory per idle connection, KiB | {} |",
@@ -108,9 +141,9 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn median(figures: &mut [f64]) -> f64 {
+fn median(figures: &mut [f64]) -> Option<f64> {
     figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+    figures.get(figures.len() / 2).copied()
 }
 
 fn up(side: &Side, time: Duration) -> anyhow::Result<f64> {
@@ -224,6 +257,7 @@ fn resident(pid: u32) -> anyhow::Result<u64> {
 
 impl Drop for Side {
     fn drop(&mut self) {
+        // It may have ended by itself.
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
     }
@@ -282,6 +316,7 @@ fn weft() -> anyhow::Result<Side> {
         daemon,
         _node: node,
         _weft: Some((forwarder, workshop)),
+        _named: None,
     })
 }
 
@@ -311,7 +346,14 @@ fn pasta(pod: &str) -> Command {
         "--ns-ifname",
         "tap0",
     ]);
-    command.args(["--runas", "0:0", "--netns-only", pod]);
+    command.args([
+        "--no-map-gw",
+        "--runas",
+        "0:0",
+        "--no-netns-quit",
+        "--netns",
+        pod,
+    ]);
     command
 }
 
@@ -320,8 +362,8 @@ fn peer(name: &'static str, start: Start) -> anyhow::Result<Side> {
     let (node, outside) = ground(&plan)?;
     let pod = Pod::make(plan.pods[0].clone(), 0)?;
     run(&pod.netns, "ip link set lo up")?;
-    let path = format!("/proc/{}/fd/{}", process::id(), pod.netns.as_raw_fd());
-    let mut command = start(&path);
+    let named = Named::new(&pod.netns)?;
+    let mut command = start(&named.0.path().join("netns").to_string_lossy());
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let daemon = node.run(move || command.spawn())??;
     let side = Side {
@@ -331,6 +373,7 @@ fn peer(name: &'static str, start: Start) -> anyhow::Result<Side> {
         daemon,
         _node: node,
         _weft: None,
+        _named: Some(named),
     };
     let until = Instant::now() + Duration::from_secs(10);
     while !run(&side.pod.netns, "ip -4 route show default")?.contains("dev tap0") {
