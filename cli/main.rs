@@ -43,6 +43,7 @@ enum Command {
     Ipam(ipam::Args),
     #[command(subcommand)]
     Host(host::Command),
+    Egress(weft_egress::cli::Arguments),
     #[command(subcommand)]
     Join(join::Command),
     Bird(bird::Args),
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     let name = arguments.next().unwrap_or_default();
     let ended = match role(&name) {
         "weft-forwarder" => return weft_forwarder::cli::run(env::args_os()),
+        "weft-egress" => return weft_egress::cli::run(env::args_os()),
         "weft-cni" => return weft_cni::plugin::run("weft-cni"),
         weft_cni::plugin::IPAM_PLUGIN => {
             return weft_cni::plugin::run(weft_cni::plugin::IPAM_PLUGIN);
@@ -95,6 +97,7 @@ impl Command {
             Self::Ipam(args) => ipam::run(args),
             Self::Host(command) => host::run(command),
             Self::Bird(args) => bird::run(args),
+            Self::Egress(args) => Ok(weft_egress::cli::start(&args)),
             Self::Join(command) => join::run(command),
             Self::Node(args) => node::run(args),
             Self::Install(args) => install::install(args),

@@ -179,6 +179,7 @@ fn ports_table(ports: &[Port]) -> String {
             Driver::Tap => "tap, no USO",
             Driver::Basic => "basic",
             Driver::Veth => "veth",
+            Driver::Packets => "packets",
         };
         let state = match port.state {
             PortState::Up => "up",

@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (ENGINE, &[CONNTRACK, POLICY, WIRE]),
     (POLICY, &[]),
     (TESTKIT, &[CONNTRACK, ENGINE, POLICY, WIRE]),
+    ("weft-egress", &[API, SOCKET, WIRE]),
     ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
     (CNI, &[API, SOCKET]),
     (ETCD, &[]),
@@ -156,6 +157,7 @@ fn files_are_short() {
     let mut wrong = Vec::new();
     for source in sources(&[
         "crates",
+        "egress",
         "forwarder",
         "ipam-server",
         "cni-plugin",

@@ -85,6 +85,15 @@ fn counters_are_documented() {
     compare("docs/metrics.md", &page);
 }
 
+#[test]
+fn the_egress_is_documented() {
+    const PAGE: &str = include_str!("../docs/egress.md");
+    for (name, meaning) in weft_egress::counters() {
+        let row = format!("| `weft_egress_{name}_total` | {meaning} |\n");
+        assert!(PAGE.contains(&row), "{row} is missing");
+    }
+}
+
 const IPAM: &str = include_str!("../docs/ipam-protocol.md");
 
 /// The names that serde knows for a type's variants: what it says when given

@@ -118,6 +118,9 @@ pub enum Driver {
     Basic,
     /// AF_PACKET sockets with PACKET_VNET_HDR, bound to the host end of a veth.
     Veth,
+    /// Ends of AF_UNIX SOCK_SEQPACKET pairs, each message a virtio-net header
+    /// and a frame, with all offloads: a process instead of a link.
+    Packets,
 }
 
 /// The node this forwarder serves and all the others.

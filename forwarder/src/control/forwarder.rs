@@ -297,7 +297,7 @@ impl Forwarder {
 fn check_count(spec: &Attach, fds: usize) -> Result<(), Error> {
     let (most, hint) = match spec.driver {
         Driver::Basic => (1, "a basic port has exactly one queue"),
-        Driver::Tap | Driver::Veth => (
+        Driver::Tap | Driver::Veth | Driver::Packets => (
             QUEUES_MAX,
             "pass each queue's fd beside the line (SCM_RIGHTS)",
         ),

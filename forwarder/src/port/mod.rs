@@ -1,8 +1,8 @@
 //! A pod's attachment: fds that carry frames.
 //!
 //! All drivers speak one format, a virtio-net header and an Ethernet frame,
-//! and differ in how their fds are recognised and set up: [`tap`], [`veth`]
-//! and, without the header and so without offloads, [`basic`].
+//! and differ in how their fds are recognised and set up: [`tap`], [`veth`],
+//! [`packets`] and, without the header and so without offloads, [`basic`].
 //!
 //! Any worker may write to any port; a queue is read by one worker only.
 
@@ -24,6 +24,7 @@ use weft_engine::{Batch, DropReason};
 use weft_wire::{VnetHeader, vnet};
 
 mod basic;
+mod packets;
 mod tap;
 mod veth;
 
@@ -84,6 +85,7 @@ impl Port {
             Driver::Tap => tap::open(&queues)?,
             Driver::Veth => veth::open(&queues)?,
             Driver::Basic => basic::open(&queues)?,
+            Driver::Packets => packets::open(&queues)?,
         };
         for (place, queue) in queues.iter().enumerate() {
             let what = "make it non-blocking";
@@ -134,6 +136,7 @@ impl Port {
         match self.driver {
             Driver::Tap | Driver::Basic => tap::is_detached(fd),
             Driver::Veth => veth::unbound(fd),
+            Driver::Packets => packets::hung_up(fd),
         }
     }
 
@@ -146,6 +149,15 @@ impl Port {
             let header = if self.offloads.tcp { 0 } else { vnet::LEN };
             space[..header].fill(0);
             match read(fd, &mut space[header..]) {
+                Ok(n) if header + n < vnet::LEN && self.driver == Driver::Packets => {
+                    if n == 0 && packets::hung_up(fd) {
+                        self.gone.store(true, Relaxed);
+                        return Left::Gone;
+                    }
+                    // No frame: it is counted as one that has no Ethernet
+                    // header.
+                    batch.commit(VnetHeader::default(), 0);
+                }
                 Ok(n) if header + n < vnet::LEN => return Left::Nothing,
                 Ok(n) => {
                     let vnet = VnetHeader::read(space).unwrap_or_default();
@@ -160,7 +172,7 @@ impl Port {
     }
 
     fn failed(&self, fd: BorrowedFd<'_>, error: Errno) -> Left {
-        let may_be = matches!(error, Errno::EBADFD | Errno::ENETDOWN);
+        let may_be = matches!(error, Errno::EBADFD | Errno::ENETDOWN | Errno::ECONNRESET);
         if may_be && self.is_detached(fd) {
             self.gone.store(true, Relaxed);
             return Left::Gone;
@@ -215,6 +227,7 @@ fn reason(error: Errno) -> DropReason {
     match error {
         Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => DropReason::PortFull,
         Errno::EBADFD | Errno::EIO | Errno::ENXIO | Errno::ENETDOWN => DropReason::PortDown,
+        Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => DropReason::PortDown,
         _ => DropReason::PortRefused,
     }
 }

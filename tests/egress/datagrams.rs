@@ -1,0 +1,149 @@
+//! UDP, names, paths, and what outside says of packets.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{Ipv4Addr, TcpStream, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use weft_lab::{exchange, probe::Family, workshop::run};
+use weft_testkit::needs_namespaces;
+
+use crate::world::{OUTSIDE, PATIENCE, World};
+
+fn socket(world: &World, to: &str) -> UdpSocket {
+    let open = || {
+        let any = if to.starts_with('[') {
+            "[::]:0"
+        } else {
+            "0.0.0.0:0"
+        };
+        let socket = UdpSocket::bind(any).expect("a socket");
+        socket.connect(to).expect("connected");
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        socket
+    };
+    world.pod().netns.run(open).expect("enter")
+}
+
+#[test]
+fn datagrams_of_every_size_go_there_and_back() {
+    needs_namespaces!();
+    let world = World::new("");
+    for (family, most) in [(Family::V4, 1472), (Family::V6, 1452)] {
+        let sizes = [0, 1, 2, 511, 512, 1000, 1280, most];
+        exchange::datagrams(world.pod(), &world.outside, family, sizes).expect("every byte");
+    }
+    assert_eq!(world.count("dropped_link_total"), 0);
+}
+
+#[test]
+fn a_closed_port_is_told_to_who_asked() {
+    needs_namespaces!();
+    let world = World::new("");
+    for to in [format!("{}:9", OUTSIDE[0]), format!("[{}]:9", OUTSIDE[1])] {
+        let socket = socket(&world, &to);
+        socket.send(b"anybody?").expect("sent");
+        let error = socket.recv(&mut [0; 8]).expect_err("nobody");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
+    }
+    assert_eq!(world.count("errors_to_pods_total"), 2);
+}
+
+#[test]
+fn a_path_is_traced_by_its_hops() {
+    needs_namespaces!();
+    let world = World::new("");
+    // Outside is a router to what lies behind it.
+    let forward = || fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+    let forward = world.outside.netns.run(forward).expect("enter");
+    forward.expect("a router");
+    run(&world.outside.netns, "ip link add far type bridge").expect("a link");
+    run(&world.outside.netns, "ip link set far up").expect("up");
+    run(&world.outside.netns, "ip route add 198.51.100.0/24 dev far").expect("a route");
+    let socket = socket(&world, "198.51.100.7:33434");
+    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).expect("set");
+    let mut hops = Vec::new();
+    for hop in 1..=2 {
+        socket.set_ttl(hop).expect("set");
+        socket.send(b"who is there?").expect("sent");
+        hops.push(who_answers(&socket));
+    }
+    let expected = ["169.254.1.1", OUTSIDE[0]].map(|text| text.parse().ok());
+    assert_eq!(hops, expected);
+}
+
+fn who_answers(socket: &UdpSocket) -> Option<Ipv4Addr> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg};
+    use std::os::fd::AsRawFd;
+    for _ in 0..200 {
+        let mut control = nix::cmsg_space!(nix::libc::sock_extended_err, nix::libc::sockaddr_in);
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut [], Some(&mut control), flags);
+        let Ok(message) = message else {
+            thread::sleep(Duration::from_millis(20));
+            continue;
+        };
+        for one in message.cmsgs().expect("whole") {
+            if let ControlMessageOwned::Ipv4RecvErr(error, Some(from)) = one {
+                assert_eq!((error.ee_type, error.ee_code), (11, 0), "time exceeded");
+                return Some(Ipv4Addr::from(from.sin_addr.s_addr.to_ne_bytes()));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn names_are_answered_at_an_address_of_the_pods_own() {
+    needs_namespaces!();
+    // The resolver listens on the node alone.
+    let world = World::new("--dns 198.18.0.53 --resolver 127.0.0.1:5353");
+    let listen = || UdpSocket::bind("127.0.0.1:5353").expect("a resolver");
+    let resolver = world.node.run(listen).expect("enter");
+    let listen = || std::net::TcpListener::bind("127.0.0.1:5353").expect("a resolver");
+    let listener = world.node.run(listen).expect("enter");
+    let socket = socket(&world, "198.18.0.53:53");
+    socket.send(b"who is it?").expect("sent");
+    let mut question = [0; 64];
+    resolver.set_read_timeout(Some(PATIENCE)).expect("set");
+    let (len, from) = resolver.recv_from(&mut question).expect("asked");
+    assert_eq!(&question[..len], b"who is it?");
+    resolver.send_to(b"me", from).expect("answered");
+    let len = socket.recv(&mut question).expect("an answer");
+    assert_eq!(&question[..len], b"me");
+    let connect = || TcpStream::connect("198.18.0.53:53").expect("a connection");
+    let _asking = world.pod().netns.run(connect).expect("enter");
+    listener.accept().expect("it came through");
+    // Only names: any other port of that address is outside like all others.
+    let to = "198.18.0.53:5353".parse().expect("an address");
+    let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(1));
+    let other = world.pod().netns.run(connect).expect("enter");
+    assert!(other.is_err(), "{other:?}");
+}
+
+#[test]
+fn a_host_that_floods_harms_nobody_else() {
+    needs_namespaces!();
+    let world = World::new("");
+    let (asking, answering) =
+        exchange::sockets(world.pod(), &world.outside, Family::V4).expect("sockets");
+    asking.send(b"speak").expect("sent");
+    let (_, from) = answering.recv_from(&mut [0; 8]).expect("asked");
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            for _ in 0..300_000 {
+                // A full queue on the way is the flood's own loss.
+                let _ = answering.send_to(&[7; 1000], from);
+            }
+        });
+        for _ in 0..3 {
+            exchange::bulk(&world.pods[1], &world.outside, Family::V4, 4 << 20)
+                .expect("every byte");
+        }
+        flood.join().expect("it ends");
+    });
+}
