@@ -79,15 +79,8 @@ impl Cluster {
     /// Handles that hold addresses of a runtime's pods; the lab's own pods
     /// are of another network.
     pub fn holders(&self) -> Vec<String> {
-        let mut client = self.lab.ipam.as_ref().expect("one").client().expect("up");
-        let request = ipam::Request::Allocations {
-            node: None,
-            borrowed: false,
-        };
-        let Ok(ipam::Reply::Allocations(all)) = client.request(&request) else {
-            panic!("no allocations");
-        };
-        let handles = all.into_iter().filter_map(|one| one.handle);
+        let handles = self.allocations().into_iter();
+        let handles = handles.filter_map(|one| one.handle);
         let handles = handles.map(|handle| handle.as_str().to_owned());
         handles
             .filter(|handle| !handle.starts_with("lab/"))
@@ -96,16 +89,36 @@ impl Cluster {
 
     /// Until GC may free what is allocated.
     pub fn wait_until_old(&self) {
-        let mut client = self.lab.ipam.as_ref().expect("one").client().expect("up");
-        let mut mark = || match client.request(&ipam::Request::Status) {
-            Ok(ipam::Reply::Status(status)) => status.mark,
-            other => panic!("{other:?}"),
-        };
-        let (made, until) = (mark(), Instant::now() + Duration::from_secs(60));
-        while ipam::is_young(made, mark()) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.has_young() {
             assert!(Instant::now() < until, "the mark is raised");
             thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    fn has_young(&self) -> bool {
+        let ipam::Reply::Status(status) = self.ask(&ipam::Request::Status) else {
+            panic!("no status");
+        };
+        let all = self.allocations();
+        let mut handled = all.iter().filter(|one| one.handle.is_some());
+        handled.any(|one| ipam::is_young(one.mark, status.mark))
+    }
+
+    fn allocations(&self) -> Vec<ipam::Allocation> {
+        let request = ipam::Request::Allocations {
+            node: None,
+            borrowed: false,
+        };
+        match self.ask(&request) {
+            ipam::Reply::Allocations(all) => all,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ask(&self, request: &ipam::Request) -> ipam::Reply {
+        let mut client = self.lab.ipam.as_ref().expect("one").client().expect("up");
+        client.request(request).expect("an answer")
     }
 
     /// Nothing is left of any pod of a runtime.
