@@ -55,8 +55,9 @@ pub enum NetlinkError {
     Late { address: IpAddr },
 }
 
-/// The kernel needs microseconds, and longer only where it gets no processor.
-const ADDRESS_DEADLINE: Duration = Duration::from_secs(2);
+/// The kernel needs microseconds, and longer only where it gets no processor,
+/// or where a hundred pods at once want its lock.
+const ADDRESS_DEADLINE: Duration = Duration::from_secs(10);
 
 impl NetlinkError {
     pub fn is(&self, errno: Errno) -> bool {
