@@ -585,17 +585,15 @@ fn what_is_of_no_pod_here_is_not_tracked() {
     cluster.world.nodes[0].open_host(0);
     cluster.apply(&mute("a"));
     cluster.world.hold = true;
-    for source in [underlay(0), [203, 0, 113, 9].into()] {
-        let frame = between(source, pod_v4(1, 0)).macs(host_mac(0), GATEWAY.mac);
-        let mut frames = frame.clone().udp(9, 53).filled(100).fragments(48);
-        frames.reverse();
-        frames.push(frame.clone().udp(9, 53).build());
-        frames.push(frame.icmp(0, 0, [0, 1, 0, 1]).build());
-        for bytes in frames {
-            cluster.world.send(0, HOST, &bytes);
-            assert_eq!(std::mem::take(&mut cluster.world.nodes[0].held).len(), 1);
-            assert_eq!(cluster.trackers[0].count(), 0);
-        }
+    let frame = between(underlay(0), pod_v4(1, 0)).macs(host_mac(0), GATEWAY.mac);
+    let mut frames = frame.clone().udp(9, 53).filled(100).fragments(48);
+    frames.reverse();
+    frames.push(frame.clone().udp(9, 53).build());
+    frames.push(frame.icmp(0, 0, [0, 1, 0, 1]).build());
+    for bytes in frames {
+        cluster.world.send(0, HOST, &bytes);
+        assert_eq!(std::mem::take(&mut cluster.world.nodes[0].held).len(), 1);
+        assert_eq!(cluster.trackers[0].count(), 0);
     }
 }
 
