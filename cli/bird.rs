@@ -2,7 +2,6 @@
 //! for as long as the command runs.
 
 mod birdc;
-mod cluster;
 mod output;
 
 use std::{
@@ -19,13 +18,16 @@ use anyhow::{Context, bail};
 use ipnet::IpNet;
 use weft_api::{
     forwarder::{Nodes, Way},
+    ipam::{Event, Route},
     names::Name,
 };
-use weft_forwarder::nodes::{self, Watched};
+use weft_forwarder::{
+    ipam::View,
+    nodes::{self, Watched},
+};
 use weft_interop::bird::{Neighbour, Options, render};
 
-use crate::ipam::{self, words::name};
-use cluster::Cluster;
+use crate::ipam::{self, Session, words::name};
 use output::Output;
 
 /// After the IPAM server was lost.
@@ -198,13 +200,18 @@ impl Task {
 
     /// Writes what the IPAM server tells, once or until it is lost.
     fn follow(&mut self, socket: &Path, watch: bool) -> anyhow::Result<()> {
-        let (mut events, first) = ipam::connect(socket)?.watch(None).map_err(ipam::told)?;
-        let mut cluster = Cluster::default();
-        let mut is_news = cluster.take(first);
+        let (mut events, mut event) = ipam::connect(socket)?.watch(None).map_err(ipam::told)?;
+        let mut view = View::default();
         loop {
+            let is_news = !matches!(event, Event::Alive { .. });
+            view.take(event);
             if is_news {
-                let pools = cluster::pools(&mut ipam::connect(socket)?)?;
-                let Some(nodes) = cluster.seen_by(&self.own) else {
+                let mut pools = Session::open(socket)?.pools()?;
+                pools.retain(|usage| usage.pool.encapsulation.leaves_some_plain(usage.pool.when));
+                let pools: Vec<_> = pools.iter().map(|usage| usage.pool.cidr).collect();
+                // What is tunnelled is none of the fabric's.
+                let plain = |route: &Route| route.encapsulation.leaves_some_plain(route.when);
+                let Some(nodes) = view.nodes_with(&self.own, plain) else {
                     bail!(
                         "node {} is unknown; start its forwarder with --register, or make it \
                          known by weft ipam node put",
@@ -218,7 +225,7 @@ impl Task {
                 return done;
             }
             self.report(done);
-            is_news = cluster.take(events.next_event().map_err(ipam::told)?);
+            event = events.next_event().map_err(ipam::told)?;
         }
     }
 }

@@ -106,8 +106,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 impl Server {
     pub fn session(self) -> anyhow::Result<Session> {
         Ok(Session {
-            client: connect(&path(self.socket, self.lab)?)?,
             json: self.json,
+            ..Session::open(&path(self.socket, self.lab)?)?
         })
     }
 }
@@ -153,6 +153,13 @@ pub struct Session {
 }
 
 impl Session {
+    pub fn open(socket: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            client: connect(socket)?,
+            json: false,
+        })
+    }
+
     /// Asks for what only one kind of reply can answer.
     pub fn ask<T>(
         &mut self,

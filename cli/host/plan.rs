@@ -2,7 +2,6 @@
 
 use std::{
     net::IpAddr,
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use ipnet::IpNet;
 use weft_api::{
     forwarder::{HOST_LINK, Ipam, Peer, QUEUES_MAX, Reply, Request, Status, Way},
-    ipam::{self, Encapsulation, PoolUsage, Use, When},
+    ipam::{PoolUsage, Use},
     names::Mac,
 };
 use weft_cni::{
@@ -21,7 +20,10 @@ use weft_cni::{
 };
 use weft_wire::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 
-use crate::target::{Target, ask};
+use crate::{
+    ipam::Session,
+    target::{Target, ask},
+};
 
 /// The node's end of a link of two ends, of which the gateway's is the other.
 const MAC: Mac = Mac([0x02, b'w', b'e', b'f', b't', 0]);
@@ -116,28 +118,18 @@ fn told(status: &Status) -> anyhow::Result<Behind> {
     let ipam = follows.context(
         "the forwarder follows no IPAM server that knows the pools; name them by --pool",
     )?;
-    let mut pools = ask_pools(&ipam.socket)
-        .with_context(|| format!("ask {} for the pools", ipam.socket.display()))?;
+    let mut pools = Session::open(&ipam.socket)?.pools()?;
     pools.retain(|PoolUsage { pool, .. }| pool.uses.iter().any(|use_| *use_ != Use::LoadBalancer));
     ensure!(
         !pools.is_empty(),
         "the IPAM server has no pool; make one by weft ipam pool create, or name some by --pool"
     );
-    let direct = |PoolUsage { pool, .. }: &PoolUsage| {
-        pool.encapsulation == Encapsulation::None || pool.when == When::CrossSubnet
-    };
+    let direct =
+        |PoolUsage { pool, .. }: &PoolUsage| pool.encapsulation.leaves_some_plain(pool.when);
     Ok(Behind {
         direct: pools.iter().any(direct),
         pools: pools.iter().map(|pool| pool.pool.cidr).collect(),
     })
-}
-
-fn ask_pools(socket: &Path) -> anyhow::Result<Vec<PoolUsage>> {
-    let mut server = weft_socket::ipam::Client::connect(socket)?;
-    match server.request(&ipam::Request::Pools)? {
-        ipam::Reply::Pools(pools) => Ok(pools),
-        _ => bail!("its answer is of another kind; are both of one version?"),
-    }
 }
 
 fn peers(forwarder: &mut Client) -> anyhow::Result<Vec<Peer>> {

@@ -134,6 +134,21 @@ impl View {
         (Nodes { node: own, peers }, left_out)
     }
 
+    /// All nodes, with those of their blocks whose routes are `wanted` and
+    /// without their ways; none where the server does not know `own`.
+    pub fn nodes_with(&self, own: &Name, wanted: impl Fn(&Route) -> bool) -> Option<Nodes> {
+        let of = |node: &Node| {
+            let routes = self.routes.values().filter(|route| route.node == node.name);
+            let wanted = routes.filter(|route| wanted(route));
+            record(node, wanted.map(|route| route.net).collect())
+        };
+        let peers = self.nodes.values().filter(|node| node.name != *own);
+        Some(Nodes {
+            node: of(self.nodes.get(own)?),
+            peers: peers.map(of).collect(),
+        })
+    }
+
     /// Of the peer's blocks that have another than VXLAN.
     fn ways(&self, blocks: &[IpNet], own: Option<&Node>, peer: &Node) -> BTreeMap<IpNet, Way> {
         let near = |net: &IpNet| own.is_some_and(|own| share_subnet(own, peer, net));

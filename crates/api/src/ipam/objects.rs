@@ -56,6 +56,13 @@ pub enum Encapsulation {
     None,
 }
 
+impl Encapsulation {
+    /// Whether packets go as they are between some nodes at least.
+    pub fn leaves_some_plain(self, when: When) -> bool {
+        self == Self::None || when == When::CrossSubnet
+    }
+}
+
 /// Which way takes the encapsulation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
