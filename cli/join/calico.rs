@@ -12,18 +12,22 @@ use std::{collections::BTreeMap, net::IpAddr, process::ExitCode, str::FromStr, s
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
-use nix::ifaddrs::getifaddrs;
 use weft_api::{
     forwarder::{Node, Status},
     names::{Mac, Name, NameError},
 };
 use weft_cni::forwarder::Client;
 use weft_etcd::Cluster;
+use weft_forwarder::links;
 use weft_interop::calico::{PREFIX, Wire, derived_mac};
 use weft_socket::{Signals, log};
 
 use self::{member::Member, records::Records};
-use super::{forwarder::Forwarder, inbox::Inbox, life::live};
+use super::{
+    forwarder::{self, Forwarder},
+    inbox::Inbox,
+    life::live,
+};
 use crate::target::Target;
 
 /// Be a node of a Calico network whose pools have VXLAN and whose datastore is
@@ -115,19 +119,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// That the forwarder fits; returns the lengths of the addresses' subnets, by
 /// family.
 fn check(args: &Args, status: &Status, wire: &Wire) -> anyhow::Result<[u8; 2]> {
-    ensure!(
-        status.port == wire.port,
-        "the network's VXLAN port is {}, the forwarder's uplink.port is {}; set it so",
-        wire.port,
-        status.port
-    );
+    forwarder::check_port(status, wire.port)?;
     let mut lens = [32, 128];
     for (place, public) in args.public_ip.iter().enumerate() {
         let address = public.address;
-        ensure!(
-            status.underlay.contains(&address),
-            "the forwarder does not listen on {address}; add it to its uplink.addresses"
-        );
+        forwarder::check_address(status, address)?;
         let same = |other: &Public| other.address.is_ipv4() == address.is_ipv4();
         ensure!(
             !args.public_ip[..place].iter().any(same),
@@ -141,18 +137,6 @@ fn check(args: &Args, status: &Status, wire: &Wire) -> anyhow::Result<[u8; 2]> {
 
 /// Of the link that has the address here.
 fn link_len(address: IpAddr) -> Option<u8> {
-    let links = getifaddrs().ok()?;
-    let mut found = links.filter_map(|link| {
-        let (own, mask) = (link.address?, link.netmask?);
-        match address {
-            IpAddr::V4(v4) if own.as_sockaddr_in()?.ip() == v4 => {
-                ipnet::ip_mask_to_prefix(mask.as_sockaddr_in()?.ip().into()).ok()
-            }
-            IpAddr::V6(v6) if own.as_sockaddr_in6()?.ip() == v6 => {
-                ipnet::ip_mask_to_prefix(mask.as_sockaddr_in6()?.ip().into()).ok()
-            }
-            _ => None,
-        }
-    });
-    found.next()
+    let subnets = links::subnets_of(&[address]).ok()?;
+    subnets.first().map(IpNet::prefix_len)
 }

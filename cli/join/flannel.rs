@@ -23,7 +23,11 @@ use weft_interop::{
 use weft_socket::{Signals, log};
 
 use self::member::Member;
-use super::{forwarder::Forwarder, inbox::Inbox, life::live};
+use super::{
+    forwarder::{self, Forwarder},
+    inbox::Inbox,
+    life::live,
+};
 use crate::target::Target;
 
 /// Of flannel's keys, where flannel is told no other.
@@ -111,12 +115,7 @@ fn this_node(args: &Args, config: &Config, status: &Status) -> anyhow::Result<(N
         "the network has DirectRouting: its nodes send packets for pods past the tunnel, where \
          the forwarder does not see them; set it to false"
     );
-    ensure!(
-        status.port == vxlan.port,
-        "the network's VXLAN port is {}, the forwarder's uplink.port is {}; set it so",
-        vxlan.port,
-        status.port
-    );
+    forwarder::check_port(status, vxlan.port)?;
     for range in config.ranges() {
         let v4 = range.network.addr().is_ipv4();
         let found = args
@@ -130,11 +129,8 @@ fn this_node(args: &Args, config: &Config, status: &Status) -> anyhow::Result<(N
             range.network
         );
     }
-    for address in &args.public_ip {
-        ensure!(
-            status.underlay.contains(address),
-            "the forwarder does not listen on {address}; add it to its uplink.addresses"
-        );
+    for &address in &args.public_ip {
+        forwarder::check_address(status, address)?;
     }
     let usual = || derived_mac(status.node.as_str(), false);
     let node = Node {

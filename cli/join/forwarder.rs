@@ -1,9 +1,13 @@
 //! The forwarder as a member keeps it: told of all nodes whenever they change,
 //! and again when another process took its place.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
-use weft_api::forwarder::{Nodes, Request};
+use anyhow::ensure;
+use weft_api::forwarder::{Nodes, Request, Status};
 use weft_cni::forwarder::Client;
 
 /// What the records of a network come to.
@@ -64,4 +68,23 @@ fn tell(control: &Path, nodes: Nodes) -> anyhow::Result<u32> {
     let pid = client.status()?.pid;
     client.request(&Request::Apply(nodes))?;
     Ok(pid)
+}
+
+/// That its uplink has the network's port.
+pub fn check_port(status: &Status, port: u16) -> anyhow::Result<()> {
+    ensure!(
+        status.port == port,
+        "the network's VXLAN port is {port}, the forwarder's uplink.port is {}; set it so",
+        status.port
+    );
+    Ok(())
+}
+
+/// That its uplink has the address by which others are to reach this node.
+pub fn check_address(status: &Status, address: IpAddr) -> anyhow::Result<()> {
+    ensure!(
+        status.underlay.contains(&address),
+        "the forwarder does not listen on {address}; add it to its uplink.addresses"
+    );
+    Ok(())
 }

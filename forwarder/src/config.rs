@@ -1,7 +1,6 @@
 //! The configuration file: TOML, every key optional, no key unknown. What
 //! leaves this file is complete and within its limits.
 
-mod interfaces;
 mod uplink;
 
 use std::{
@@ -21,10 +20,10 @@ use weft_api::{
 };
 
 use crate::{
+    links,
     nodes::{self, NodesError},
     uplink::UplinkConfig,
 };
-use interfaces::subnets_of;
 use uplink::Uplink;
 
 /// Workers that start unless told otherwise, where the machine has the
@@ -123,7 +122,7 @@ impl Config {
                 "list the node's addresses in uplink.addresses",
             );
         }
-        let underlay = subnets_of(&self.uplink.addresses)
+        let underlay = links::subnets_of(&self.uplink.addresses)
             .map_err(|problem| value("ipam.register", problem, "set ipam.register to false"))?;
         Ok(Some(ipam::Node {
             name: self.node.clone(),

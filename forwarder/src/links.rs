@@ -26,6 +26,16 @@ pub fn held() -> io::Result<Vec<Held>> {
     Ok(found.collect())
 }
 
+/// Each with the prefix that its link has, or alone.
+pub fn subnets_of(addresses: &[IpAddr]) -> io::Result<Vec<IpNet>> {
+    let held = held()?;
+    let subnet = |address: &IpAddr| {
+        let known = held.iter().find(|held| held.net.addr() == *address);
+        known.map_or_else(|| IpNet::from(*address), |held| held.net)
+    };
+    Ok(addresses.iter().map(subnet).collect())
+}
+
 fn ip(storage: SockaddrStorage) -> Option<IpAddr> {
     let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
     v4.or(storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
