@@ -323,7 +323,7 @@ fn traffic_goes_on_while_etcd_is_gone() {
     net.wait_for_peers(2);
     net.felix_again().follow();
     let (ours, theirs) = net.pods();
-    let _ = net.etcd.process.0.kill();
+    net.etcd.0.kill();
     for family in Family::ALL {
         exchange::bulk(&ours, &theirs, family, 1 << 20).expect("every byte");
     }
@@ -550,7 +550,7 @@ impl Network {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
         command
             .args(["join", "calico", "--public-ip", address])
-            .arg(format!("--etcd=etcd://127.0.0.1:{}", self.etcd.port))
+            .arg(format!("--etcd={}", self.etcd.url()))
             .arg("--control")
             .arg(&forwarder.control)
             .stdin(Stdio::null());

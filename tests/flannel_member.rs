@@ -268,7 +268,7 @@ impl Network {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
         command
             .args(["join", "flannel"])
-            .arg(format!("--etcd=etcd://127.0.0.1:{}", self.etcd.port))
+            .arg(format!("--etcd={}", self.etcd.url()))
             .arg("--control")
             .arg(&forwarder.control)
             .stdin(Stdio::null());

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,6 +14,7 @@ use weft_api::{
     forwarder,
     ipam::{Node, Reply, Request},
 };
+use weft_lab::etcd::Etcd;
 use weft_socket::ipam::{Client, ClientError};
 
 use crate::server::{LIMIT, Server, command};
@@ -190,11 +190,10 @@ fn a_second_node_of_one_name_is_told_and_takes_nothing_from_the_first() {
 
 #[test]
 fn a_forwarder_that_is_there_before_etcd_follows_once_it_is_up() {
-    let [port, peer] = [0, 1].map(|_| {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("bound").port()
-    });
-    let ipam = Ipam::launch(30, Some(&format!("etcd://127.0.0.1:{port}")));
+    // It was there, so that its address is known; nobody has spoken with it.
+    let mut etcd = Etcd::start().expect("an etcd");
+    etcd.kill();
+    let ipam = Ipam::launch(30, Some(&etcd.url()));
     let server = Server::with_config(&config("n1", 4, 1, &ipam.socket()));
     let status = || match server.client().ok(r#"{"op":"status"}"#) {
         forwarder::Reply::Status(status) => status.ipam.expect("it follows"),
@@ -208,7 +207,7 @@ fn a_forwarder_that_is_there_before_etcd_follows_once_it_is_up() {
         })
     });
     assert!(!status().connected && status().revision.is_none());
-    let _etcd = Etcd::start(port, peer);
+    etcd.restart().expect("the etcd");
     let until = Instant::now() + 3 * LIMIT;
     while status().revision.is_none() {
         assert!(Instant::now() < until, "{:?}", status());
@@ -218,48 +217,6 @@ fn a_forwarder_that_is_there_before_etcd_follows_once_it_is_up() {
     let second = Server::with_config(&config("n2", 4, 2, &ipam.socket()));
     eventually("n1 hears of n2", || peers(&server) == ["n2"]);
     drop(second);
-}
-
-/// A real one, killed when dropped.
-struct Etcd {
-    child: Child,
-    _data: tempfile::TempDir,
-}
-
-impl Etcd {
-    fn start(port: u16, peer: u16) -> Self {
-        let data = tempfile::tempdir().expect("a folder");
-        let [client, peer] = [port, peer].map(|port| format!("http://127.0.0.1:{port}"));
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(data.path())
-            .args([
-                "--listen-client-urls",
-                &client,
-                "--advertise-client-urls",
-                &client,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer,
-                "--initial-advertise-peer-urls",
-                &peer,
-            ])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("Debian's etcd-server is installed");
-        Self { child, _data: data }
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

@@ -1,10 +1,7 @@
-//! A real etcd, and processes that end with the test.
+//! The lab's etcd as tests speak to it, and processes that end with the test.
 
 use std::{
-    fs::File,
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::Child,
     thread,
     time::{Duration, Instant},
 };
@@ -13,8 +10,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value as Json;
-use tempfile::TempDir;
+use weft_lab::etcd;
 
 /// Killed when dropped.
 pub struct Running(pub Child);
@@ -38,58 +34,24 @@ impl Drop for Running {
     }
 }
 
-pub struct Etcd {
-    pub port: u16,
-    peer: u16,
-    pub process: Running,
-    directory: TempDir,
-}
+/// What fails here, fails the test.
+pub struct Etcd(pub etcd::Etcd);
 
 impl Etcd {
     pub fn start() -> Self {
-        let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [port, peer] = listeners
-            .each_ref()
-            .map(|l| l.local_addr().expect("bound").port());
-        drop(listeners);
-        let directory = TempDir::new().expect("a temporary directory");
-        let process = spawn(directory.path(), port, peer);
-        let etcd = Self {
-            port,
-            peer,
-            process: Running(process),
-            directory,
-        };
-        etcd.wait_ready();
-        etcd
+        Self(etcd::Etcd::start().expect("an etcd"))
     }
 
     pub fn restart(&mut self) {
-        let _ = self.process.0.kill();
-        let _ = self.process.0.wait();
-        self.process = Running(spawn(self.directory.path(), self.port, self.peer));
-        self.wait_ready();
+        self.0.restart().expect("the etcd again");
     }
 
-    fn wait_ready(&self) {
-        eventually("etcd answers", || {
-            self.try_control(&["endpoint", "status"]).is_some()
-        });
-    }
-
-    fn try_control(&self, arguments: &[&str]) -> Option<String> {
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .arg(format!("--endpoints=127.0.0.1:{}", self.port))
-            .args(arguments)
-            .output()
-            .expect("etcdctl is installed");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        output.status.success().then_some(text)
+    pub fn url(&self) -> String {
+        self.0.url()
     }
 
     pub fn control(&self, arguments: &[&str]) -> String {
-        self.try_control(arguments).expect("etcdctl succeeds")
+        self.0.control(arguments).expect("etcdctl succeeds")
     }
 
     pub fn put(&self, key: &str, value: &str) {
@@ -108,40 +70,8 @@ impl Etcd {
 
     /// Forgets all that was before now, but for what the keys have.
     pub fn compact(&self) {
-        let text = self.control(&["get", "-w", "json", "/"]);
-        let json: Json = serde_json::from_str(&text).expect("JSON");
-        let revision = json["header"]["revision"].to_string();
-        self.control(&["compact", &revision]);
+        self.0.compact().expect("compacted");
     }
-}
-
-fn spawn(directory: &Path, port: u16, peer: u16) -> Child {
-    let log = File::create(directory.join("log")).expect("a log file");
-    let (client, peer) = (
-        format!("http://127.0.0.1:{port}"),
-        format!("http://127.0.0.1:{peer}"),
-    );
-    Command::new("etcd")
-        .arg("--data-dir")
-        .arg(directory.join("data"))
-        .args([
-            "--listen-client-urls",
-            &client,
-            "--advertise-client-urls",
-            &client,
-        ])
-        .args([
-            "--listen-peer-urls",
-            &peer,
-            "--initial-advertise-peer-urls",
-            &peer,
-        ])
-        .arg(format!("--initial-cluster=default={peer}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("Debian's etcd-server is installed")
 }
 
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

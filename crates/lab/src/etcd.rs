@@ -94,7 +94,8 @@ impl Etcd {
         Ok(())
     }
 
-    fn kill(&mut self) {
+    /// As a crash does; it does not answer until it is restarted.
+    pub fn kill(&mut self) {
         // It may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
