@@ -13,7 +13,7 @@ use nix::{
 };
 use serde_json::{Value as Json, json};
 use tempfile::NamedTempFile;
-use weft_api::forwarder::{Peer, Reply, Request};
+use weft_api::forwarder::Peer;
 use weft_cni::{link::Attach, netns::Netns};
 use weft_lab::{
     Forwarder, NodePlan, Outer, Pod, PodPlan, Spec, exchange,
@@ -750,8 +750,5 @@ fn ordinal(address: &str) -> usize {
 
 fn peers(forwarder: &Forwarder) -> Vec<Peer> {
     let mut client = forwarder.client().expect("a client");
-    match client.request(&Request::Peers).expect("an answer") {
-        Reply::Peers(peers) => peers,
-        other => panic!("{other:?}"),
-    }
+    client.peers().expect("the peers")
 }

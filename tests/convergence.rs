@@ -346,10 +346,7 @@ fn forwarder(lab: &Lab, node: usize) -> &Forwarder {
 
 fn peers(forwarder: &Forwarder) -> Vec<Peer> {
     let mut client = forwarder.client().expect("a client");
-    match client.request(&Request::Peers).expect("an answer") {
-        Reply::Peers(peers) => peers,
-        other => panic!("{other:?} are no peers"),
-    }
+    client.peers().expect("the peers")
 }
 
 fn names(forwarder: &Forwarder) -> Vec<String> {

@@ -9,7 +9,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value as Json;
-use weft_api::forwarder::{Peer, Reply, Request};
+use weft_api::forwarder::Peer;
 use weft_cni::{link::Attach, netns::Netns};
 use weft_lab::{
     Forwarder, NodePlan, Outer, Pod, PodPlan, Spec, exchange,
@@ -327,10 +327,7 @@ impl Network {
 
 fn peers(forwarder: &Forwarder) -> Vec<Peer> {
     let mut client = forwarder.client().expect("a client");
-    match client.request(&Request::Peers).expect("an answer") {
-        Reply::Peers(peers) => peers,
-        other => panic!("{other:?}"),
-    }
+    client.peers().expect("the peers")
 }
 
 /// Plays flanneld: a device for each family, and for the other node's lease a

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::{HOST_LINK, Ipam, Peer, QUEUES_MAX, Reply, Request, Status, Way},
+    forwarder::{HOST_LINK, Ipam, Peer, QUEUES_MAX, Status, Way},
     ipam::{PoolUsage, Use},
     names::Mac,
 };
@@ -20,10 +20,7 @@ use weft_cni::{
 };
 use weft_wire::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 
-use crate::{
-    ipam::Session,
-    target::{Target, ask},
-};
+use crate::{ipam::Session, target::Target};
 
 /// The node's end of a link of two ends, of which the gateway's is the other.
 const MAC: Mac = Mac([0x02, b'w', b'e', b'f', b't', 0]);
@@ -63,7 +60,7 @@ pub fn wiring(
     }
     behind.pools.sort_unstable();
     behind.pools.dedup();
-    let peers = peers(forwarder)?;
+    let peers = forwarder.peers()?;
     refuse_underlay(&behind.pools, status, &peers)?;
     let direct = behind.direct || peers.iter().any(has_direct);
     let mtu = mtu.unwrap_or_else(|| width(status, direct));
@@ -129,13 +126,6 @@ fn told(status: &Status) -> anyhow::Result<Behind> {
     Ok(Behind {
         direct: pools.iter().any(direct),
         pools: pools.iter().map(|pool| pool.pool.cidr).collect(),
-    })
-}
-
-fn peers(forwarder: &mut Client) -> anyhow::Result<Vec<Peer>> {
-    ask(forwarder, &Request::Peers, |reply| match reply {
-        Reply::Peers(peers) => Some(peers),
-        _ => None,
     })
 }
 

@@ -4,7 +4,7 @@
 use std::{os::fd::BorrowedFd, path::Path, time::Duration};
 
 use weft_api::{
-    forwarder::{Answer, Attach, Error as Refusal, Port, Reply, Request, Status},
+    forwarder::{Answer, Attach, Error as Refusal, Peer, Port, Reply, Request, Status},
     names::Name,
 };
 use weft_socket::line::{Connection, LineError};
@@ -65,6 +65,13 @@ impl Client {
     pub fn ports(&mut self) -> Result<Vec<Port>, ClientError> {
         match self.request(&Request::List)? {
             Reply::Ports(ports) => Ok(ports),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    pub fn peers(&mut self) -> Result<Vec<Peer>, ClientError> {
+        match self.request(&Request::Peers)? {
+            Reply::Peers(peers) => Ok(peers),
             _ => Err(ClientError::Confused),
         }
     }
