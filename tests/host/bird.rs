@@ -15,8 +15,8 @@ use weft_lab::workshop::run;
 use weft_testkit::needs_namespaces;
 
 use crate::{
-    cluster::{Cluster, FULL_MTU, Place, plan, said, talk},
-    ways::{PLAIN, pods_talk},
+    cluster::{Cluster, FULL_MTU, Place, plan, said},
+    ways::all_talk_plainly,
 };
 
 /// A session that met a neighbour before it listened waits for some seconds.
@@ -56,14 +56,7 @@ fn bird_tells_the_fabric_what_is_reached_directly() {
         learns(place, &cluster);
     }
     cluster.settle();
-    let [one, two, three] = &cluster.nodes[..] else {
-        panic!("three nodes");
-    };
-    pods_talk(one, two, PLAIN, FULL_MTU);
-    pods_talk(two, three, PLAIN, FULL_MTU);
-    talk(&one.itself(), &one.pod, FULL_MTU);
-    talk(&one.host(one.plan.underlay), &three.pod, FULL_MTU);
-    cluster.check_books();
+    all_talk_plainly(&cluster);
     drop(birds);
 }
 

@@ -28,7 +28,7 @@ use crate::{
     wiretap::{Wiretap, dissect},
 };
 
-pub const PLAIN: &str = "plain";
+const PLAIN: &str = "plain";
 const TUNNELLED: &str = "vxlan";
 
 /// In which forms the wire of a node has packets between these.
@@ -64,7 +64,7 @@ fn forms(tap: Wiretap, one: &Pod, other: &Pod) -> BTreeSet<&'static str> {
 
 /// The pods of the two nodes do all that pods do, and their packets are on
 /// the wire in that form only.
-pub fn pods_talk(from: &Place, to: &Place, form: &'static str, mtu: u16) {
+fn pods_talk(from: &Place, to: &Place, form: &'static str, mtu: u16) {
     for family in Family::ALL {
         let taps = [from, to].map(|place| Wiretap::on(&place.netns));
         for probe in Probe::ALL {
@@ -88,6 +88,11 @@ pub fn pods_talk(from: &Place, to: &Place, form: &'static str, mtu: u16) {
 fn direct_is_plain_and_as_wide_as_the_wire() {
     needs_namespaces!();
     let cluster = Cluster::up(|_, _| Way::Direct, FULL_MTU);
+    all_talk_plainly(&cluster);
+}
+
+/// Nodes and pods whose blocks are all reached directly.
+pub fn all_talk_plainly(cluster: &Cluster) {
     let [one, two, three] = &cluster.nodes[..] else {
         panic!("three nodes");
     };
