@@ -2,18 +2,19 @@
 
 use std::{hint::black_box, net::Ipv4Addr, sync::Arc, time::Instant};
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use weft_engine::{
-    Batch, Counters, Engine, Outbox, PeerId, PortId, Route, Runs, Scene, Tunnel, Verdict, Way,
+    Batch, Counters, Engine, Outbox, PeerId, PortId, Route, Runs, Scene, Snapshot, Tunnel, Verdict,
+    Way,
     flow::{Egress, FlowCache, Ingress, Known},
     segment::segment,
     snapshot::Epoch,
 };
 use weft_testkit::{
     frames::{FrameBuilder, between},
-    sim::{self, Datagrams, GATEWAY, World, pod_mac, pod_v4},
+    sim::{self, Datagrams, GATEWAY, World, batch_of, pod_mac, pod_v4},
 };
-use weft_wire::{Ethernet, Packet, VnetHeader, checksum, parse, vnet};
+use weft_wire::{Ethernet, Packet, VnetHeader, checksum, parse};
 
 fn flow() -> FrameBuilder {
     between(pod_v4(0, 0), pod_v4(1, 0)).macs(pod_mac(0, 0), GATEWAY.mac)
@@ -33,16 +34,6 @@ fn super_frame() -> (VnetHeader, Vec<u8>) {
         .dont_fragment()
         .filled(44 * 1398)
         .super_frame(1398)
-}
-
-fn batch_of(frames: &[(VnetHeader, Vec<u8>)]) -> Batch {
-    let mut batch = Batch::new(1 << 20);
-    for (vnet, frame) in frames {
-        let space = batch.space().expect("the batch is large");
-        space[vnet::LEN..vnet::LEN + frame.len()].copy_from_slice(frame);
-        batch.commit(*vnet, frame.len());
-    }
-    batch
 }
 
 fn parsing(c: &mut Criterion) {
@@ -84,9 +75,6 @@ fn unknown_flows(c: &mut Criterion) {
     for routes in ROUTES {
         let tables = with_routes(routes);
         let counters = Counters::default();
-        let mut engine = Engine::new(1);
-        let mut replies = Batch::new(1 << 17);
-        let ingress = tables.port(PortId(0)).expect("pod 0 has a port");
         let mut at = 0_u32;
         let mut fresh = || {
             let frames = (0..FRAMES).map(|_| {
@@ -101,20 +89,7 @@ fn unknown_flows(c: &mut Criterion) {
             batch_of(&frames.collect::<Vec<_>>())
         };
         group.bench_function(format!("{routes} routes"), |b| {
-            b.iter_batched_ref(
-                &mut fresh,
-                |batch| {
-                    let mut scene = Scene {
-                        tables: &tables,
-                        counters: &counters,
-                        replies: &mut replies,
-                        now: Instant::now(),
-                    };
-                    engine.from_port(&mut scene, ingress, batch);
-                    assert!(matches!(batch.frames()[0].verdict, Verdict::Tunnel(_)));
-                },
-                BatchSize::LargeInput,
-            );
+            decide_each(b, &tables, &counters, &mut fresh);
         });
         let (hits, misses) = (counters.flow_hits.value(), counters.flow_misses.value());
         assert!(hits < misses / 50, "{hits} of {misses} flows were known");
@@ -274,27 +249,37 @@ fn sends_of(frames: &[(VnetHeader, Vec<u8>)]) -> Vec<Datagrams> {
 fn decide(c: &mut Criterion) {
     let tables = sim::tables(0, 1);
     let counters = Counters::default();
-    let mut engine = Engine::new(1);
-    let mut replies = Batch::new(1 << 17);
     let small = flow().udp(1, 2).filled(64).build();
     let frames = vec![(VnetHeader::default(), small); 64];
-    let ingress = tables.port(PortId(0)).expect("pod 0 has a port");
     c.bench_function("from_port, 64 small frames", |b| {
-        b.iter_batched_ref(
-            || batch_of(&frames),
-            |batch| {
-                let mut scene = Scene {
-                    tables: &tables,
-                    counters: &counters,
-                    replies: &mut replies,
-                    now: Instant::now(),
-                };
-                engine.from_port(&mut scene, ingress, batch);
-                assert!(matches!(batch.frames()[0].verdict, Verdict::Tunnel(_)));
-            },
-            BatchSize::LargeInput,
-        );
+        decide_each(b, &tables, &counters, || batch_of(&frames));
     });
+}
+
+/// The way of batches that pod 0 sends into the tunnel.
+fn decide_each(
+    b: &mut Bencher<'_>,
+    tables: &Snapshot,
+    counters: &Counters,
+    fresh: impl FnMut() -> Batch,
+) {
+    let mut engine = Engine::new(1);
+    let mut replies = Batch::new(1 << 17);
+    let ingress = tables.port(PortId(0)).expect("pod 0 has a port");
+    b.iter_batched_ref(
+        fresh,
+        |batch| {
+            let mut scene = Scene {
+                tables,
+                counters,
+                replies: &mut replies,
+                now: Instant::now(),
+            };
+            engine.from_port(&mut scene, ingress, batch);
+            assert!(matches!(batch.frames()[0].verdict, Verdict::Tunnel(_)));
+        },
+        BatchSize::LargeInput,
+    );
 }
 
 criterion_group!(

@@ -14,25 +14,15 @@ use weft_engine::{Batch, Counters, Engine, Policy, PortId, Scene, Snapshot, Verd
 use weft_policy::{Change, Compiler, read};
 use weft_testkit::{
     frames::{FrameBuilder, between},
-    sim::{self, GATEWAY, pod_mac, pod_v4},
+    sim::{self, GATEWAY, batch_of, pod_mac, pod_v4},
 };
-use weft_wire::{VnetHeader, vnet};
+use weft_wire::VnetHeader;
 
 const FRAMES: usize = 64;
 const RULES: usize = 1000;
 
 fn flow() -> FrameBuilder {
     between(pod_v4(0, 0), pod_v4(0, 1)).macs(pod_mac(0, 0), GATEWAY.mac)
-}
-
-fn batch_of(frames: &[(VnetHeader, Vec<u8>)]) -> Batch {
-    let mut batch = Batch::new(1 << 20);
-    for (vnet, frame) in frames {
-        let space = batch.space().expect("the batch is large");
-        space[vnet::LEN..vnet::LEN + frame.len()].copy_from_slice(frame);
-        batch.commit(*vnet, frame.len());
-    }
-    batch
 }
 
 /// Rules of which the last lets everybody in.

@@ -15,8 +15,8 @@ use weft_engine::{Peer, Policy, Port, PortId, Reach, Way};
 use weft_policy::{Compiler, Transport};
 use weft_testkit::{
     frames::{ACK, FrameBuilder, SYN, between},
-    policy::{Case, Probe, Step, cluster, generated, kubernetes},
-    sim::{GATEWAY, World, pod_mac, tables, tables_of},
+    policy::{Case, Probe, Step, cluster, expect_right, generated, kubernetes},
+    sim::{GATEWAY, World, pod_mac, port_with, tables, tables_of},
 };
 use weft_wire::{Ethernet, Key, VnetHeader, parse, protocol};
 
@@ -36,12 +36,7 @@ fn cluster_network_policy_suite() {
 }
 
 fn run(cases: &[Case]) {
-    let wrong: Vec<_> = cases
-        .iter()
-        .flat_map(|case| Lab::new(case).run(case))
-        .collect();
-    let count = wrong.len();
-    assert!(count == 0, "{count} probes:\n{}", wrong.join("\n"));
+    expect_right(cases, |case| Lab::new(case).run(case));
 }
 
 /// A node and a place on it.
@@ -186,20 +181,8 @@ impl Lab {
 fn ports(node: usize, seats: &BTreeMap<IpAddr, Seat>) -> Vec<Arc<Port>> {
     let here = seats.iter().filter(|(_, seat)| seat.0 == node);
     here.map(|(address, seat)| {
-        Arc::new(Port {
-            id: PortId(u16::try_from(seat.1).expect("few ports")),
-            mac: pod_mac(node, seat.1),
-            addresses: vec![*address],
-            mtu: 1450,
-            takes_udp: true,
-            takes_tcp: true,
-            host: None,
-            from_pod_shaper: None,
-            to_pod_shaper: None,
-            connections: Arc::default(),
-            from_pod: Arc::default(),
-            to_pod: Arc::default(),
-        })
+        let id = PortId(u16::try_from(seat.1).expect("few ports"));
+        Arc::new(port_with(id, pod_mac(node, seat.1), vec![*address]))
     })
     .collect()
 }

@@ -2,7 +2,7 @@
 //! compiled rules.
 
 use weft_policy::{Compiler, Objects, interpret};
-use weft_testkit::policy::{Case, cluster, generated, kubernetes};
+use weft_testkit::policy::{Case, cluster, expect_right, generated, kubernetes};
 
 #[test]
 fn kubernetes_end_to_end_suite() {
@@ -20,13 +20,7 @@ fn cluster_network_policy_suite() {
 }
 
 fn run(cases: &[Case]) {
-    let wrong: Vec<_> = cases.iter().flat_map(judge).collect();
-    assert!(
-        wrong.is_empty(),
-        "{} probes:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    expect_right(cases, judge);
 }
 
 /// Every probe that is not as expected.

@@ -12,7 +12,6 @@ use std::{
 use weft_conntrack::{Config, Timeouts, Tracker};
 use weft_engine::{
     DropReason, Gateway, Policy, Port, PortId,
-    counters::Traffic,
     gateway::{
         arp,
         icmp::{self, Complaint},
@@ -324,18 +323,5 @@ fn mended(frame: &[u8]) -> Vec<u8> {
 }
 
 fn port() -> Port {
-    Port {
-        id: PortId(0),
-        mac: POD_MAC,
-        addresses: vec![POD_V4.into(), POD_V6.into()],
-        mtu: 1450,
-        takes_udp: true,
-        takes_tcp: true,
-        host: None,
-        from_pod_shaper: None,
-        to_pod_shaper: None,
-        connections: Arc::default(),
-        from_pod: Arc::new(Traffic::default()),
-        to_pod: Arc::new(Traffic::default()),
-    }
+    sim::port_with(PortId(0), POD_MAC, vec![POD_V4.into(), POD_V6.into()])
 }

@@ -132,6 +132,13 @@ impl Stage {
 }
 
 /// The object that a Kubernetes manifest tells, put in place.
+/// Runs all cases; `wrong` tells of each probe that is not as it should be.
+pub fn expect_right(cases: &[Case], wrong: impl FnMut(&Case) -> Vec<String>) {
+    let wrong: Vec<_> = cases.iter().flat_map(wrong).collect();
+    let count = wrong.len();
+    assert!(count == 0, "{count} probes:\n{}", wrong.join("\n"));
+}
+
 pub fn put(manifest: Value) -> Change {
     let mut objects = read_value(manifest).expect("a manifest that reads");
     assert_eq!(objects.len(), 1, "a list is no object");

@@ -99,12 +99,7 @@ impl Node {
         pod: usize,
         frames: &[(VnetHeader, Vec<u8>)],
     ) -> Vec<Datagrams> {
-        let mut batch = Batch::new(1 << 20);
-        for (vnet, frame) in frames {
-            let space = batch.space().expect("the batch is large");
-            space[vnet::LEN..vnet::LEN + frame.len()].copy_from_slice(frame);
-            batch.commit(*vnet, frame.len());
-        }
+        let mut batch = batch_of(frames);
         let mut replies = Batch::new(1 << 17);
         let (tables, counters) = (&self.tables, &self.counters);
         let mut scene = Scene {
@@ -333,6 +328,16 @@ fn outer(from: usize, send: &Datagrams) -> Datagrams {
 }
 
 /// One read of the uplink that yields these sends.
+pub fn batch_of(frames: &[(VnetHeader, Vec<u8>)]) -> Batch {
+    let mut batch = Batch::new(1 << 20);
+    for (vnet, frame) in frames {
+        let space = batch.space().expect("the batch is large");
+        space[vnet::LEN..vnet::LEN + frame.len()].copy_from_slice(frame);
+        batch.commit(*vnet, frame.len());
+    }
+    batch
+}
+
 pub fn inbox_of(datagrams: &[Datagrams]) -> Inbox {
     let mut inbox = Inbox::new(datagrams.len());
     for (place, send) in datagrams.iter().enumerate() {

@@ -64,10 +64,16 @@ pub fn port(node: usize, pod: usize) -> Arc<Port> {
 }
 
 fn pod_port(node: usize, pod: usize) -> Port {
+    let addresses = vec![pod_v4(node, pod).into(), pod_v6(node, pod).into()];
+    port_with(PortId(byte(pod).into()), pod_mac(node, pod), addresses)
+}
+
+/// A pod's, with all offloads and no limit.
+pub fn port_with(id: PortId, mac: Mac, addresses: Vec<IpAddr>) -> Port {
     Port {
-        id: PortId(byte(pod).into()),
-        mac: pod_mac(node, pod),
-        addresses: vec![pod_v4(node, pod).into(), pod_v6(node, pod).into()],
+        id,
+        mac,
+        addresses,
         mtu: MTU,
         takes_udp: true,
         takes_tcp: true,
