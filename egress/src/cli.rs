@@ -19,17 +19,22 @@ use anyhow::Context;
 use clap::Parser;
 use ipnet::IpNet;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
-use weft_socket::Signals;
+use weft_socket::{
+    Signals,
+    confine::{confine, raise_open_files},
+    log,
+};
 
 use crate::{
     attach::{attach, detach},
-    confine::{confine, flows_by_open_files},
     metrics::{self, Counters},
     outlet::{End, Outlet},
     table::Limits,
     target::Dns,
 };
+
+/// Descriptors that are no flow's: the forwarder, the poll, the log, visitors.
+const RESERVE: u64 = 64;
 
 /// How long to wait before another try to attach.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -78,13 +83,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// The same, with arguments that have been read.
 pub fn start(arguments: &Arguments) -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // A log that is already there stays.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init();
+    log::start(log::Format::Text);
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -105,7 +104,8 @@ fn control(arguments: &Arguments) -> PathBuf {
 
 fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let control = control(arguments);
-    let allowed = flows_by_open_files()?;
+    let open_files = raise_open_files().context("raise the limit of open files")?;
+    let allowed = usize::try_from(open_files.saturating_sub(RESERVE)).unwrap_or(usize::MAX);
     let all = arguments.flows.unwrap_or(allowed).min(allowed);
     let limits = Limits {
         all,

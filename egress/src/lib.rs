@@ -18,7 +18,6 @@
 
 mod attach;
 pub mod cli;
-mod confine;
 mod datagrams;
 mod link;
 mod metrics;

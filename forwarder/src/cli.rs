@@ -12,11 +12,13 @@ use anyhow::Context;
 use clap::Parser;
 use tracing::{info, warn};
 use weft_api::names::{Name, NameError};
-use weft_socket::log;
+use weft_socket::{
+    confine::{confine, raise_open_files},
+    log,
+};
 
 use crate::{
     config::{Config, Place},
-    confine::{confine, raise_open_files},
     control::{ControlSocket, Forwarder, Server, Signals, listen_metrics},
 };
 

@@ -16,7 +16,6 @@
 
 pub mod cli;
 pub mod config;
-pub mod confine;
 pub mod control;
 pub mod dispatch;
 mod held;

@@ -14,9 +14,9 @@ use arc_swap::ArcSwap;
 use crossbeam::channel;
 use mio::{Poll, Waker};
 use weft_engine::{Counters, Epoch};
+use weft_socket::confine::confine;
 
 use crate::{
-    confine::confine,
     dispatch::Dispatch,
     steer::Steering,
     tables::Tables,

@@ -11,7 +11,9 @@ use std::{
     thread,
 };
 
-use crate::{confine::confine, port::Port};
+use weft_socket::confine::confine;
+
+use crate::port::Port;
 
 #[derive(Debug)]
 pub struct Closing {

@@ -184,9 +184,9 @@ mod tests {
     use std::thread;
 
     use caps::{CapSet, Capability};
+    use weft_socket::confine::confine;
 
     use super::*;
-    use crate::confine::confine;
 
     fn config(address: &str, ipip: bool) -> UplinkConfig {
         UplinkConfig {

@@ -13,9 +13,9 @@ use nix::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
-    #[error("drop capabilities: {0}; a forwarder that keeps them is not started")]
+    #[error("drop capabilities: {0}; a daemon that keeps them is not started")]
     Capabilities(#[from] CapsError),
-    #[error("set no_new_privs: {0}; a forwarder that could gain privileges is not started")]
+    #[error("set no_new_privs: {0}; a daemon that could gain privileges is not started")]
     Privileges(Errno),
 }
 
@@ -33,8 +33,8 @@ pub fn confine() -> Result<(), ConfineError> {
     set_no_new_privs().map_err(ConfineError::Privileges)
 }
 
-/// Lets this process hold as many fds as it may: each port takes one for
-/// every queue, and the usual soft limit is 1024.
+/// Lets this process hold as many fds as it may, and tells how many: the usual
+/// soft limit is 1024.
 pub fn raise_open_files() -> Result<u64, Errno> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
