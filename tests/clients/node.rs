@@ -143,7 +143,9 @@ impl Cluster {
     }
 }
 
+// The namespaces that the machine has mounted are none of the node's.
 const SCRIPT: &str = "\
+    umount --all --types nsfs || exit 1
     for folder in /run /var/lib /var/log /opt /etc/cni /etc/containers; do
         [ -d $folder ] || continue
         mount -t tmpfs none $folder || exit 1
