@@ -151,44 +151,37 @@ impl Pod<'_> {
         {
             panic!("ctr run {} ended: {status}", self.name);
         }
-        // A task is CREATED while plugins wire it, and can be looked into already.
-        let is_started = match self.engine {
-            Engine::Ctr => {
-                let tasks = self.node.run(&["ctr", "task", "ls"]);
-                let started = |line: &str| {
-                    let words: Vec<_> = line.split_whitespace().collect();
-                    words.first() == Some(&self.name.as_str()) && words.last() == Some(&"RUNNING")
-                };
-                tasks.lines().any(started)
-            }
-            Engine::Podman => true,
-        };
+        let is_started = self.engine == Engine::Podman || self.task().is_some();
         let link = ["ip", "link", "show", "dev", "eth0"];
         is_started && self.try_exec(&link).status.success()
     }
 
-    fn words(&self, detached: bool, words: &[&str]) -> Vec<String> {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed).to_string();
-        let detach: &[&str] = if detached { &["--detach"] } else { &[] };
-        let all = match self.engine {
-            Engine::Ctr => {
-                let exec = ["ctr", "task", "exec", "--exec-id", &number];
-                [&exec[..], detach, &[&self.name], words].concat()
+    /// The process of containerd's task, once it runs: a task is CREATED while
+    /// plugins wire it, and can be looked into already.
+    fn task(&self) -> Option<String> {
+        let tasks = self.node.run(&["ctr", "task", "ls"]);
+        tasks.lines().find_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            match words[..] {
+                [name, process, "RUNNING"] if name == self.name => Some(process.to_owned()),
+                _ => None,
             }
-            Engine::Podman => {
-                let exec = [&PODMAN[..], &["exec"], detach].concat();
-                [&exec[..], &[&self.name], words].concat()
-            }
-        };
-        all.into_iter().map(str::to_owned).collect()
+        })
     }
 
     pub fn try_exec(&self, words: &[&str]) -> Output {
-        let words = self.words(false, words);
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.node.try_run(&words)
+        match self.engine {
+            // ctr's own exec may stop listening before it has heard everything.
+            Engine::Ctr => {
+                let task = self.task().expect("its task runs");
+                let enter = ["nsenter", "--target", &task, "--all", "--root", "--wd"];
+                self.node.try_run(&[&enter[..], words].concat())
+            }
+            Engine::Podman => {
+                let exec = [&PODMAN[..], &["exec", &self.name]].concat();
+                self.node.try_run(&[&exec[..], words].concat())
+            }
+        }
     }
 
     pub fn exec(&self, words: &[&str]) -> String {
@@ -205,9 +198,14 @@ impl Pod<'_> {
 
     /// Lets a program run in the pod until its end.
     pub fn background(&self, words: &[&str]) {
-        let words = self.words(true, words);
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.node.run(&words);
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed).to_string();
+        let exec: Vec<&str> = match self.engine {
+            Engine::Ctr => vec!["ctr", "task", "exec", "--detach", "--exec-id", &number],
+            Engine::Podman => [&PODMAN[..], &["exec", "--detach"]].concat(),
+        };
+        self.node.run(&[&exec[..], &[&self.name], words].concat());
     }
 
     /// Of `eth0`, without the link-local.
