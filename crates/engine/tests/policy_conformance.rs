@@ -80,7 +80,7 @@ impl Lab {
     fn run(&mut self, case: &Case) -> Vec<String> {
         let mut wrong = Vec::new();
         for step in &case.steps {
-            self.compiler.apply(step.changes.clone());
+            self.compiler.apply(step.changes());
             self.enforce();
             let arrived = self.knock(step);
             let answered = self.answer(step, &arrived);

@@ -29,10 +29,12 @@ fn judge(case: &Case) -> Vec<String> {
     let mut compiler = Compiler::default();
     let mut wrong = Vec::new();
     for step in &case.steps {
-        step.changes
+        let changes = step.changes();
+        changes
             .iter()
-            .for_each(|change| objects.apply(change.clone()));
-        compiler.apply(step.changes.clone());
+            .cloned()
+            .for_each(|change| objects.apply(change));
+        compiler.apply(changes);
         let rulebook = compiler.rulebook();
         for probe in &step.probes {
             let judges = [

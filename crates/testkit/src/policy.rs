@@ -14,7 +14,7 @@ mod kubernetes;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde_json::{Value, json};
-use weft_policy::{Change, Flow, Transport, object::Protocol, read_value};
+use weft_policy::{Change, Flow, ObjectName, Transport, object::Protocol, read_value};
 
 pub use kubernetes::kubernetes;
 
@@ -27,8 +27,16 @@ pub struct Case {
 #[derive(Clone, Debug)]
 pub struct Step {
     pub name: String,
-    pub changes: Vec<Change>,
+    pub edits: Vec<Edit>,
     pub probes: Vec<Probe>,
+}
+
+/// What happens to one object, as its owner tells it.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// Of a Kubernetes manifest.
+    Put(Value),
+    Remove(ObjectName),
 }
 
 /// One cell of the matrix.
@@ -39,6 +47,25 @@ pub struct Probe {
     pub to: String,
     pub flow: Flow,
     pub allowed: bool,
+}
+
+impl Step {
+    pub fn changes(&self) -> Vec<Change> {
+        self.edits.iter().map(Edit::change).collect()
+    }
+}
+
+impl Edit {
+    fn change(&self) -> Change {
+        match self {
+            Self::Put(manifest) => {
+                let mut objects = read_value(manifest.clone()).expect("a manifest that reads");
+                assert_eq!(objects.len(), 1, "a list is no object");
+                Change::Put(objects.remove(0))
+            }
+            Self::Remove(name) => Change::Remove(name.clone()),
+        }
+    }
 }
 
 /// The pods, namespaces and nodes of a case as they are at one step.
@@ -62,26 +89,26 @@ impl Stage {
         self.places.insert(name.to_owned(), place);
     }
 
-    /// All of it, as changes to a world without objects.
-    pub fn changes(&self) -> Vec<Change> {
+    /// All of it, for a world without objects.
+    pub fn edits(&self) -> Vec<Edit> {
         let namespaces = self.namespaces.keys().map(|name| self.namespace(name));
         let places = self.places.keys().map(|name| self.place(name));
         namespaces.chain(places).collect()
     }
 
-    pub fn namespace(&self, name: &str) -> Change {
-        put(json!({
+    pub fn namespace(&self, name: &str) -> Edit {
+        Edit::Put(json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": name, "labels": self.namespaces[name]},
         }))
     }
 
     /// The pod or node as it is now.
-    pub fn place(&self, name: &str) -> Change {
+    pub fn place(&self, name: &str) -> Edit {
         let place = &self.places[name];
         let (namespace, own) = name.split_once('/').expect("a name as namespace/pod");
         if namespace == NODE {
-            return put(json!({
+            return Edit::Put(json!({
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": own, "labels": place.labels},
                 "status": {"addresses": [{"type": "InternalIP", "address": place.address}]},
@@ -90,7 +117,7 @@ impl Stage {
         let ports = place.ports.iter().map(|(name, protocol, port)| {
             json!({"name": name, "protocol": protocol.to_string(), "containerPort": port})
         });
-        put(json!({
+        Edit::Put(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": own, "namespace": namespace, "labels": place.labels},
             "spec": {"containers": [{"name": "server", "ports": ports.collect::<Vec<_>>()}]},
@@ -131,7 +158,6 @@ impl Stage {
     }
 }
 
-/// The object that a Kubernetes manifest tells, put in place.
 /// Runs all cases; `wrong` tells of each probe that is not as it should be.
 pub fn expect_right(cases: &[Case], wrong: impl FnMut(&Case) -> Vec<String>) {
     let wrong: Vec<_> = cases.iter().flat_map(wrong).collect();
@@ -139,16 +165,10 @@ pub fn expect_right(cases: &[Case], wrong: impl FnMut(&Case) -> Vec<String>) {
     assert!(count == 0, "{count} probes:\n{}", wrong.join("\n"));
 }
 
-pub fn put(manifest: Value) -> Change {
-    let mut objects = read_value(manifest).expect("a manifest that reads");
-    assert_eq!(objects.len(), 1, "a list is no object");
-    Change::Put(objects.remove(0))
-}
-
 /// Puts the NetworkPolicy `namespace/name`.
-pub fn network_policy(name: &str, spec: &Value) -> Change {
+pub fn network_policy(name: &str, spec: &Value) -> Edit {
     let (namespace, name) = name.split_once('/').expect("a name as namespace/policy");
-    put(json!({
+    Edit::Put(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": namespace, "name": name}, "spec": spec,
     }))

@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use weft_policy::{
-    Change, Transport,
+    Transport,
     Transport::{Sctp, Tcp, Udp},
     object::Protocol,
 };
 
-use super::{Case, Place, Probe, Stage, Step, put};
+use super::{Case, Edit, Place, Probe, Stage, Step};
 
 const G: &str = "gryffindor";
 const S: &str = "slytherin";
@@ -78,8 +78,8 @@ struct Draft {
 }
 
 impl Draft {
-    fn put(&self) -> Change {
-        put(json!({
+    fn put(&self) -> Edit {
+        Edit::Put(json!({
             "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
             "metadata": {"name": self.name}, "spec": self.spec,
         }))
@@ -136,10 +136,10 @@ fn between(stage: &Stage, from: &str, to: &str, ports: &[Transport], allowed: bo
     probes
 }
 
-fn step(name: &str, changes: Vec<Change>, probes: Vec<Probe>) -> Step {
+fn step(name: &str, edits: Vec<Edit>, probes: Vec<Probe>) -> Step {
     Step {
         name: name.to_owned(),
-        changes,
+        edits,
         probes,
     }
 }

@@ -12,9 +12,9 @@ mod ports;
 mod targets;
 
 use serde_json::{Value, json};
-use weft_policy::{Change, Transport};
+use weft_policy::Transport;
 
-use super::{Case, Stage, Step, fits, network_policy, nine_pods};
+use super::{Case, Edit, Stage, Step, fits, network_policy, nine_pods};
 
 const SIX_PORTS: [Transport; 6] = [
     Transport::Tcp(80),
@@ -120,25 +120,20 @@ fn passes(isolations: &[Isolation<'_>], from: &str, to: &str, transport: Transpo
 /// The nine pods under the policies, each a name and a spec.
 fn one_step(name: String, policies: &[(&str, Value)], isolations: &[Isolation<'_>]) -> Case {
     let stage = nine_pods();
-    let mut changes = stage.changes();
-    changes.extend(
+    let mut edits = stage.edits();
+    edits.extend(
         policies
             .iter()
             .map(|(name, spec)| network_policy(name, spec)),
     );
-    let steps = vec![expecting(&stage, "created", changes, isolations)];
+    let steps = vec![expecting(&stage, "created", edits, isolations)];
     Case { name, steps }
 }
 
-fn expecting(
-    stage: &Stage,
-    name: &str,
-    changes: Vec<Change>,
-    isolations: &[Isolation<'_>],
-) -> Step {
+fn expecting(stage: &Stage, name: &str, edits: Vec<Edit>, isolations: &[Isolation<'_>]) -> Step {
     Step {
         name: name.to_owned(),
-        changes,
+        edits,
         probes: stage.matrix(&SIX_PORTS, |from, to, transport| {
             passes(isolations, from, to, transport)
         }),

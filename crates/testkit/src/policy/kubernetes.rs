@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
-use weft_policy::{Change, ObjectName, PolicyName, Transport, object::Protocol};
+use weft_policy::{ObjectName, PolicyName, Transport, object::Protocol};
 
-use super::{Case, Stage, Step, fits, network_policy, nine_pods};
+use super::{Case, Edit, Stage, Step, fits, network_policy, nine_pods};
 
 const TABLE: &str = include_str!("kubernetes.yaml");
 
@@ -36,7 +36,7 @@ struct StepText {
     expect: BTreeMap<String, Vec<String>>,
 }
 
-struct Edit<'a> {
+struct Exception<'a> {
     allow: bool,
     from: &'a str,
     to: &'a str,
@@ -59,12 +59,12 @@ impl CaseText {
             "{}",
             self.name
         );
-        let mut changes = stage.changes();
+        let mut edits = stage.edits();
         let steps = self.steps.iter().enumerate().map(|(number, step)| {
-            changes.extend(step.changes(&mut stage));
+            edits.extend(step.edits(&mut stage));
             Step {
                 name: format!("step {}", number + 1),
-                changes: std::mem::take(&mut changes),
+                edits: std::mem::take(&mut edits),
                 probes: step.probes(&stage),
             }
         });
@@ -76,38 +76,38 @@ impl CaseText {
 }
 
 impl StepText {
-    fn changes(&self, stage: &mut Stage) -> Vec<Change> {
+    fn edits(&self, stage: &mut Stage) -> Vec<Edit> {
         let put = self
             .put
             .iter()
             .map(|(name, spec)| network_policy(name, spec));
-        let mut changes: Vec<_> = put.collect();
-        changes.extend(self.remove.iter().map(|name| removal(name)));
+        let mut edits: Vec<_> = put.collect();
+        edits.extend(self.remove.iter().map(|name| removal(name)));
         for (name, labels) in &self.pods {
             let place = stage.places.get_mut(name).expect("a pod of the case");
             place.labels.clone_from(labels);
-            changes.push(stage.place(name));
+            edits.push(stage.place(name));
         }
         for (name, labels) in &self.namespaces {
             stage.namespaces.insert(name.clone(), labels.clone());
-            changes.push(stage.namespace(name));
+            edits.push(stage.namespace(name));
         }
-        changes
+        edits
     }
 
     fn probes(&self, stage: &Stage) -> Vec<super::Probe> {
-        let ports = self.expect.iter().flat_map(|(port, edits)| {
-            let edits: Vec<_> = edits.iter().map(|edit| Edit::read(edit)).collect();
+        let ports = self.expect.iter().flat_map(|(port, texts)| {
+            let exceptions: Vec<_> = texts.iter().map(|text| Exception::read(text)).collect();
             stage.matrix(&[transport(port)], |from, to, _| {
-                let of = |edit: &&Edit<'_>| fits(edit.from, from) && fits(edit.to, to);
-                edits.iter().rev().find(of).is_none_or(|edit| edit.allow)
+                let of = |one: &&Exception<'_>| fits(one.from, from) && fits(one.to, to);
+                exceptions.iter().rev().find(of).is_none_or(|one| one.allow)
             })
         });
         ports.collect()
     }
 }
 
-impl<'a> Edit<'a> {
+impl<'a> Exception<'a> {
     fn read(text: &'a str) -> Self {
         let words: Vec<_> = text.split(' ').collect();
         let [word @ ("allow" | "deny"), from, ">", to] = words.as_slice() else {
@@ -129,9 +129,9 @@ fn transport(text: &str) -> Transport {
     Transport::of(protocol, port.parse().expect("a port's number"))
 }
 
-pub(super) fn removal(name: &str) -> Change {
+pub(super) fn removal(name: &str) -> Edit {
     let (namespace, name) = name.split_once('/').expect("a name as namespace/policy");
-    Change::Remove(ObjectName::Policy(PolicyName {
+    Edit::Remove(ObjectName::Policy(PolicyName {
         namespace: Some(namespace.to_owned()),
         name: name.to_owned(),
     }))

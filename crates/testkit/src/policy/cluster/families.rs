@@ -3,11 +3,11 @@
 
 use serde_json::json;
 use weft_policy::{
-    Change, Transport,
+    Transport,
     Transport::{Sctp, Tcp, Udp},
 };
 
-use super::{Case, Draft, G, H, Probe, R, S, Stage, between, houses, namespace, rule, step};
+use super::{Case, Draft, Edit, G, H, Probe, R, S, Stage, between, houses, namespace, rule, step};
 
 /// What the rules of one direction are about. Their order is: accept, deny
 /// and pass everything of `ordered`; deny and pass slytherin's `closed`;
@@ -187,7 +187,7 @@ impl Family {
             probes.extend(self.probes(&stage, side, side.specified, side.left_closed, false));
             probes
         });
-        let mut first = stage.changes();
+        let mut first = stage.edits();
         first.push(draft.put());
         let mut steps = vec![
             step("accept, by the order of rules", first, ordered(true)),
@@ -224,7 +224,7 @@ impl Family {
         }
     }
 
-    fn swapped(&self, draft: &mut Draft, a: usize, b: usize) -> Vec<Change> {
+    fn swapped(&self, draft: &mut Draft, a: usize, b: usize) -> Vec<Edit> {
         for side in self.sides {
             draft.rules(side.direction).swap(a, b);
         }

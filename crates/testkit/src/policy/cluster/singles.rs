@@ -52,7 +52,7 @@ fn networks(tier: &str) -> Case {
     };
     let (deny, allow) = ("deny to networks", "accept to networks");
     let to = |stage: &_, house, allowed| between(stage, G, house, &EVERY_PORT, allowed);
-    let mut first = stage.changes();
+    let mut first = stage.edits();
     first.push(draft.put());
     let probes = [
         to(&stage, R, false),
@@ -104,7 +104,7 @@ fn priority() -> Case {
     let deny = with_slytherin("priority-50", ("Admin", 50), "Deny", pods);
     let mut pass = with_slytherin("priority-60", ("Admin", 60), "Pass", pods);
     let accept = with_slytherin("default", ("Baseline", 10), "Accept", pods);
-    let mut first = stage.changes();
+    let mut first = stage.edits();
     first.extend([deny.put(), pass.put(), accept.put()]);
     let inwards = |allowed| between(&stage, S, G, &EVERY_PORT, allowed);
     let outwards = |allowed| between(&stage, G, S, &EVERY_PORT, allowed);
@@ -136,7 +136,7 @@ fn three_tiers() -> Case {
             "ingress": [{"from": [selector]}], "egress": [{"to": [selector]}],
         }),
     );
-    let mut first = stage.changes();
+    let mut first = stage.edits();
     first.extend([admin.put(), baseline.put(), network]);
     let inwards = |allowed| between(&stage, S, G, &EVERY_PORT, allowed);
     let outwards = |allowed| between(&stage, G, S, &EVERY_PORT, allowed);
@@ -181,8 +181,8 @@ fn named_port(tier: &str, family: &str, port: &str) -> Case {
     let direction = family.split(' ').next().expect("a direction");
     let opening = if tier == "Admin" { 5 } else { 3 };
     draft.rules(direction)[opening]["protocols"] = json!([{"destinationNamedPort": port}]);
-    let mut changes = stage.changes();
-    changes.push(draft.put());
+    let mut edits = stage.edits();
+    edits.push(draft.put());
     let (opened, left_closed) = match port {
         "web" => (Tcp(80), Tcp(8080)),
         _ => (Udp(53), Udp(5353)),
@@ -195,7 +195,7 @@ fn named_port(tier: &str, family: &str, port: &str) -> Case {
     probes.extend(between(&stage, from, to, &[left_closed], false));
     Case {
         name: format!("{tier} tier, {direction} to the named port {port}"),
-        steps: vec![step("accept at the named port", changes, probes)],
+        steps: vec![step("accept at the named port", edits, probes)],
     }
 }
 
@@ -212,7 +212,7 @@ fn nodes_of_admin() -> Case {
             ],
         }),
     };
-    let mut first = stage.changes();
+    let mut first = stage.edits();
     first.push(draft.put());
     let to_node = |port, allowed| stage.probe("gryffindor/1", "node/2", port, allowed);
     let denied = [Tcp(34346), Udp(34348), Sctp(34349)].map(|port| to_node(port, false));
@@ -238,7 +238,7 @@ fn nodes_of_baseline() -> Case {
             "egress": [accept, rule("egress", "Deny", &[linux_nodes(), anywhere()], &[])],
         }),
     };
-    let mut first = stage.changes();
+    let mut first = stage.edits();
     first.push(draft.put());
     let to_node = |port, allowed| stage.probe("gryffindor/1", "node/2", port, allowed);
     let accepted = [Tcp(34345), Tcp(34346)].map(|port| to_node(port, true));

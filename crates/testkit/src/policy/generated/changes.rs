@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use weft_policy::{Change, ObjectName, Transport::Udp, object::PodName};
+use weft_policy::{ObjectName, Transport::Udp, object::PodName};
 
-use super::{Case, EVERYTHING, Isolation, Opening, Way, expecting, pod_a};
+use super::{Case, EVERYTHING, Edit, Isolation, Opening, Way, expecting, pod_a};
 use crate::policy::{Stage, Step, kubernetes::removal, network_policy, nine_pods, server};
 
 const POLICY: &str = "x/changing";
@@ -21,23 +21,23 @@ struct Story {
 impl Story {
     fn begin(way: Way, peers: &Value, openings: Vec<Opening<'_>>) -> Self {
         let stage = nine_pods();
-        let mut changes = stage.changes();
+        let mut edits = stage.edits();
         let rule = way.rule(peers, &json!([]));
-        changes.push(network_policy(POLICY, &way.spec(&pod_a(), &json!([rule]))));
+        edits.push(network_policy(POLICY, &way.spec(&pod_a(), &json!([rule]))));
         let steps = vec![];
         let mut story = Self { way, stage, steps };
-        story.then("created", changes, openings);
+        story.then("created", edits, openings);
         story
     }
 
-    fn then(&mut self, name: &str, changes: Vec<Change>, openings: Vec<Opening<'_>>) {
+    fn then(&mut self, name: &str, edits: Vec<Edit>, openings: Vec<Opening<'_>>) {
         let isolation = Isolation {
             way: self.way,
             subject: "x/a",
             openings,
         };
         self.steps
-            .push(expecting(&self.stage, name, changes, &[isolation]));
+            .push(expecting(&self.stage, name, edits, &[isolation]));
     }
 
     fn end(self, name: &str) -> Case {
@@ -110,7 +110,7 @@ fn pod_comes_and_goes(way: Way) -> Case {
     let come = story.stage.place("y/d");
     story.then("a pod more", vec![come], opening(&["y/*"]));
     story.stage.places.remove("y/d");
-    let gone = Change::Remove(ObjectName::Pod(PodName {
+    let gone = Edit::Remove(ObjectName::Pod(PodName {
         namespace: "y".to_owned(),
         name: "d".to_owned(),
     }));
@@ -174,8 +174,8 @@ fn namespace_comes_and_goes(way: Way) -> Case {
         name: "a".to_owned(),
     };
     let gone = vec![
-        Change::Remove(ObjectName::Pod(pod)),
-        Change::Remove(ObjectName::Namespace("w".to_owned())),
+        Edit::Remove(ObjectName::Pod(pod)),
+        Edit::Remove(ObjectName::Namespace("w".to_owned())),
     ];
     story.then("the namespace gone", gone, opening(&["y/*"]));
     story.end("a namespace comes and goes")
