@@ -25,6 +25,7 @@ pub mod engine;
 pub mod flow;
 pub mod fragment;
 pub mod gateway;
+mod holders;
 pub mod inbox;
 pub mod limit;
 pub mod lookup;

@@ -8,11 +8,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use prefix_trie::joint::JointPrefixMap;
+use rapidhash::fast::RandomState;
 use weft_conntrack::Account;
 use weft_wire::{Mac, Packet};
 
-use crate::{Policy, Reach, Shaper, Way, counters::Traffic};
+use crate::{Policy, Reach, Shaper, Way, counters::Traffic, holders::Holders};
 
 /// Counts the snapshots of one forwarder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,7 +161,7 @@ pub struct Snapshot {
     pub policy: Option<Policy>,
     ports: Vec<Option<Arc<Port>>>,
     host: Option<PortId>,
-    port_by_address: HashMap<IpAddr, PortId>,
+    port_by_address: ByAddress<PortId>,
     peers: Arc<Peers>,
 }
 
@@ -170,8 +170,8 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 pub struct Peers {
     peers: Vec<Arc<Peer>>,
-    by_underlay: HashMap<IpAddr, PeerId>,
-    holder_of_block: Holders,
+    by_underlay: ByAddress<PeerId>,
+    holders: Holders,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -202,8 +202,7 @@ pub enum SnapshotError {
     TooMany,
 }
 
-/// Whose a block is.
-type Holders = JointPrefixMap<IpNet, Holder>;
+type ByAddress<T> = HashMap<IpAddr, T, RandomState>;
 
 impl Snapshot {
     /// Ports stand at their own [`PortId`]. `peers` are built with the blocks
@@ -282,10 +281,8 @@ impl Snapshot {
         self.peers.by_underlay.get(&underlay).copied()
     }
 
-    /// Whose the longest block is that holds `address`.
     pub fn holder_of(&self, address: IpAddr) -> Option<Holder> {
-        let (_, holder) = self.peers.holder_of_block.get_lpm(&IpNet::from(address))?;
-        Some(*holder)
+        self.peers.holders.of(address)
     }
 
     /// The peer behind which `address` lives, or is.
@@ -303,7 +300,7 @@ impl Peers {
     pub fn build(own: &[IpNet], peers: Vec<Arc<Peer>>) -> Result<Self, SnapshotError> {
         Ok(Self {
             by_underlay: by_underlay(&peers)?,
-            holder_of_block: by_block(own, &peers)?,
+            holders: by_block(own, &peers)?,
             peers,
         })
     }
@@ -323,8 +320,8 @@ fn by_address(
     ports: &[Option<Arc<Port>>],
     vtep: &Vtep,
     host: Option<PortId>,
-) -> Result<HashMap<IpAddr, PortId>, SnapshotError> {
-    let mut port_by_address = HashMap::new();
+) -> Result<ByAddress<PortId>, SnapshotError> {
+    let mut port_by_address = ByAddress::default();
     if let Some(host) = host {
         port_by_address.extend(vtep.addresses.iter().map(|&address| (address, host)));
     }
@@ -343,8 +340,8 @@ fn by_address(
     Ok(port_by_address)
 }
 
-fn by_underlay(peers: &[Arc<Peer>]) -> Result<HashMap<IpAddr, PeerId>, SnapshotError> {
-    let mut peer_by_underlay = HashMap::new();
+fn by_underlay(peers: &[Arc<Peer>]) -> Result<ByAddress<PeerId>, SnapshotError> {
+    let mut peer_by_underlay = ByAddress::default();
     for (id, peer) in numbered(peers) {
         let second = id?;
         for &address in &peer.underlay {
@@ -361,14 +358,14 @@ fn by_underlay(peers: &[Arc<Peer>]) -> Result<HashMap<IpAddr, PeerId>, SnapshotE
 }
 
 fn by_block(own: &[IpNet], peers: &[Arc<Peer>]) -> Result<Holders, SnapshotError> {
-    let mut holder_of_block = Holders::new();
+    let mut holders = Holders::default();
     for &block in own {
-        holder_of_block.insert(block, Holder::Here);
+        holders.insert(block, Holder::Here);
     }
     for (id, peer) in numbered(peers) {
         let second = id?;
         for &(block, reach) in &peer.blocks {
-            match holder_of_block.insert(block, Holder::Peer(second, reach)) {
+            match holders.insert(block, Holder::Peer(second, reach)) {
                 None => {}
                 Some(Holder::Here) => {
                     return Err(SnapshotError::OwnBlock {
@@ -386,7 +383,7 @@ fn by_block(own: &[IpNet], peers: &[Arc<Peer>]) -> Result<Holders, SnapshotError
             }
         }
     }
-    Ok(holder_of_block)
+    Ok(holders)
 }
 
 fn numbered(
