@@ -5,12 +5,14 @@ mod completions;
 mod demo;
 mod doctor;
 mod drops;
+mod explain;
 mod install;
 mod ipam;
 mod join;
 mod lab;
 mod node;
 mod output;
+mod policy;
 mod status;
 mod target;
 
@@ -38,6 +40,9 @@ enum Command {
     Lab(lab::Command),
     Status(status::Args),
     Drops(drops::Args),
+    #[command(subcommand)]
+    Policy(policy::Command),
+    Explain(explain::Args),
     Ipam(ipam::Args),
     #[command(subcommand)]
     Join(join::Command),
@@ -87,6 +92,8 @@ impl Command {
             Self::Lab(command) => lab::run(command),
             Self::Status(args) => status::run(args),
             Self::Drops(args) => drops::run(args),
+            Self::Policy(command) => policy::run(command),
+            Self::Explain(args) => explain::run(args),
             Self::Ipam(args) => ipam::run(args),
             Self::Join(command) => join::run(command),
             Self::Node(args) => node::run(args),

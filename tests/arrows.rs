@@ -30,7 +30,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     (ENGINE, &[CONNTRACK, POLICY, WIRE]),
     (POLICY, &[]),
     (TESTKIT, &[CONNTRACK, ENGINE, POLICY, WIRE]),
-    ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
+    (
+        "weft-forwarder",
+        &[CONNTRACK, ENGINE, POLICY, WIRE, API, SOCKET],
+    ),
     (CNI, &[API, SOCKET]),
     (ETCD, &[]),
     (INTEROP, &[API]),

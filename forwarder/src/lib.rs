@@ -11,13 +11,15 @@
 //! A worker ([`worker`]) owns its queues and its uplink socket and runs each
 //! batch to completion. The control thread ([`control`]) builds new
 //! [`tables`] and publishes them; workers never wait for it. What nodes there
-//! are it hears by `apply`, or from an IPAM server ([`ipam`]).
+//! are it hears by `apply`, or from an IPAM server ([`ipam`]); who may speak to
+//! whom, from the [`feeds`].
 
 pub mod cli;
 pub mod config;
 pub mod confine;
 pub mod control;
 pub mod dispatch;
+pub mod feeds;
 mod held;
 pub mod ipam;
 pub mod metrics;

@@ -13,9 +13,14 @@ use crate::names::{Mac, Name, Vni};
 
 mod bandwidth;
 mod mapping;
+mod policy;
 
 pub use bandwidth::{Bandwidth, Limit};
 pub use mapping::{PortMapping, Protocol};
+pub use policy::{
+    Decision, Denied, DeniedFlow, Explain, Explanation, Nearest, ObjectRef, Policies, PolicyChange,
+    PolicyRow, PolicySource, Rules,
+};
 
 /// Longest request line in bytes, newline included.
 pub const REQUEST_MAX: usize = 8 << 20;
@@ -54,6 +59,21 @@ pub enum Request {
     Drops,
     /// Who answers: version, workers, uplink.
     Status,
+    /// Replace all objects of one source, in one part or many.
+    Policies(Policies),
+    /// Change some objects of one source.
+    PolicyChange(PolicyChange),
+    /// Forget a source and all its objects. Without any source there are no
+    /// rules.
+    PolicyDrop { source: Name },
+    /// The policies in force.
+    PolicyList,
+    /// One policy, as it was given, and the pods it selects.
+    PolicyShow { policy: ObjectRef },
+    /// Judge a flow and say why.
+    Explain(Explain),
+    /// The flows that policies denied of late.
+    Denied,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -186,6 +206,14 @@ pub enum Reply {
     Counters(Box<Counters>),
     Drops(Vec<Drop>),
     Status(Box<Status>),
+    /// A part was taken; nothing is in force before the last.
+    Taken {
+        objects: usize,
+    },
+    Rules(Rules),
+    Policy(Box<PolicyRow>),
+    Explanation(Box<Explanation>),
+    Denied(Denied),
 }
 
 pub type Error = crate::Error<Code>;
@@ -201,9 +229,10 @@ pub enum Code {
     Unknown,
     /// A value is out of its range, or contradicts another.
     Invalid,
-    /// The name, MAC, address, block or published port belongs to somebody else.
+    /// The name, MAC, address, block, published port or object belongs to
+    /// somebody else.
     Taken,
-    /// No port of that name.
+    /// No port, policy, source or pod of that name.
     NotFound,
     /// The fds do not fit the request, or are not what they should be.
     Descriptor,

@@ -11,7 +11,12 @@ use weft_conntrack::{Account, Direction, Owners, Passed, REFRESH, Refused, Says,
 use weft_policy::{Flow, Rulebook, Transport, object};
 use weft_wire::{Key, Packet, protocol};
 
-use crate::{DropReason, Port, Snapshot, flow::Egress, pieces::Pieces};
+use crate::{
+    DropReason, Port, Snapshot,
+    denied::{Denial, Denied},
+    flow::Egress,
+    pieces::Pieces,
+};
 
 /// The rules of one epoch, and what was judged by them.
 #[derive(Debug)]
@@ -22,6 +27,8 @@ pub struct Policy {
     pub edition: u32,
     /// The same for every epoch and worker.
     pub connections: Arc<Tracker>,
+    /// Likewise.
+    pub denied: Arc<Denied>,
 }
 
 /// What is at an end of a packet's way.
@@ -65,7 +72,7 @@ impl Policy {
             source: ends.source.account(),
             destination: ends.destination.account(),
         };
-        let judge = |direction| self.judge(ends, seen.key, direction);
+        let judge = |direction| self.judge(ends, seen.key, direction, now);
         let passed = self
             .connections
             .pass(&seen, owners, self.edition, now, judge);
@@ -91,12 +98,18 @@ impl Policy {
 
     /// Judges the connection in which a packet with this key goes in
     /// `direction`.
-    fn judge(&self, ends: Ends<'_>, key: Key, direction: Direction) -> Result<(), DropReason> {
+    fn judge(
+        &self,
+        ends: Ends<'_>,
+        key: Key,
+        direction: Direction,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         let (opener, target, flow) = match direction {
             Direction::Original => (ends.source, ends.destination, flow(key)),
             Direction::Reply => (ends.destination, ends.source, flow(exchanged(key))),
         };
-        let allows = |direction| self.rules.judge_one(direction, &flow).allowed;
+        let allows = |direction| self.allows(direction, flow, now);
         if matches!(opener, End::Pod(_)) && !allows(object::Direction::Egress) {
             return Err(DropReason::PolicyEgress);
         }
@@ -106,6 +119,22 @@ impl Policy {
             }
             _ => Ok(()),
         }
+    }
+
+    fn allows(&self, direction: object::Direction, flow: Flow, now: Instant) -> bool {
+        let decision = self.rules.judge_one(direction, &flow);
+        let allowed = decision.allowed;
+        if !allowed {
+            self.denied.note(Denial {
+                flow,
+                direction,
+                decision,
+                edition: self.edition,
+                packets: 1,
+                at: now,
+            });
+        }
+        allowed
     }
 }
 

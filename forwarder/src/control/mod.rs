@@ -249,7 +249,7 @@ impl Server {
         let turn = match self.guests.get_mut(&token) {
             None => return,
             Some(Guest::Client(client)) => {
-                client.turn(now, |request, fds| forwarder.answer(request, fds))
+                client.turn(now, |request, fds| forwarder.answer(token.0, request, fds))
             }
             Some(Guest::Visitor(visitor)) => {
                 visitor.turn(|| forwarder.scrape().text().unwrap_or_default())
@@ -283,6 +283,7 @@ impl Server {
 
     fn dismiss(&mut self, token: Token) {
         if let Some(mut guest) = self.guests.remove(&token) {
+            self.forwarder.forget(token.0);
             // Closing the stream ends the watch in any case.
             let _ = self.poll.registry().deregister(guest.source());
             self.clients -= usize::from(matches!(guest, Guest::Client(_)));
