@@ -80,7 +80,8 @@ fn counters_are_documented() {
              \n\
              The gauges are `weft_ports`, `weft_ports_gone`, `weft_peers`, `weft_workers`,\n\
              `weft_epoch`, `weft_uplink_gso` and `weft_uplink_gro`, and where an IPAM server\n\
-             is followed `weft_ipam_connected` and `weft_ipam_revision`;\n\
+             is followed `weft_ipam_connected` and `weft_ipam_revision`, and where there are\n\
+             policies `weft_connections` and `weft_policy_edition`;\n\
              `weft_forwarder_info` bears the version.\n";
     compare("docs/metrics.md", &page);
 }

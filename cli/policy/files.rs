@@ -114,7 +114,7 @@ mod tests {
     const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
                           metadata: {name: web, namespace: x}\nspec: {podSelector: {}}\n";
     const NAMESPACES: &str = "apiVersion: v1\nkind: NamespaceList\nitems:\n\
-                              - metadata: {name: x}\n- metadata: {name: y}\n";
+                              - metadata: {name: x}\n- metadata: {name: z}\n";
 
     #[test]
     fn folders_are_read_whole_and_what_is_wrong_is_named() {
@@ -133,7 +133,7 @@ mod tests {
         let loaded = load(&paths).expect("objects");
         assert_eq!(
             names(loaded),
-            ["Namespace x", "Namespace y", "NetworkPolicy x/web"]
+            ["Namespace x", "Namespace z", "NetworkPolicy x/web"]
         );
         let before = version(&paths);
         fs::write(at("again.json"), POLICY).expect("write");

@@ -61,6 +61,9 @@ pub struct Scrape {
     /// Where an IPAM server is followed: whether it is there, and the
     /// revision of the tables in force.
     pub ipam: Option<(bool, u64)>,
+    /// Where there are policies: how many connections are tracked, and the
+    /// edition of the rules.
+    pub policy: Option<(u64, u64)>,
 }
 
 /// The traffic of one port or peer.
@@ -130,6 +133,10 @@ impl Scrape {
                 "The IPAM server's revision that is in force.",
                 revision,
             ));
+        }
+        if let Some((connections, edition)) = self.policy {
+            gauges.push(("connections", "Connections that are tracked.", connections));
+            gauges.push(("policy_edition", "Number of the rules in force.", edition));
         }
         gauges
     }

@@ -8,6 +8,7 @@ pub mod ways;
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     sync::Arc,
     time::Instant,
 };
@@ -19,6 +20,7 @@ use weft_api::{
     },
     names::Name,
 };
+use weft_conntrack::Account;
 use weft_engine::{
     Epoch, Gateway, Ipip, Peer, Port, PortId, Shaper, Snapshot, Vtep, counters::Traffic,
 };
@@ -171,7 +173,10 @@ impl State {
             takes_tcp: takes.tcp,
             from_pod_shaper: spec.capabilities.bandwidth.from_pod.map(shaper),
             to_pod_shaper: spec.capabilities.bandwidth.to_pod.map(shaper),
-            connections: Arc::default(),
+            connections: spec
+                .capabilities
+                .connections
+                .map_or_else(Arc::default, account),
             from_pod: Arc::default(),
             to_pod: Arc::default(),
         });
@@ -326,6 +331,10 @@ impl State {
 
 fn shaper(limit: Limit) -> Shaper {
     Shaper::new(limit.rate.get(), limit.burst.get(), Instant::now())
+}
+
+fn account(most: NonZeroU32) -> Arc<Account> {
+    Arc::new(Account::new(most.get()))
 }
 
 /// What no two nodes may share, this one included.

@@ -173,3 +173,34 @@ fn bad_files_leave_what_was_in_force() {
     let page = run(&server, &["policy", "list"]);
     assert!(text(&page).starts_with("no policy is in force"));
 }
+
+#[test]
+fn a_pod_opens_no_more_connections_than_it_may() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let mut client = server.client();
+    let pods = [1, 3].map(pod);
+    let limited = request("n1p1", 1).replace(
+        "\"mtu\":1450",
+        "\"mtu\":1450,\"capabilities\":{\"connections\":1}",
+    );
+    attached(&mut client, &limited, &pods[0]);
+    attached(&mut client, &request("n1p3", 3), &pods[1]);
+    client.ok(r#"{"op":"policies","source":"empty","objects":[]}"#);
+    let listen = || TcpListener::bind(("10.1.0.3", PORT));
+    let listener = pods[1].netns.run(listen).expect("enter").expect("listen");
+    let mut only = connection(&pods[0], &listener);
+    carries(&mut only);
+    let wait = Duration::from_millis(300);
+    let more = || TcpStream::connect_timeout(&([10, 1, 0, 3], PORT).into(), wait);
+    let refused = pods[0].netns.run(more).expect("enter");
+    assert_eq!(refused.expect_err("lost").kind(), ErrorKind::TimedOut);
+    let drops = json(&run(&server, &["drops", "--json"]));
+    let reasons = drops.as_array().expect("a list").iter();
+    let mut limits = reasons.filter(|drop| drop["reason"] == "conntrack_limit");
+    assert!(
+        limits.any(|drop| drop["packets"].as_u64() > Some(0)),
+        "{drops}"
+    );
+    carries(&mut only);
+}

@@ -26,6 +26,7 @@ pub(super) fn of_forwarder(
         None => bandwidth("", config),
     }?;
     Ok(Capabilities {
+        connections: None,
         bandwidth,
         port_mappings: port_mappings(capabilities)?,
     })

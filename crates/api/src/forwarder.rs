@@ -4,7 +4,7 @@
 //!
 //! A request that cannot be taken gets an [`Error`] and changes nothing.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,9 @@ pub struct Attach {
 pub struct Capabilities {
     #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
     pub bandwidth: Bandwidth,
+    /// Most connections that are tracked for the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<NonZeroU32>,
     /// No two ports may publish the same. Kept, and not yet served.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,

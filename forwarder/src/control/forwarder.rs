@@ -230,6 +230,7 @@ impl Forwarder {
                 .source
                 .as_ref()
                 .map(|source| (source.connected, source.revision.unwrap_or_default())),
+            policy: self.feeds.gauges(),
         }
     }
 

@@ -37,6 +37,12 @@ impl Feeds {
         }
     }
 
+    /// Connections and the edition; none without a source.
+    pub fn gauges(&self) -> Option<(u64, u64)> {
+        let tracker = self.tracker.as_ref()?;
+        Some((tracker.count() as u64, self.edition.into()))
+    }
+
     /// One policy with its pods and its object.
     pub fn rule(&self, named: &ObjectRef) -> Result<PolicyRow, Error> {
         let name = given::name_of(named)?;
