@@ -244,6 +244,7 @@ mod tests {
             gso: true,
             gro: false,
             ipam: Some((true, 17)),
+            policy: Some((12, 3)),
         }
     }
 
@@ -267,6 +268,7 @@ mod tests {
         let text = scrape().text().expect("a string takes any text");
         for line in [
             "weft_forwarder_info{version=\"9.9.9\"} 1",
+            "weft_connections 12",
             "# TYPE weft_received_from_ports counter",
             "# HELP weft_received_from_ports Packets that pods sent.",
             "weft_received_from_ports_total 7",
