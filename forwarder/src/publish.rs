@@ -164,6 +164,7 @@ impl State {
 
     pub fn with_port(&self, spec: Attach, takes: Takes) -> Result<(Self, PortId), Error> {
         let id = self.place_for(&spec)?;
+        let connections = spec.capabilities.connections.map(NonZeroU32::get);
         let port = Arc::new(Port {
             id,
             mac: spec.mac.0,
@@ -173,10 +174,7 @@ impl State {
             takes_tcp: takes.tcp,
             from_pod_shaper: spec.capabilities.bandwidth.from_pod.map(shaper),
             to_pod_shaper: spec.capabilities.bandwidth.to_pod.map(shaper),
-            connections: spec
-                .capabilities
-                .connections
-                .map_or_else(Arc::default, account),
+            connections: Arc::new(connections.map_or_else(Account::default, Account::new)),
             from_pod: Arc::default(),
             to_pod: Arc::default(),
         });
@@ -331,10 +329,6 @@ impl State {
 
 fn shaper(limit: Limit) -> Shaper {
     Shaper::new(limit.rate.get(), limit.burst.get(), Instant::now())
-}
-
-fn account(most: NonZeroU32) -> Arc<Account> {
-    Arc::new(Account::new(most.get()))
 }
 
 /// What no two nodes may share, this one included.

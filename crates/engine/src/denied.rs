@@ -48,7 +48,9 @@ impl Denied {
         self.forgotten.load(Relaxed)
     }
 
-    pub(crate) fn note(&self, denial: Denial) {
+    /// Adds to the flow if it is among the latest; counts what it cannot note
+    /// at once.
+    pub fn note(&self, denial: Denial) {
         let Ok(mut flows) = self.flows.try_lock() else {
             self.forgotten.fetch_add(denial.packets, Relaxed);
             return;
@@ -69,53 +71,5 @@ impl Denied {
             self.forgotten.fetch_add(oldest.packets, Relaxed);
         }
         flows.push_back(denial);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::IpAddr;
-
-    use weft_policy::{Reason, Transport};
-
-    use super::*;
-
-    fn denial(port: u16) -> Denial {
-        let at = |last| IpAddr::from([10, 1, 0, last]);
-        Denial {
-            flow: Flow {
-                source: at(1),
-                destination: at(2),
-                transport: Transport::Tcp(port),
-            },
-            direction: Direction::Ingress,
-            decision: Decision::deny(Reason::Unruled),
-            edition: 1,
-            packets: 1,
-            at: Instant::now(),
-        }
-    }
-
-    #[test]
-    fn the_latest_are_kept_and_no_packet_is_uncounted() {
-        let denied = Denied::default();
-        for port in 0..300 {
-            denied.note(denial(port));
-            denied.note(denial(port));
-        }
-        let flows = denied.flows();
-        assert_eq!(flows.len(), FLOWS_MAX);
-        assert_eq!(flows[0].flow, denial(299).flow);
-        assert_eq!(flows.iter().map(|one| one.packets).sum::<u64>(), 512);
-        assert_eq!(denied.forgotten(), 88);
-    }
-
-    #[test]
-    fn who_would_have_to_wait_counts_and_goes_on() {
-        let denied = Denied::default();
-        let held = denied.flows.lock().expect("nobody panicked");
-        denied.note(denial(1));
-        drop(held);
-        assert_eq!((denied.flows().len(), denied.forgotten()), (0, 1));
     }
 }
