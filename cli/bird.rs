@@ -23,7 +23,8 @@ use weft_api::{
 };
 use weft_forwarder::{
     ipam::View,
-    nodes::{self, Watched},
+    nodes,
+    watched::{PAUSE, Stamp, Watched},
 };
 use weft_interop::bird::{Neighbour, Options, render};
 
@@ -173,7 +174,7 @@ impl Task {
     }
 
     fn keep_to_file(&mut self, path: &Path, watch: bool) -> anyhow::Result<()> {
-        let mut watched = Watched::new(path.to_owned());
+        let mut watched = Watched::new(Stamp::of(path));
         self.take_file(path)?;
         if !watch {
             return self.output.reload();
@@ -181,8 +182,8 @@ impl Task {
         loop {
             let done = self.output.reload();
             self.report(done);
-            thread::sleep(nodes::PAUSE);
-            if watched.is_new() {
+            thread::sleep(PAUSE);
+            if watched.is_new(Stamp::of(path)) {
                 let done = self.take_file(path);
                 self.report(done);
             }

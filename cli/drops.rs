@@ -10,7 +10,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
-use weft_api::forwarder::{Drop, Reply, Request};
+use weft_api::forwarder::{Denied, DeniedFlow, Drop, Reply, Request};
 use weft_cni::forwarder::Client;
 
 use crate::{
@@ -32,6 +32,9 @@ pub struct Args {
     /// Show reasons that never happened, too.
     #[arg(long, conflicts_with = "watch")]
     all: bool,
+    /// Show the flows that policies denied of late, latest first.
+    #[arg(long, conflicts_with_all = ["watch", "all"])]
+    denied: bool,
     /// Print JSON; with --watch, one object a line.
     #[arg(long)]
     json: bool,
@@ -41,6 +44,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut client = args.target.connect()?;
     if args.watch {
         return watch(&mut client, args.json);
+    }
+    if args.denied {
+        return denied(&mut client, args.json);
     }
     let drops = drops(&mut client)?;
     if args.json {
@@ -71,6 +77,60 @@ fn page(drops: &[Drop], all: bool) -> String {
         rows.add_row([&drop.reason, &drop.severity, &packets, &drop.sentence]);
     }
     lines(&rows)
+}
+
+fn denied(client: &mut Client, json: bool) -> anyhow::Result<ExitCode> {
+    let denied = ask(client, &Request::Denied, |reply| match reply {
+        Reply::Denied(denied) => Some(denied),
+        _ => None,
+    })?;
+    if json {
+        show_json(&denied)
+    } else {
+        show(&denied_page(&denied))
+    }
+}
+
+fn denied_page(denied: &Denied) -> String {
+    let mut text = String::new();
+    if denied.flows.is_empty() {
+        text += "no flow was denied\n";
+    } else {
+        let headings = [
+            "source",
+            "destination",
+            "port",
+            "packets",
+            "ago",
+            "denied by",
+        ];
+        let mut rows = table(&headings);
+        for flow in &denied.flows {
+            rows.add_row([
+                flow.source.to_string(),
+                flow.destination.to_string(),
+                flow.port.clone(),
+                grouped(flow.packets),
+                format!("{} s", grouped(flow.age_ms / 1000)),
+                denied_by(flow),
+            ]);
+        }
+        text += &lines(&rows);
+    }
+    if denied.forgotten > 0 {
+        let packets = grouped(denied.forgotten);
+        text += &format!("{packets} more packets, of flows that are not listed\n");
+    }
+    text
+}
+
+fn denied_by(flow: &DeniedFlow) -> String {
+    let policies = flow.decision.policies.join(", ");
+    let direction = &flow.direction;
+    match flow.decision.rule {
+        Some(rule) => format!("{policies}, {direction}[{rule}]"),
+        None => format!("{policies}: no {direction} rule permits it"),
+    }
 }
 
 /// What moved between two looks.

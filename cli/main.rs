@@ -6,6 +6,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod drops;
+mod explain;
 mod host;
 mod install;
 mod ipam;
@@ -13,6 +14,7 @@ mod join;
 mod lab;
 mod node;
 mod output;
+mod policy;
 mod status;
 mod target;
 
@@ -40,6 +42,9 @@ enum Command {
     Lab(lab::Command),
     Status(status::Args),
     Drops(drops::Args),
+    #[command(subcommand)]
+    Policy(policy::Command),
+    Explain(explain::Args),
     Ipam(ipam::Args),
     #[command(subcommand)]
     Host(host::Command),
@@ -94,6 +99,8 @@ impl Command {
             Self::Lab(command) => lab::run(command),
             Self::Status(args) => status::run(args),
             Self::Drops(args) => drops::run(args),
+            Self::Policy(command) => policy::run(command),
+            Self::Explain(args) => explain::run(args),
             Self::Ipam(args) => ipam::run(args),
             Self::Host(command) => host::run(command),
             Self::Bird(args) => bird::run(args),

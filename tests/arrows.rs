@@ -31,7 +31,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     (POLICY, &[]),
     (TESTKIT, &[CONNTRACK, ENGINE, POLICY, WIRE]),
     ("weft-egress", &[API, SOCKET, WIRE]),
-    ("weft-forwarder", &[ENGINE, WIRE, API, SOCKET]),
+    (
+        "weft-forwarder",
+        &[CONNTRACK, ENGINE, POLICY, WIRE, API, SOCKET],
+    ),
     (CNI, &[API, SOCKET]),
     (ETCD, &[]),
     (INTEROP, &[API]),

@@ -80,8 +80,9 @@ fn counters_are_documented() {
              \n\
              The gauges are `weft_ports`, `weft_ports_gone`, `weft_peers`, `weft_workers`,\n\
              `weft_epoch`, `weft_uplink_gso` and `weft_uplink_gro`, and where an IPAM server\n\
-             is followed `weft_ipam_connected` and `weft_ipam_revision`, and where the nodes\n\
-             come from a file `weft_nodes_file_in_force`; `weft_forwarder_info` bears the version.\n";
+             is followed `weft_ipam_connected` and `weft_ipam_revision`, where the nodes\n\
+             come from a file `weft_nodes_file_in_force`, and where there are policies\n\
+             `weft_connections` and `weft_policy_edition`; `weft_forwarder_info` bears the version.\n";
     compare("docs/metrics.md", &page);
 }
 

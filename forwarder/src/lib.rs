@@ -12,12 +12,13 @@
 //! batch to completion. The control thread ([`control`]) builds new
 //! [`tables`] and publishes them; workers never wait for it. What nodes there
 //! are it hears by `apply`, from an IPAM server ([`ipam`]) or from a file
-//! ([`nodes`]).
+//! ([`nodes`]); who may speak to whom, from the [`feeds`].
 
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dispatch;
+pub mod feeds;
 mod held;
 pub mod ipam;
 pub mod links;
@@ -30,5 +31,6 @@ pub mod steer;
 mod sys;
 pub mod tables;
 pub mod uplink;
+pub mod watched;
 pub mod worker;
 pub mod workers;

@@ -64,6 +64,9 @@ pub struct Scrape {
     /// Where the nodes come from a file: whether its newest version is in
     /// force.
     pub nodes_file: Option<bool>,
+    /// Where there are policies: how many connections are tracked, and the
+    /// edition of the rules.
+    pub policy: Option<(u64, u64)>,
 }
 
 /// The traffic of one port or peer.
@@ -140,6 +143,10 @@ impl Scrape {
                 "Whether the nodes file's newest version is in force.",
                 u64::from(in_force),
             ));
+        }
+        if let Some((connections, edition)) = self.policy {
+            gauges.push(("connections", "Connections that are tracked.", connections));
+            gauges.push(("policy_edition", "Number of the rules in force.", edition));
         }
         gauges
     }
@@ -248,6 +255,7 @@ mod tests {
             gro: false,
             ipam: Some((true, 17)),
             nodes_file: Some(false),
+            policy: Some((12, 3)),
         }
     }
 
@@ -271,6 +279,7 @@ mod tests {
         let text = scrape().text().expect("a string takes any text");
         for line in [
             "weft_forwarder_info{version=\"9.9.9\"} 1",
+            "weft_connections 12",
             "# TYPE weft_received_from_ports counter",
             "# HELP weft_received_from_ports Packets that pods and the node sent.",
             "weft_received_from_ports_total 7",

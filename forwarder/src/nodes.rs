@@ -1,10 +1,9 @@
 //! The file that names every node of a network, the same on all of them:
 //! TOML, one `[[node]]` each, with the fields that `apply` has.
 //!
-//! A version is taken whole or not at all. [`parse`] is pure; [`Watched`]
-//! tells that there is another version. The control thread alone publishes it.
-
-mod watched;
+//! A version is taken whole or not at all. [`parse`] is pure;
+//! [`crate::watched`] tells that there is another version. The control thread
+//! alone publishes it.
 
 use std::{
     collections::HashMap,
@@ -25,7 +24,6 @@ use weft_api::{
 };
 
 use crate::publish::{checks, unique::places_of};
-pub use watched::{PAUSE, Watched};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodesError {

@@ -228,7 +228,7 @@ impl Drop for ProcessEnd {
 
 /// A number nobody outside can guess, from the standard library's own source
 /// of hash keys.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }

@@ -6,6 +6,7 @@ mod follow;
 mod life;
 mod metrics;
 mod operator;
+mod policy;
 mod protocol;
 mod register;
 mod server;

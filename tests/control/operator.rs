@@ -25,11 +25,11 @@ fn weft(server: &Server, arguments: &[&str]) -> Command {
     command
 }
 
-fn run(server: &Server, arguments: &[&str]) -> Output {
+pub fn run(server: &Server, arguments: &[&str]) -> Output {
     weft(server, arguments).output().expect("run weft")
 }
 
-fn text(output: &Output) -> &str {
+pub fn text(output: &Output) -> &str {
     assert!(
         output.status.success(),
         "{}",
@@ -38,7 +38,7 @@ fn text(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).expect("text")
 }
 
-fn json(output: &Output) -> Value {
+pub fn json(output: &Output) -> Value {
     serde_json::from_str(text(output)).expect("JSON")
 }
 

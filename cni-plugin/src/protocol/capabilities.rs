@@ -15,7 +15,8 @@ use super::{
 };
 
 /// The forwarder's part of what the runtime asks in `capabilities`, which is
-/// `runtimeConfig`. A bandwidth may stand in `config` itself.
+/// `runtimeConfig`. A bandwidth may stand in `config` itself; a limit of
+/// connections stands nowhere else, for CNI has no word for it.
 pub(super) fn of_forwarder(
     config: &Map<String, Value>,
     capabilities: &Map<String, Value>,
@@ -26,6 +27,7 @@ pub(super) fn of_forwarder(
         None => bandwidth("", config),
     }?;
     Ok(Capabilities {
+        connections: field(config, "connections")?,
         bandwidth,
         port_mappings: port_mappings(capabilities)?,
     })

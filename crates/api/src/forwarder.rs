@@ -4,7 +4,7 @@
 //!
 //! A request that cannot be taken gets an [`Error`] and changes nothing.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -13,10 +13,15 @@ use crate::names::{Mac, Name, Vni};
 
 mod bandwidth;
 mod mapping;
+mod policy;
 pub mod sound;
 
 pub use bandwidth::{Bandwidth, Limit};
 pub use mapping::{PortMapping, Protocol};
+pub use policy::{
+    Decision, Denied, DeniedFlow, Explain, Explanation, Nearest, ObjectRef, Policies, PolicyChange,
+    PolicyRow, PolicySource, Rules,
+};
 
 /// Longest request line in bytes, newline included.
 pub const REQUEST_MAX: usize = 8 << 20;
@@ -59,6 +64,21 @@ pub enum Request {
     Drops,
     /// Who answers: version, workers, uplink.
     Status,
+    /// Replace all objects of one source, in one part or many.
+    Policies(Policies),
+    /// Change some objects of one source.
+    PolicyChange(PolicyChange),
+    /// Forget a source and all its objects. Without any source there are no
+    /// rules.
+    PolicyDrop { source: Name },
+    /// The policies in force.
+    PolicyList,
+    /// One policy, as it was given, and the pods it selects.
+    PolicyShow { policy: ObjectRef },
+    /// Judge a flow and say why.
+    Explain(Explain),
+    /// The flows that policies denied of late.
+    Denied,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,6 +116,9 @@ pub struct Host {
 pub struct Capabilities {
     #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
     pub bandwidth: Bandwidth,
+    /// Most connections that are tracked for the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<NonZeroU32>,
     /// No two ports may publish the same. Kept, and not yet served.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
@@ -214,6 +237,14 @@ pub enum Reply {
     Counters(Box<Counters>),
     Drops(Vec<Drop>),
     Status(Box<Status>),
+    /// A part was taken; nothing is in force before the last.
+    Taken {
+        objects: usize,
+    },
+    Rules(Rules),
+    Policy(Box<PolicyRow>),
+    Explanation(Box<Explanation>),
+    Denied(Denied),
 }
 
 pub type Error = crate::Error<Code>;
@@ -229,9 +260,10 @@ pub enum Code {
     Unknown,
     /// A value is out of its range, or contradicts another.
     Invalid,
-    /// The name, MAC, address, block or published port belongs to somebody else.
+    /// The name, MAC, address, block, published port or object belongs to
+    /// somebody else.
     Taken,
-    /// No port of that name.
+    /// No port, policy, source or pod of that name.
     NotFound,
     /// The fds do not fit the request, or are not what they should be.
     Descriptor,

@@ -61,6 +61,7 @@ fn rules() -> Policy {
         rules: compiler.rulebook(),
         edition: 1,
         connections: Arc::new(Tracker::new(config, 5, Instant::now())),
+        denied: Arc::default(),
     }
 }
 

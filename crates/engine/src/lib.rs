@@ -20,6 +20,7 @@ pub mod bandwidth;
 pub mod batch;
 pub mod coalesce;
 pub mod counters;
+pub mod denied;
 pub mod drops;
 pub mod engine;
 pub mod flow;

@@ -13,7 +13,12 @@ use weft_conntrack::{
 use weft_policy::{Flow, Rulebook, Transport, object};
 use weft_wire::{Key, Packet, parse::Fragment, protocol};
 
-use crate::{DropReason, Port, Snapshot, flow::Egress, pieces::Pieces};
+use crate::{
+    DropReason, Port, Snapshot,
+    denied::{Denial, Denied},
+    flow::Egress,
+    pieces::Pieces,
+};
 
 /// The rules of one epoch, and what was judged by them.
 #[derive(Debug)]
@@ -27,6 +32,8 @@ pub struct Policy {
     pub edition: u32,
     /// The same for every epoch and worker.
     pub connections: Arc<Tracker>,
+    /// Likewise.
+    pub denied: Arc<Denied>,
 }
 
 /// What is at an end of a packet's way.
@@ -75,7 +82,7 @@ impl Policy {
             source: self.account(ends.source),
             destination: self.account(ends.destination),
         };
-        let judge = |direction| self.judge(ends, seen.key, direction);
+        let judge = |direction| self.judge(ends, seen.key, direction, now);
         let passed = self
             .connections
             .pass(&seen, owners, self.edition, now, judge);
@@ -112,12 +119,13 @@ impl Policy {
         ends: Ends<'_>,
         key: Key,
         direction: conntrack::Direction,
+        now: Instant,
     ) -> Result<(), DropReason> {
         let (opener, target, flow) = match direction {
             conntrack::Direction::Original => (ends.source, ends.destination, flow(key)),
             conntrack::Direction::Reply => (ends.destination, ends.source, flow(key.exchanged())),
         };
-        let allows = |direction| self.rules.judge_one(direction, &flow).allowed;
+        let allows = |direction| self.allows(direction, flow, now);
         if matches!(opener, End::Pod(_)) && !allows(object::Direction::Egress) {
             return Err(DropReason::PolicyEgress);
         }
@@ -127,6 +135,22 @@ impl Policy {
             }
             _ => Ok(()),
         }
+    }
+
+    fn allows(&self, direction: object::Direction, flow: Flow, now: Instant) -> bool {
+        let decision = self.rules.judge_one(direction, &flow);
+        let allowed = decision.allowed;
+        if !allowed {
+            self.denied.note(Denial {
+                flow,
+                direction,
+                decision,
+                edition: self.edition,
+                packets: 1,
+                at: now,
+            });
+        }
+        allowed
     }
 }
 

@@ -75,6 +75,7 @@ impl Cluster {
                 rules: self.compiler.rulebook(),
                 edition: self.edition,
                 connections: Arc::clone(tracker),
+                denied: Arc::default(),
             });
         }
     }

@@ -118,6 +118,7 @@ impl Lab {
                 rules: self.compiler.rulebook(),
                 edition: self.edition,
                 connections: Arc::clone(&self.trackers[node]),
+                denied: Arc::default(),
             });
         }
     }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use rapidhash::RapidHashMap;
 
 use crate::object::{
-    Change, Direction, Group, Object, ObjectName, Objects, Peer, Policy, PolicyName,
+    Change, Direction, Group, Object, ObjectName, Objects, Peer, PodName, Policy, PolicyName,
 };
 use endpoints::Endpoints;
 use mask::Mask;
@@ -106,6 +106,32 @@ impl Compiler {
 
     pub fn objects(&self) -> &Objects {
         &self.objects
+    }
+
+    /// How many pods each policy selects.
+    pub fn selections(&self) -> impl Iterator<Item = (&PolicyName, usize)> {
+        let mut by_subject = RapidHashMap::<MembersId, usize>::default();
+        for (_, identity) in self.endpoints.pods() {
+            let sets = &self.rulebook.identities()[identity].sets;
+            for subject in sets.common(&self.subjects) {
+                *by_subject.entry(subject).or_default() += 1;
+            }
+        }
+        let count = move |known: &Known| by_subject.get(&known.subject).copied();
+        let policies = self.policies.iter();
+        policies.map(move |(name, known)| (name, count(known).unwrap_or_default()))
+    }
+
+    /// The pods that the policy selects; none if there is no such policy.
+    pub fn selected(&self, policy: &PolicyName) -> Option<Vec<&PodName>> {
+        let subject = self.policies.get(policy)?.subject;
+        let holds = |identity: IdentityId| self.rulebook.identities()[identity].sets.holds(subject);
+        let pods = self.endpoints.pods();
+        Some(
+            pods.filter(|(_, identity)| holds(*identity))
+                .map(|(name, _)| name)
+                .collect(),
+        )
     }
 
     fn note(&mut self, change: &Change, pending: &mut Pending) {

@@ -217,6 +217,7 @@ fn track(world: &mut World) {
             rules: Rulebook::default(),
             edition: 1,
             connections: Arc::new(Tracker::new(config, 1, now)),
+            denied: Arc::default(),
         });
     }
 }

@@ -8,6 +8,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use mio::Waker;
@@ -21,6 +22,7 @@ use weft_engine::Epoch;
 use super::closing::Closing;
 use crate::{
     config::Config,
+    feeds::{Feeds, gather::Gathering},
     ipam::{Following, Told},
     metrics::{Flow, Scrape, Totals},
     port::Port,
@@ -34,6 +36,7 @@ use crate::{
 };
 
 mod file;
+mod policy;
 mod report;
 
 use file::NodesFile;
@@ -52,6 +55,8 @@ pub struct Forwarder {
     closing: Closing,
     source: Option<Source>,
     file: Option<NodesFile>,
+    feeds: Feeds,
+    gathering: Gathering,
 }
 
 /// The IPAM server, where the nodes come from it.
@@ -109,6 +114,8 @@ impl Forwarder {
             closing: Closing::start().map_err(StartError::Closing)?,
             source: None,
             file: None,
+            feeds: Feeds::default(),
+            gathering: Gathering::default(),
         })
     }
 
@@ -173,8 +180,9 @@ impl Forwarder {
         self.source = Some(source);
     }
 
-    /// `fds` are those that came with the request.
-    pub fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> Answer {
+    /// `fds` are those that came with the request. `client` tells who asks from
+    /// all others, until [`Self::forget`].
+    pub fn answer(&mut self, client: usize, request: Request, fds: Vec<OwnedFd>) -> Answer {
         let reply = match request {
             Request::Attach(spec) => self.attach(spec, fds),
             Request::Detach { name } => self.detach(&name),
@@ -184,6 +192,13 @@ impl Forwarder {
             Request::Counters => Ok(Reply::Counters(Box::new(self.counters()))),
             Request::Drops => Ok(Reply::Drops(self.drops())),
             Request::Status => Ok(Reply::Status(Box::new(self.status()))),
+            Request::Policies(part) => self.policies(client, part),
+            Request::PolicyChange(change) => self.policy_change(change),
+            Request::PolicyDrop { source } => self.policy_drop(source),
+            Request::PolicyList => Ok(Reply::Rules(self.feeds.rules())),
+            Request::PolicyShow { policy } => self.policy_show(&policy),
+            Request::Explain(asked) => self.explain(&asked),
+            Request::Denied => Ok(Reply::Denied(self.feeds.denied(Instant::now()))),
         };
         reply.map_or_else(Answer::Error, Answer::Ok)
     }
@@ -220,6 +235,7 @@ impl Forwarder {
                 .as_ref()
                 .map(|source| (source.connected, source.revision.unwrap_or_default())),
             nodes_file: self.file.as_ref().map(NodesFile::is_in_force),
+            policy: self.feeds.gauges(),
         }
     }
 
@@ -284,7 +300,8 @@ impl Forwarder {
 
     fn publish(&mut self, state: State, open: Vec<Option<Arc<Port>>>) -> Result<Reply, Error> {
         let epoch = Epoch(self.epoch.0 + 1);
-        let snapshot = state.snapshot(epoch)?;
+        let mut snapshot = state.snapshot(epoch)?;
+        snapshot.policy = self.feeds.policy();
         self.workers.publish(Tables {
             snapshot,
             ports: open.clone(),

@@ -37,10 +37,7 @@ pub use forwarder::{Forwarder, StartError};
 pub use socket::{ControlSocket, SocketError};
 pub use weft_socket::Signals;
 
-use crate::{
-    nodes::{self, NodesError},
-    publish::refusal,
-};
+use crate::{nodes::NodesError, publish::refusal, watched};
 use client::Client;
 use http::Visitor;
 
@@ -141,7 +138,7 @@ impl Server {
     /// Takes the nodes from the file at `path`, now and from now on.
     pub fn keep_to_file(&mut self, path: &Path) -> Result<(), NodesError> {
         self.forwarder.keep_to_file(path)?;
-        self.look_at = Some(Instant::now() + nodes::PAUSE);
+        self.look_at = Some(Instant::now() + watched::PAUSE);
         Ok(())
     }
 
@@ -179,7 +176,7 @@ impl Server {
             }
             if self.look_at.is_some_and(|at| at <= now) {
                 self.forwarder.look_at_file();
-                self.look_at = Some(now + nodes::PAUSE);
+                self.look_at = Some(now + watched::PAUSE);
             }
             self.dismiss_late(now);
         }
@@ -266,7 +263,7 @@ impl Server {
         let turn = match self.guests.get_mut(&token) {
             None => return,
             Some(Guest::Client(client)) => {
-                client.turn(now, |request, fds| forwarder.answer(request, fds))
+                client.turn(now, |request, fds| forwarder.answer(token.0, request, fds))
             }
             Some(Guest::Visitor(visitor)) => {
                 visitor.turn(|| forwarder.scrape().text().unwrap_or_default())
@@ -300,6 +297,7 @@ impl Server {
 
     fn dismiss(&mut self, token: Token) {
         if let Some(mut guest) = self.guests.remove(&token) {
+            self.forwarder.forget(token.0);
             // Closing the stream ends the watch in any case.
             let _ = self.poll.registry().deregister(guest.source());
             self.clients -= usize::from(matches!(guest, Guest::Client(_)));

@@ -6,7 +6,7 @@ use weft_api::forwarder::{Code, Error, REQUEST_MAX, Request};
 use crate::publish::refusal;
 
 /// Every operation, and whether it has fields of its own.
-const OPERATIONS: [(&str, bool); 8] = [
+const OPERATIONS: [(&str, bool); 15] = [
     ("attach", true),
     ("detach", true),
     ("list", false),
@@ -15,6 +15,13 @@ const OPERATIONS: [(&str, bool); 8] = [
     ("counters", false),
     ("drops", false),
     ("status", false),
+    ("policies", true),
+    ("policy-change", true),
+    ("policy-drop", true),
+    ("policy-list", false),
+    ("policy-show", true),
+    ("explain", true),
+    ("denied", false),
 ];
 
 pub fn parse(line: &[u8]) -> Result<Request, Error> {
@@ -71,7 +78,9 @@ fn names() -> String {
 #[cfg(test)]
 mod tests {
     use weft_api::{
-        forwarder::{Attach, Capabilities, Driver, Nodes},
+        forwarder::{
+            Attach, Capabilities, Driver, Explain, Nodes, ObjectRef, Policies, PolicyChange,
+        },
         names::{Mac, Name},
     };
 
@@ -96,6 +105,12 @@ mod tests {
         let node =
             serde_json::from_str(r#"{"name":"n1","underlay":[],"vtep_mac":"02:00:00:00:00:01"}"#)
                 .expect("a node");
+        let source = Name::new("files").expect("valid");
+        let policy = ObjectRef {
+            kind: "NetworkPolicy".into(),
+            namespace: None,
+            name: "web".into(),
+        };
         let requests = [
             Request::Attach(attach),
             Request::Detach { name },
@@ -108,6 +123,26 @@ mod tests {
             Request::Counters,
             Request::Drops,
             Request::Status,
+            Request::Policies(Policies {
+                source: source.clone(),
+                objects: vec![serde_json::json!({"kind": "Pod"})],
+                part: 3,
+                more: true,
+            }),
+            Request::PolicyChange(PolicyChange {
+                source: source.clone(),
+                put: Vec::new(),
+                delete: vec![policy.clone()],
+            }),
+            Request::PolicyDrop { source },
+            Request::PolicyList,
+            Request::PolicyShow { policy },
+            Request::Explain(Explain {
+                from: "n1p1".into(),
+                to: "n2p2".into(),
+                port: "80/tcp".into(),
+            }),
+            Request::Denied,
         ];
         for (request, (op, _)) in requests.into_iter().zip(OPERATIONS) {
             let line = serde_json::to_vec(&request).expect("requests are JSON");

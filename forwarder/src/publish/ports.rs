@@ -1,12 +1,13 @@
 //! Which ports may come, and which go: no two hold the same, and none holds
 //! what the node does, but the host port.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Instant};
 
 use weft_api::{
     forwarder::{Attach, Code, Error, Limit, PortMapping},
     names::Name,
 };
+use weft_conntrack::Account;
 use weft_engine::{Host, Port, PortId, Shaper};
 
 use super::{PortRow, State, Takes, checks, refusal};
@@ -48,6 +49,7 @@ impl State {
     pub fn with_port(&self, spec: Attach, takes: Takes) -> Result<(Self, PortId), Error> {
         let id = self.place_for(&spec)?;
         let host = spec.host.clone().map(|host| Host { pools: host.pools });
+        let connections = spec.capabilities.connections.map(NonZeroU32::get);
         let mut addresses = spec.addresses.clone();
         if host.is_some() {
             let more = self.uplink.iter();
@@ -63,7 +65,7 @@ impl State {
             host,
             from_pod_shaper: spec.capabilities.bandwidth.from_pod.map(shaper),
             to_pod_shaper: spec.capabilities.bandwidth.to_pod.map(shaper),
-            connections: Arc::default(),
+            connections: Arc::new(connections.map_or_else(Account::default, Account::new)),
             from_pod: Arc::default(),
             to_pod: Arc::default(),
         });

@@ -72,6 +72,18 @@ impl Endpoints {
         self.remove(&Name::Node(name.to_owned()));
     }
 
+    /// The pods that have addresses, each with its identity.
+    pub fn pods(&self) -> impl Iterator<Item = (&PodName, IdentityId)> {
+        self.endpoints
+            .iter()
+            .filter_map(|(name, endpoint)| match name {
+                Name::Pod(pod) if !addresses(&endpoint.holder).is_empty() => {
+                    Some((pod, endpoint.identity))
+                }
+                _ => None,
+            })
+    }
+
     fn put(&mut self, name: Name, key: Key, holder: Holder) {
         self.remove(&name);
         for address in addresses(&holder) {

@@ -57,15 +57,25 @@ pub enum ReadError {
 
 /// All the objects of a text, in its order. Bad text yields none.
 pub fn read(text: &str) -> Result<Vec<Object>, ReadError> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|e| ReadError::Syntax(e.to_string()))?;
     let mut objects = Vec::new();
-    for (place, document) in documents.into_iter().enumerate() {
+    for (place, document) in parse(text)?.into_iter().enumerate() {
         if !document.is_null() {
             read_document(document, place + 1, &mut objects)?;
         }
     }
     Ok(objects)
+}
+
+/// The documents of a text as they stand there, the items of lists each by
+/// itself; [`read_value`] makes objects of them.
+pub fn documents(text: &str) -> Result<Vec<Value>, ReadError> {
+    let mut singles = Vec::new();
+    for document in parse(text)? {
+        if !document.is_null() {
+            unlist(document, &mut singles);
+        }
+    }
+    Ok(singles)
 }
 
 /// The object of one document, or those of a list. Bad documents yield none.
@@ -75,11 +85,56 @@ pub fn read_value(document: Value) -> Result<Vec<Object>, ReadError> {
     Ok(objects)
 }
 
+fn parse(text: &str) -> Result<Vec<Value>, ReadError> {
+    serde_saphyr::from_multiple(text).map_err(|e| ReadError::Syntax(e.to_string()))
+}
+
 fn read_document(
     document: Value,
     place: usize,
     objects: &mut Vec<Object>,
 ) -> Result<(), ReadError> {
+    let mut singles = Vec::new();
+    unlist(document, &mut singles);
+    for single in singles {
+        objects.push(read_single(single, place)?);
+    }
+    Ok(())
+}
+
+/// A list's items, which take kind and version from it where they have none;
+/// anything else is left as it is.
+fn unlist(mut document: Value, singles: &mut Vec<Value>) {
+    let word = |name| {
+        document
+            .get(name)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let (version, kind) = (word("apiVersion"), word("kind"));
+    let (Some(version), Some(kind)) = (version, kind) else {
+        return singles.push(document);
+    };
+    let Some(Value::Array(items)) = document
+        .get_mut("items")
+        .filter(|items| kind.ends_with("List") && items.is_array())
+        .map(Value::take)
+    else {
+        return singles.push(document);
+    };
+    for mut item in items {
+        if let Some(fields) = item.as_object_mut() {
+            let singular = || kind.trim_end_matches("List").into();
+            fields.entry("kind").or_insert_with(singular);
+            fields
+                .entry("apiVersion")
+                .or_insert_with(|| version.clone().into());
+        }
+        unlist(item, singles);
+    }
+}
+
+fn read_single(document: Value, place: usize) -> Result<Object, ReadError> {
     let Value::Object(mut fields) = document else {
         return Err(ReadError::NoObject(place));
     };
@@ -88,26 +143,12 @@ fn read_document(
         _ => Err(ReadError::NoObject(place)),
     };
     let (version, kind) = (word("apiVersion")?, word("kind")?);
-    if let (true, Some(Value::Array(items))) = (kind.ends_with("List"), fields.remove("items")) {
-        for mut item in items {
-            if let Some(fields) = item.as_object_mut() {
-                let singular = || kind.trim_end_matches("List").into();
-                fields.entry("kind").or_insert_with(singular);
-                fields
-                    .entry("apiVersion")
-                    .or_insert_with(|| version.clone().into());
-            }
-            read_document(item, place, objects)?;
-        }
-        return Ok(());
-    }
     let document = Document {
         version,
         kind,
         fields,
     };
-    objects.push(document.object(place)?);
-    Ok(())
+    document.object(place)
 }
 
 struct Document {

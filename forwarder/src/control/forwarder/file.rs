@@ -1,17 +1,21 @@
 //! The nodes where a file names them. A version that cannot be in force
 //! leaves the tables as they are, and is told.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tracing::{error, info};
 use weft_api::forwarder::{self as api, Code, Error, Nodes};
 
 use super::{Forwarder, refusal};
-use crate::nodes::{NodesError, Watched, read_as};
+use crate::{
+    nodes::{NodesError, read_as},
+    watched::{Stamp, Watched},
+};
 
 #[derive(Debug)]
 pub(super) struct NodesFile {
-    watched: Watched,
+    path: PathBuf,
+    watched: Watched<Stamp>,
     /// In force.
     nodes: Option<Nodes>,
     /// Why the newest version is not.
@@ -27,7 +31,7 @@ impl NodesFile {
 
     pub(super) fn report(&self) -> api::NodesFile {
         api::NodesFile {
-            path: self.watched.path().to_owned(),
+            path: self.path.clone(),
             fault: self.fault.clone(),
         }
     }
@@ -36,7 +40,7 @@ impl NodesFile {
     pub(super) fn rules(&self) -> Error {
         let message = format!(
             "apply: what nodes there are comes from the file {}",
-            self.watched.path().display()
+            self.path.display()
         );
         let hint = "change it there, or start the forwarder without --nodes";
         refusal(Code::Ruled, message, hint)
@@ -47,7 +51,8 @@ impl Forwarder {
     /// Takes the nodes from the file at `path`, and from nobody else.
     pub fn keep_to_file(&mut self, path: &Path) -> Result<(), NodesError> {
         let mut file = NodesFile {
-            watched: Watched::new(path.to_owned()),
+            path: path.to_owned(),
+            watched: Watched::new(Stamp::of(path)),
             nodes: None,
             fault: None,
             may_pass: false,
@@ -59,7 +64,8 @@ impl Forwarder {
 
     /// Puts the file's newest version in force, if there is one.
     pub fn look_at_file(&mut self) {
-        let is_due = |file: &mut NodesFile| file.watched.is_new() || file.may_pass;
+        let is_due =
+            |file: &mut NodesFile| file.watched.is_new(Stamp::of(&file.path)) || file.may_pass;
         let Some(mut file) = self.file.take_if(is_due) else {
             return;
         };
@@ -74,7 +80,7 @@ impl Forwarder {
     }
 
     fn take_version(&mut self, file: &mut NodesFile) -> Result<(), NodesError> {
-        let path = file.watched.path();
+        let path = &file.path;
         let nodes = read_as(path, &self.state.own().name)?;
         if file.nodes.as_ref() == Some(&nodes) {
             return Ok(());

@@ -1,54 +1,40 @@
-//! A file that is replaced under its readers: by rename, by another target of
-//! a symbolic link, or in place. It is looked at again and again, which sees
+//! Files that are replaced under their readers: by rename, by another target of
+//! a symbolic link, or in place. They are looked at again and again, which sees
 //! all of these on every file system.
 
-use std::{
-    fs, mem,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, mem, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 /// Between two looks.
 pub const PAUSE: Duration = Duration::from_millis(500);
 
+/// Tells of each version of a file, or of many, once.
 #[derive(Debug)]
-pub struct Watched {
-    path: PathBuf,
-    seen: Stamp,
-    taken: Stamp,
+pub struct Watched<V> {
+    seen: V,
+    taken: V,
 }
 
-impl Watched {
+impl<V: PartialEq + Clone> Watched<V> {
     /// What is there now counts as taken.
-    pub fn new(path: PathBuf) -> Self {
-        let now = Stamp::of(&path);
-        Self {
-            path,
-            seen: now,
-            taken: now,
-        }
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn new(now: V) -> Self {
+        let seen = now.clone();
+        Self { seen, taken: now }
     }
 
     /// Whether there is another version than the one taken, at rest since the
     /// last look: who writes in place may not be done. It is taken then.
-    pub fn is_new(&mut self) -> bool {
-        let now = Stamp::of(&self.path);
-        let rests = mem::replace(&mut self.seen, now) == now;
-        rests && mem::replace(&mut self.taken, now) != now
+    pub fn is_new(&mut self, now: V) -> bool {
+        let rests = mem::replace(&mut self.seen, now.clone()) == now;
+        rests && mem::replace(&mut self.taken, now.clone()) != now
     }
 }
 
-/// Tells one version from another, and from none.
+/// Tells one version of a file from another, and from none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp(Option<[i128; 5]>);
+pub struct Stamp(Option<[i128; 5]>);
 
 impl Stamp {
-    fn of(path: &Path) -> Self {
+    pub fn of(path: &Path) -> Self {
         let time = |seconds: i64, nanoseconds: i64| {
             i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
         };
@@ -79,8 +65,9 @@ mod tests {
         let write = |name: &str, text: &str| fs::write(at(name), text).expect("write");
         write("a", "first");
         symlink("a", at("link")).expect("a link");
-        let mut watched = Watched::new(at("link"));
-        assert!(!watched.is_new() && !watched.is_new());
+        let mut watched = Watched::new(Stamp::of(&at("link")));
+        let mut is_new = || watched.is_new(Stamp::of(&at("link")));
+        assert!(!is_new() && !is_new());
         let changes: [(&str, &dyn Fn()); 5] = [
             ("in place", &|| write("a", "second")),
             ("by rename", &|| {
@@ -97,9 +84,9 @@ mod tests {
         ];
         for (what, change) in changes {
             change();
-            assert!(!watched.is_new(), "{what}: it may not be whole");
-            assert!(watched.is_new(), "{what}");
-            assert!(!watched.is_new(), "{what}: told once");
+            assert!(!is_new(), "{what}: it may not be whole");
+            assert!(is_new(), "{what}");
+            assert!(!is_new(), "{what}: told once");
         }
     }
 }

@@ -1,0 +1,320 @@
+//! `weft policy`: gives a forwarder the objects of files, and shows what is
+//! in force.
+
+mod files;
+
+use std::{path::PathBuf, process::ExitCode, thread};
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+use weft_api::{
+    forwarder::{ObjectRef, Policies, PolicyRow, Reply, Request, Rules},
+    names::Name,
+};
+use weft_cni::forwarder::{Client, ClientError};
+use weft_forwarder::watched::{PAUSE, Watched};
+
+pub use files::load;
+
+use crate::{
+    output::{counted, grouped, lines, show, show_json, table},
+    target::{Target, ask},
+};
+
+/// Bytes of objects in one request, about: far from the longest line.
+const PART_LEN: usize = 1 << 20;
+
+/// Say who may speak to whom.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Apply(Apply),
+    Drop(Drop),
+    List(List),
+    Show(Show),
+}
+
+/// Put the policies, pods, namespaces and nodes of files in force, in place
+/// of what the same source gave before.
+#[derive(Debug, clap::Args)]
+pub struct Apply {
+    #[command(flatten)]
+    target: Target,
+    /// A file, or a folder whose .yaml, .yml and .json files are read, and
+    /// those of the folders in it.
+    #[arg(short, long = "file", value_name = "PATH", required = true)]
+    files: Vec<PathBuf>,
+    /// Whose objects they are.
+    #[arg(long, value_name = "NAME", default_value = "files", value_parser = name)]
+    source: Name,
+    /// Go on, and put in force what changes, until interrupted.
+    #[arg(long)]
+    watch: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Forget a source and all that it gave.
+#[derive(Debug, clap::Args)]
+pub struct Drop {
+    #[command(flatten)]
+    target: Target,
+    #[arg(value_name = "SOURCE", default_value = "files", value_parser = name)]
+    source: Name,
+}
+
+/// List the policies in force, in the order in which they are asked.
+#[derive(Debug, clap::Args)]
+pub struct List {
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show a policy as it is in force, and the pods that it selects.
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    #[command(flatten)]
+    target: Target,
+    /// NAMESPACE/NAME of a NetworkPolicy, NAME of a ClusterNetworkPolicy.
+    name: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Applied {
+    source: Name,
+    objects: usize,
+    epoch: u64,
+}
+
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Apply(args) if args.watch => watch(&args),
+        Command::Apply(args) => tell(&apply(&mut args.target.connect()?, &args)?, args.json),
+        Command::Drop(args) => {
+            let source = args.source;
+            args.target
+                .connect()?
+                .request(&Request::PolicyDrop { source })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::List(args) => list(&args),
+        Command::Show(args) => show_one(&args),
+    }
+}
+
+fn apply(client: &mut Client, args: &Apply) -> anyhow::Result<Applied> {
+    let values: Vec<Value> = load(&args.files)?
+        .into_iter()
+        .map(|one| one.value)
+        .collect();
+    let objects = values.len();
+    let source = args.source.clone();
+    let epoch = give(client, &source, values)?;
+    Ok(Applied {
+        source,
+        objects,
+        epoch,
+    })
+}
+
+/// Hands over all objects of a source, in as many parts as it takes.
+fn give(client: &mut Client, source: &Name, values: Vec<Value>) -> anyhow::Result<u64> {
+    let mut parts = parts(values).into_iter().zip(0..).peekable();
+    while let Some((objects, part)) = parts.next() {
+        let more = parts.peek().is_some();
+        let source = source.clone();
+        let request = Request::Policies(Policies {
+            source,
+            objects,
+            part,
+            more,
+        });
+        if let Reply::Done { epoch } = client.request(&request)? {
+            return Ok(epoch);
+        }
+    }
+    Err(ClientError::Confused.into())
+}
+
+/// At least one.
+fn parts(values: Vec<Value>) -> Vec<Vec<Value>> {
+    let (mut parts, mut len) = (vec![Vec::new()], 0);
+    for value in values {
+        let size = value.to_string().len();
+        if len > 0 && len + size > PART_LEN {
+            parts.push(Vec::new());
+            len = 0;
+        }
+        len += size;
+        if let Some(part) = parts.last_mut() {
+            part.push(value);
+        }
+    }
+    parts
+}
+
+/// What cannot be read or is refused leaves the old in force. A forwarder that
+/// went away is given all once it is back.
+fn watch(args: &Apply) -> anyhow::Result<ExitCode> {
+    let mut watched = Watched::new(files::version(&args.files));
+    let mut client = args.target.connect()?;
+    tell(&apply(&mut client, args)?, args.json)?;
+    let mut is_away = false;
+    loop {
+        thread::sleep(PAUSE);
+        let is_new = watched.is_new(files::version(&args.files));
+        if let Err(fault) = client.status() {
+            if !std::mem::replace(&mut is_away, true) {
+                eprintln!("weft: {fault}; waiting for the forwarder");
+            }
+            let Ok(again) = args.target.connect() else {
+                continue;
+            };
+            client = again;
+        }
+        let was_away = std::mem::take(&mut is_away);
+        if !is_new && !was_away {
+            continue;
+        }
+        match apply(&mut client, args) {
+            Ok(applied) => tell(&applied, args.json).map(|_| ())?,
+            Err(fault) => eprintln!("weft: {fault:#}; what was in force stays"),
+        }
+    }
+}
+
+fn tell(applied: &Applied, json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        return show(&format!("{}\n", serde_json::to_string(applied)?));
+    }
+    let objects = counted(applied.objects, "object");
+    show(&format!(
+        "{objects} of {} in force, epoch {}\n",
+        applied.source, applied.epoch
+    ))
+}
+
+fn list(args: &List) -> anyhow::Result<ExitCode> {
+    let rules = ask(
+        &mut args.target.connect()?,
+        &Request::PolicyList,
+        |reply| match reply {
+            Reply::Rules(rules) => Some(rules),
+            _ => None,
+        },
+    )?;
+    if args.json {
+        show_json(&rules)
+    } else {
+        show(&page(&rules))
+    }
+}
+
+fn page(rules: &Rules) -> String {
+    if rules.sources.is_empty() {
+        return "no policy is in force: everybody may speak to everybody\n".to_owned();
+    }
+    let sources = rules
+        .sources
+        .iter()
+        .map(|one| format!("{} ({})", one.source, counted(one.objects, "object")));
+    let mut text = format!(
+        "edition {}, {} connections tracked, from {}\n",
+        rules.edition,
+        grouped(rules.connections as u64),
+        sources.collect::<Vec<_>>().join(", ")
+    );
+    let mut rows = table(&[
+        "policy", "tier", "source", "edition", "ingress", "egress", "pods",
+    ]);
+    for row in &rules.policies {
+        rows.add_row([
+            row.policy.clone(),
+            row.tier.clone(),
+            row.source.to_string(),
+            row.edition.to_string(),
+            rules_of(row.ingress_rules),
+            rules_of(row.egress_rules),
+            row.pods.to_string(),
+        ]);
+    }
+    if !rules.policies.is_empty() {
+        text += &lines(&rows);
+    }
+    text
+}
+
+fn rules_of(count: Option<usize>) -> String {
+    count.map_or_else(|| "-".to_owned(), |count| counted(count, "rule"))
+}
+
+fn show_one(args: &Show) -> anyhow::Result<ExitCode> {
+    let policy = match args.name.split_once('/') {
+        Some((namespace, name)) => ObjectRef {
+            kind: "NetworkPolicy".into(),
+            namespace: Some(namespace.into()),
+            name: name.into(),
+        },
+        None => ObjectRef {
+            kind: "ClusterNetworkPolicy".into(),
+            namespace: None,
+            name: args.name.clone(),
+        },
+    };
+    let request = Request::PolicyShow { policy };
+    let row = ask(&mut args.target.connect()?, &request, |reply| match reply {
+        Reply::Policy(row) => Some(*row),
+        _ => None,
+    })?;
+    if args.json {
+        return show_json(&row);
+    }
+    show(&one_page(&row)?)
+}
+
+fn one_page(row: &PolicyRow) -> anyhow::Result<String> {
+    let object = row
+        .object
+        .as_ref()
+        .context("the forwarder left the object out")?;
+    Ok(format!(
+        "{}: {}, of {} since edition {}\nselects {}{}\n{}\n",
+        row.policy,
+        row.tier,
+        row.source,
+        row.edition,
+        counted(row.pods, "pod"),
+        row.selected
+            .iter()
+            .map(|pod| format!("\n  {pod}"))
+            .collect::<String>(),
+        serde_json::to_string_pretty(object)?
+    ))
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|fault| fault.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_small_and_leave_nothing_out() {
+        let value = |len: usize| Value::from("x".repeat(len));
+        let lens =
+            |values: Vec<Value>| -> Vec<usize> { parts(values).iter().map(Vec::len).collect() };
+        assert_eq!(lens(Vec::new()), [0], "an empty source is one part");
+        assert_eq!(lens(vec![value(PART_LEN * 2)]), [1]);
+        assert_eq!(lens(vec![value(PART_LEN / 2); 5]), [1, 1, 1, 1, 1]);
+        assert_eq!(lens(vec![value(PART_LEN / 4); 7]), [3, 3, 1]);
+    }
+}

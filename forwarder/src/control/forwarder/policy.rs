@@ -1,0 +1,66 @@
+//! Requests about policies: what the feeds are given, and what is asked of
+//! them.
+
+use std::{net::IpAddr, time::Instant};
+
+use tracing::info;
+use weft_api::{
+    forwarder::{Error, Explain, ObjectRef, Policies, PolicyChange, Reply},
+    names::Name,
+};
+
+use super::Forwarder;
+use crate::feeds::{Plan, asked, gather::Gathered, told};
+
+impl Forwarder {
+    /// The client is gone: what it began is forgotten.
+    pub fn forget(&mut self, client: usize) {
+        self.gathering.forget(client);
+    }
+
+    pub(super) fn policies(&mut self, client: usize, part: Policies) -> Result<Reply, Error> {
+        match self.gathering.take(client, part)? {
+            Gathered::Part(objects) => Ok(Reply::Taken { objects }),
+            Gathered::Whole(source, objects) => {
+                let plan = self.feeds.plan_replacement(source, objects)?;
+                self.commit(plan)
+            }
+        }
+    }
+
+    pub(super) fn policy_change(&mut self, change: PolicyChange) -> Result<Reply, Error> {
+        let plan = self.feeds.plan_change(change)?;
+        self.commit(plan)
+    }
+
+    pub(super) fn policy_drop(&mut self, source: Name) -> Result<Reply, Error> {
+        let plan = self.feeds.plan_end(source.clone())?;
+        info!("source {source} is forgotten, and all its policies");
+        self.commit(plan)
+    }
+
+    pub(super) fn policy_show(&self, policy: &ObjectRef) -> Result<Reply, Error> {
+        let row = self.feeds.rule(policy)?;
+        Ok(Reply::Policy(Box::new(row)))
+    }
+
+    pub(super) fn explain(&self, asked: &Explain) -> Result<Reply, Error> {
+        let port = |name: &str| -> Option<Vec<IpAddr>> {
+            let mut rows = self.state.ports();
+            let row = rows.find(|row| row.spec.name.as_str() == name)?;
+            Some(row.spec.addresses.clone())
+        };
+        let flow = asked::flow(asked, self.feeds.objects(), port)?;
+        let told = told::explanation(&self.feeds.explain(&flow));
+        Ok(Reply::Explanation(Box::new(told)))
+    }
+
+    /// Puts the rules in force, if they are others.
+    fn commit(&mut self, plan: Plan) -> Result<Reply, Error> {
+        if !self.feeds.commit(plan, Instant::now()) {
+            let epoch = self.epoch.0;
+            return Ok(Reply::Done { epoch });
+        }
+        self.publish(self.state.clone(), self.open.clone())
+    }
+}

@@ -1,0 +1,75 @@
+//! A source's objects that come in several parts. Each client has one such
+//! set under way at most. Invariant: what is given out is every part, from
+//! the first to the last, without a gap.
+
+use std::collections::HashMap;
+
+use weft_api::{
+    forwarder::{Code, Error, Policies},
+    names::Name,
+};
+
+use super::{
+    OBJECTS_MAX,
+    given::{self, Given},
+};
+use crate::publish::refusal;
+
+/// By client.
+#[derive(Debug, Default)]
+pub struct Gathering(HashMap<usize, Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    source: Name,
+    /// The part that has to come now.
+    next: u32,
+    objects: Vec<Given>,
+}
+
+#[derive(Debug)]
+pub enum Gathered {
+    /// More is to come; so many objects are here.
+    Part(usize),
+    Whole(Name, Vec<Given>),
+}
+
+impl Gathering {
+    /// A refused part takes those before it with it.
+    pub fn take(&mut self, client: usize, part: Policies) -> Result<Gathered, Error> {
+        let begun = self.0.remove(&client);
+        let mut parts = match (part.part, begun) {
+            (0, _) => Parts {
+                source: part.source.clone(),
+                next: 0,
+                objects: Vec::new(),
+            },
+            (number, Some(parts)) if parts.next == number && parts.source == part.source => parts,
+            (number, _) => {
+                let message = format!(
+                    "policies: part {number} of source {} does not follow the part before it",
+                    part.source
+                );
+                let hint = "begin again with part 0; parts follow each other on one connection";
+                return Err(refusal(Code::Invalid, message, hint));
+            }
+        };
+        let waiting: usize = self.0.values().map(|parts| parts.objects.len()).sum();
+        if waiting + parts.objects.len() + part.objects.len() > OBJECTS_MAX {
+            return Err(given::too_many());
+        }
+        parts.objects.extend(given::read(part.objects)?);
+        if !part.more {
+            return Ok(Gathered::Whole(parts.source, parts.objects));
+        }
+        parts.next += 1;
+        let count = parts.objects.len();
+        self.0.insert(client, parts);
+        Ok(Gathered::Part(count))
+    }
+
+    /// The client is gone.
+    pub fn forget(&mut self, client: usize) {
+        self.0.remove(&client);
+    }
+}

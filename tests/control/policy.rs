@@ -1,0 +1,206 @@
+//! Policies as an operator gives them, and real connections under them.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    attach::{Pod, attached, pod, request},
+    operator::{json, run, text},
+    server::{LIMIT, Server},
+};
+
+const PORT: u16 = 8000;
+
+/// Three pods; p3 lets those in whose label is named.
+fn write(folder: &Path, labels: &str) {
+    let pod = |number: u8, app: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p{number}, labels: {{app: {app}}}}}\n\
+             status: {{podIPs: [{{ip: 10.1.0.{number}}}]}}\n---\n"
+        )
+    };
+    let pods = [pod(1, "a"), pod(2, "b"), pod(3, "c")].concat();
+    let policy = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: door}}\n\
+         spec:\n  podSelector: {{matchLabels: {{app: c}}}}\n  ingress:\n  - from:\n    \
+         - podSelector: {{matchExpressions: [{{key: app, operator: In, values: [{labels}]}}]}}\n"
+    );
+    fs::write(folder.join("pods.yaml"), pods).expect("write");
+    fs::write(folder.join("door.yaml"), policy).expect("write");
+}
+
+fn three_pods(server: &Server) -> [Pod; 3] {
+    let mut client = server.client();
+    [1, 2, 3].map(|number| {
+        let pod = pod(number);
+        attached(&mut client, &request(&format!("n1p{number}"), number), &pod);
+        pod
+    })
+}
+
+/// Both ends of a connection to p3.
+fn connection(from: &Pod, listener: &TcpListener) -> [TcpStream; 2] {
+    let connect = || TcpStream::connect_timeout(&([10, 1, 0, 3], PORT).into(), LIMIT);
+    let near = from.netns.run(connect).expect("enter").expect("connect");
+    let (far, _) = listener.accept().expect("accept");
+    far.set_read_timeout(Some(LIMIT)).expect("set a limit");
+    [near, far]
+}
+
+fn carries([near, far]: &mut [TcpStream; 2]) {
+    let mut byte = [0];
+    near.write_all(b"x").expect("write");
+    far.read_exact(&mut byte).expect("it arrives");
+}
+
+fn denied(server: &Server) -> Value {
+    json(&run(server, &["drops", "--denied", "--json"]))["flows"].clone()
+}
+
+#[test]
+fn a_change_cuts_the_connection_that_it_forbids_and_no_other() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let pods = three_pods(&server);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path");
+    let apply = ["policy", "apply", "-f", path];
+    write(folder.path(), "a, b");
+    assert!(text(&run(&server, &apply)).starts_with("4 objects of files in force"));
+    let listen = || TcpListener::bind(("10.1.0.3", PORT));
+    let listener = pods[2].netns.run(listen).expect("enter").expect("listen");
+    let mut first = connection(&pods[0], &listener);
+    let mut second = connection(&pods[1], &listener);
+    carries(&mut first);
+    carries(&mut second);
+    assert_eq!(denied(&server), serde_json::json!([]));
+
+    write(folder.path(), "b");
+    text(&run(&server, &apply));
+    first[0].write_all(b"x").expect("into the socket");
+    let until = Instant::now() + LIMIT;
+    let flow = loop {
+        if let Some(flow) = denied(&server).get(0) {
+            break flow.clone();
+        }
+        assert!(Instant::now() < until, "nothing was denied");
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(flow["source"], "10.1.0.1");
+    assert_eq!(flow["destination"], "10.1.0.3");
+    assert_eq!(flow["port"], format!("{PORT}/TCP"));
+    assert_eq!(
+        flow["decision"]["policies"][0],
+        "NetworkPolicy default/door"
+    );
+    assert_eq!(flow["edition"], 2);
+    carries(&mut second);
+    first[1].set_nonblocking(true).expect("set");
+    let silent = first[1].read(&mut [0]).expect_err("it was cut");
+    assert_eq!(silent.kind(), ErrorKind::WouldBlock);
+    let page = run(&server, &["drops", "--denied"]);
+    let told = "NetworkPolicy default/door: no ingress rule permits it";
+    assert!(text(&page).contains(told), "{}", text(&page));
+
+    text(&run(&server, &["policy", "drop"]));
+    first[1].set_nonblocking(false).expect("set");
+    first[1]
+        .read_exact(&mut [0])
+        .expect("it is sent again, and arrives");
+}
+
+#[test]
+fn a_flow_is_explained_alike_by_the_forwarder_and_by_files() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let _pods = three_pods(&server);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path");
+    write(folder.path(), "b");
+    text(&run(&server, &["policy", "apply", "-f", path]));
+    for (from, to, is_allowed) in [("p1", "p3", false), ("p2", "p3", true), ("p3", "p1", true)] {
+        let asked = ["explain", "--from", from, "--to", to, "--json"];
+        let live = run(&server, &asked);
+        let offline = run(&server, &[&asked[..], &["-f", path]].concat());
+        assert_eq!(live.stdout, offline.stdout);
+        assert_eq!(live.status.success(), is_allowed);
+        assert_eq!(offline.status.success(), is_allowed);
+        let told: Value = serde_json::from_slice(&live.stdout).expect("JSON");
+        assert_eq!(told["allowed"], is_allowed);
+    }
+    let by_port = run(&server, &["explain", "--from", "n1p1", "--to", "n1p3"]);
+    let said = String::from_utf8_lossy(&by_port.stdout);
+    assert!(
+        said.contains("NetworkPolicy default/door isolates it"),
+        "{said}"
+    );
+    assert!(said.contains("ingress[0]"), "the nearest rule: {said}");
+}
+
+#[test]
+fn bad_files_leave_what_was_in_force() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path");
+    write(folder.path(), "b");
+    text(&run(&server, &["policy", "apply", "-f", path]));
+    let before = json(&run(&server, &["policy", "list", "--json"]));
+    assert_eq!(before["policies"][0]["pods"], 1);
+    let bad = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: bad}\n\
+               spec: {podSelector: {}, ingres: []}\n";
+    fs::write(folder.path().join("z.yaml"), bad).expect("write");
+    let refused = run(&server, &["policy", "apply", "-f", path]);
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success());
+    assert!(
+        why.contains("z.yaml: NetworkPolicy default/bad: ")
+            || why.contains("z.yaml: NetworkPolicy bad: "),
+        "{why}"
+    );
+    assert_eq!(json(&run(&server, &["policy", "list", "--json"])), before);
+    let shown = json(&run(&server, &["policy", "show", "default/door", "--json"]));
+    assert_eq!(shown["selected"], serde_json::json!(["default/p3"]));
+    assert_eq!(shown["object"]["kind"], "NetworkPolicy");
+    text(&run(&server, &["policy", "drop"]));
+    let page = run(&server, &["policy", "list"]);
+    assert!(text(&page).starts_with("no policy is in force"));
+}
+
+#[test]
+fn a_pod_opens_no_more_connections_than_it_may() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let mut client = server.client();
+    let pods = [1, 3].map(pod);
+    let limited = request("n1p1", 1).replace(
+        "\"mtu\":1450",
+        "\"mtu\":1450,\"capabilities\":{\"connections\":1}",
+    );
+    attached(&mut client, &limited, &pods[0]);
+    attached(&mut client, &request("n1p3", 3), &pods[1]);
+    client.ok(r#"{"op":"policies","source":"empty","objects":[]}"#);
+    let listen = || TcpListener::bind(("10.1.0.3", PORT));
+    let listener = pods[1].netns.run(listen).expect("enter").expect("listen");
+    let mut only = connection(&pods[0], &listener);
+    carries(&mut only);
+    let wait = Duration::from_millis(300);
+    let more = || TcpStream::connect_timeout(&([10, 1, 0, 3], PORT).into(), wait);
+    let refused = pods[0].netns.run(more).expect("enter");
+    assert_eq!(refused.expect_err("lost").kind(), ErrorKind::TimedOut);
+    let drops = json(&run(&server, &["drops", "--json"]));
+    let reasons = drops.as_array().expect("a list").iter();
+    let mut limits = reasons.filter(|drop| drop["reason"] == "conntrack_limit");
+    assert!(
+        limits.any(|drop| drop["packets"].as_u64() > Some(0)),
+        "{drops}"
+    );
+    carries(&mut only);
+}
