@@ -128,16 +128,30 @@ impl<'a> Felix<'a> {
     /// node's subnet.
     fn is_plain(&self, net: &str, address: &str) -> bool {
         let address: IpAddr = address.parse().expect("an address");
-        let first: IpAddr = net.split('/').next().and_then(|a| a.parse().ok()).expect("a net");
+        let first: IpAddr = net
+            .split('/')
+            .next()
+            .and_then(|a| a.parse().ok())
+            .expect("a net");
         let cross = self.etcd.rows(POOLS).into_iter().any(|(_, value)| {
             let pool: Json = serde_json::from_str(&value).expect("JSON");
-            let cidr: IpNet = pool["spec"]["cidr"].as_str().and_then(|c| c.parse().ok()).expect("a CIDR");
+            let cidr: IpNet = pool["spec"]["cidr"]
+                .as_str()
+                .and_then(|c| c.parse().ok())
+                .expect("a CIDR");
             cidr.contains(&first) && pool["spec"]["vxlanMode"] == "CrossSubnet"
         });
         let own = self.etcd.rows(&format!("{NODES}{}", self.name));
         let own: Json = serde_json::from_str(&own[0].1).expect("JSON");
-        let own = &own["spec"]["bgp"][if address.is_ipv4() { "ipv4Address" } else { "ipv6Address" }];
-        let own: IpNet = own.as_str().and_then(|own| own.parse().ok()).expect("a subnet");
+        let own = &own["spec"]["bgp"][if address.is_ipv4() {
+            "ipv4Address"
+        } else {
+            "ipv6Address"
+        }];
+        let own: IpNet = own
+            .as_str()
+            .and_then(|own| own.parse().ok())
+            .expect("a subnet");
         cross && own.contains(&address)
     }
 

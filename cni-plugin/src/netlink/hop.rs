@@ -56,9 +56,7 @@ impl Netlink {
             answer: error.to_string(),
         })?;
         let get = self.handle.route().get(message.build()).execute();
-        self.ask(request, async move {
-            std::pin::pin!(get).try_next().await
-        })
+        self.ask(request, async move { std::pin::pin!(get).try_next().await })
     }
 
     /// All that have one gateway.

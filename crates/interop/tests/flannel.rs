@@ -12,8 +12,8 @@ use weft_api::{
 use weft_interop::{
     Error,
     flannel::{
-        Backend, Config, Endpoint, Lease, PREFIX, Peers, Record, SubnetEnv, SubnetKey, lease, peers,
-        record, update, write,
+        Backend, Config, Endpoint, Lease, PREFIX, Peers, Record, SubnetEnv, SubnetKey, lease,
+        peers, record, update, write,
     },
 };
 
@@ -345,13 +345,28 @@ fn what_no_node_can_have_takes_no_other_lease_away() {
     for (bad, words) in [
         (of("10.6.3.0-24", "192.168.64.3"), "outside the network"),
         (of("10.0.0.0-8", "192.168.64.3"), "outside the network"),
-        (of("10.5.0.0-16", "192.168.64.3"), "is already 10.5.1.0-24's"),
-        (of("10.5.2.0-25", "192.168.64.3"), "is already 10.5.2.0-24's"),
+        (
+            of("10.5.0.0-16", "192.168.64.3"),
+            "is already 10.5.1.0-24's",
+        ),
+        (
+            of("10.5.2.0-25", "192.168.64.3"),
+            "is already 10.5.2.0-24's",
+        ),
         (of("10.5.3.0-24", "0.0.0.0"), "PublicIP: it is missing"),
         (of("10.5.3.0-24", "224.0.0.3"), "not a unicast address"),
-        (of("10.5.3.0-24", "255.255.255.255"), "not a unicast address"),
-        (of("10.5.3.0-24", "192.168.64.1"), "is already 10.5.1.0-24's"),
-        (of("10.5.3.0-24", "192.168.64.2"), "is already 10.5.2.0-24's"),
+        (
+            of("10.5.3.0-24", "255.255.255.255"),
+            "not a unicast address",
+        ),
+        (
+            of("10.5.3.0-24", "192.168.64.1"),
+            "is already 10.5.1.0-24's",
+        ),
+        (
+            of("10.5.3.0-24", "192.168.64.2"),
+            "is already 10.5.2.0-24's",
+        ),
         (with_mac("01:00:5e:00:00:01"), "not a unicast MAC"),
         (with_mac("00:00:00:00:00:00"), "not a unicast MAC"),
         (with_mac(&mac(&good)), "is already 10.5.2.0-24's"),

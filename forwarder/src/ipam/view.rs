@@ -1,11 +1,7 @@
 //! What the IPAM server has told so far, and the nodes that follow from it.
 //! Pure. One record that cannot be used leaves out itself, not the others.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use weft_api::{
