@@ -8,6 +8,7 @@ mod calico;
 #[path = "../support/calico_pod.rs"]
 mod calico_pod;
 #[path = "../support/etcd.rs"]
+#[allow(dead_code, reason = "other tests need the rest")]
 mod etcd;
 #[path = "../support/felix.rs"]
 mod felix;
@@ -15,6 +16,7 @@ mod flannel;
 #[path = "../support/forms.rs"]
 mod forms;
 #[path = "../support/kernel_node.rs"]
+#[allow(dead_code, reason = "other tests need the rest")]
 mod kernel_node;
 #[path = "../support/wiretap.rs"]
 mod wiretap;
