@@ -112,6 +112,11 @@ impl Fabric {
             there.entry(hop.to).or_default().push(hop);
         }
         for (&to, &via) in direct {
+            let there = there.get(&to).map_or(&[][..], Vec::as_slice);
+            // Whoever made it, it is good.
+            if there.iter().any(|hop| hop.via == via) {
+                continue;
+            }
             let Some(link) = self.netlink.link_to(via)? else {
                 continue;
             };
@@ -121,20 +126,15 @@ impl Fabric {
                 link,
                 protocol: PROTOCOL,
             };
-            let there = there.get(&to).map_or(&[][..], Vec::as_slice);
-            wrong.extend(self.put(&hop, there).err());
+            let ours = there.iter().any(|hop| hop.protocol == PROTOCOL);
+            wrong.extend(self.put(&hop, ours).err());
         }
         Ok(wrong)
     }
 
-    /// `there`: what leads to the same net. Whoever made one like it, it is
-    /// good.
-    fn put(&self, hop: &Hop, there: &[Hop]) -> Result<(), String> {
-        let same = |other: &Hop| (other.via, other.link) == (hop.via, hop.link);
-        if there.iter().any(same) {
-            return Ok(());
-        }
-        let put = match there.iter().any(|other| other.protocol == PROTOCOL) {
+    /// `ours`: in place of one of ours.
+    fn put(&self, hop: &Hop, ours: bool) -> Result<(), String> {
+        let put = match ours {
             true => self.netlink.replace_hop(hop),
             false => self.netlink.add_hop(hop),
         };
