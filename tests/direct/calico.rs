@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, process::Command};
 
 use serde_json::json;
+use weft_cni::link::Attach;
 use weft_lab::{Pod, PodPlan, exchange, probe::Family};
 use weft_testkit::needs_namespaces;
 
@@ -10,8 +11,9 @@ use crate::{
     calico_pod::add_pod_with_proxy_arp,
     etcd::eventually,
     felix::{Felix, NODES, put_block},
-    forms::{PLAIN, TUNNELLED},
-    kernel_node::all,
+    forms::{PLAIN, TUNNELLED, forms},
+    kernel_node::{all, route_packets},
+    wiretap::Wiretap,
     world::{Member, POD_MTU, UNDERLAY, World},
 };
 
@@ -48,6 +50,13 @@ fn the_same_subnet_goes_plain_and_others_by_vxlan() {
         world.routes(),
         BTreeSet::from(NEAR_ROUTES.map(str::to_owned))
     );
+    // The way of a pool may change while nodes run.
+    pool(&world, "v4", "10.244.0.0/22", "Always");
+    eventually("the route of IPv6 stays", || {
+        world.routes() == BTreeSet::from([NEAR_ROUTES[1].to_owned()])
+    });
+    pool(&world, "v4", "10.244.0.0/22", "CrossSubnet");
+    eventually("both are back", || world.routes().len() == 2);
     world.delete(&format!("{NODES}n2"));
     eventually("no route is left", || world.routes().is_empty());
     eventually("the far node's peers", || world.peers().len() == 2);
@@ -69,12 +78,9 @@ fn a_pool_without_encapsulation_goes_plain_everywhere() {
     eventually("the near node's route", || {
         world.routes() == BTreeSet::from(["10.245.2.0/24 via 192.0.2.2".to_owned()])
     });
-    // The way back is plain too: for this the others take our block for one of
-    // the same pool.
+    // The way back, as the daemons tell it.
     for (at, via) in [(1, "192.0.2.1"), (2, "198.51.100.254")] {
-        world.nodes[at]
-            .run(crate::kernel_node::route_packets)
-            .expect("enter");
+        world.nodes[at].run(route_packets).expect("enter");
         all(
             &world.nodes[at],
             &[&format!("ip route replace 10.245.1.0/24 via {via}")],
@@ -83,7 +89,7 @@ fn a_pool_without_encapsulation_goes_plain_everywhere() {
     all(&world.router, &["ip route add 10.245.1.0/24 via 192.0.2.1"]);
     let ours = guest(&world, 0, "10.245.1.20");
     ours.plug(
-        weft_cni::link::Attach::Tap { queues: 2 },
+        Attach::Tap { queues: 2 },
         POD_MTU,
         &world.nodes[0],
         &world.forwarder,
@@ -92,12 +98,12 @@ fn a_pool_without_encapsulation_goes_plain_everywhere() {
     for at in [1, 2] {
         let theirs = guest(&world, at, &format!("10.245.{}.20", at + 1));
         add_pod_with_proxy_arp(&world.nodes[at], &theirs, POD_MTU);
-        let tap = crate::wiretap::Wiretap::on(&world.nodes[0]);
+        let tap = Wiretap::on(&world.nodes[0]);
         for (from, to) in [(&ours, &theirs), (&theirs, &ours)] {
             exchange::bulk(from, to, Family::V4, 1 << 20).expect("every byte");
             exchange::datagrams(from, to, Family::V4, [1, 1000, 1402]).expect("every datagram");
         }
-        let seen = crate::forms::forms(tap, &ours, &theirs);
+        let seen = forms(tap, &ours, &theirs);
         assert_eq!(seen, BTreeSet::from([PLAIN]));
     }
 }
