@@ -2,6 +2,7 @@
 //! long as the command runs.
 
 mod calico;
+mod fabric;
 mod flannel;
 mod forwarder;
 mod inbox;

@@ -412,7 +412,8 @@ fn a_network_that_does_not_fit_is_refused_with_the_remedy() {
     net.etcd.control(&["del", "/calico/ipam/v2/config"]);
     for name in ["v4", "v6-1", "v6-2"] {
         net.pool(name, "10.244.0.0/22", |spec| {
-            spec["vxlanMode"] = "Never".into()
+            spec["vxlanMode"] = "Never".into();
+            spec["ipipMode"] = "Always".into();
         });
     }
     refused("vxlanMode");

@@ -204,7 +204,7 @@ fn a_network_that_does_not_fit_is_refused_with_the_remedy() {
         ),
         (
             r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#,
-            "DirectRouting",
+            "run weft host up",
         ),
     ] {
         net.etcd.put("/coreos.com/network/config", config);

@@ -110,7 +110,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut member = Member::new(cluster, node, lens);
     live(
         &mut member,
-        &mut Forwarder::at(control),
+        &mut Forwarder::at(control)?,
         &Inbox::open(signals)?,
     )?;
     Ok(ExitCode::SUCCESS)

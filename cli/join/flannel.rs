@@ -11,7 +11,7 @@ use weft_api::{
     forwarder::{Node, Status},
     names::Mac,
 };
-use weft_cni::forwarder::Client;
+use weft_cni::{forwarder::Client, netlink::Netlink};
 use weft_etcd::{
     Cluster, below,
     message::{RANGE, RangeRequest, RangeResponse},
@@ -24,6 +24,7 @@ use weft_socket::{Signals, log};
 
 use self::member::Member;
 use super::{
+    fabric,
     forwarder::{self, Forwarder},
     inbox::Inbox,
     life::live,
@@ -68,13 +69,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cluster = Arc::new(Cluster::new(etcd)?);
     let config = configuration(&cluster, &prefix)?;
     let control = args.target.path()?;
-    let status = Client::connect(&control)?.status()?;
-    let (node, vxlan) = this_node(args, &config, &status)?;
+    let mut forwarder = Client::connect(&control)?;
+    let (node, vxlan) = this_node(args, &config, &forwarder.status()?)?;
+    let links = match vxlan.direct_routing {
+        true => Some(links(&mut forwarder)?),
+        false => None,
+    };
     let mut member = Member {
         cluster,
         prefix,
         config,
         vxlan,
+        links,
         node,
         subnet_env: args.subnet_env.clone(),
         own: None,
@@ -82,7 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     live(
         &mut member,
-        &mut Forwarder::at(control),
+        &mut Forwarder::at(control)?,
         &Inbox::open(signals)?,
     )?;
     Ok(ExitCode::SUCCESS)
@@ -101,6 +107,15 @@ fn configuration(cluster: &Cluster, prefix: &str) -> anyhow::Result<Config> {
     Ok(Config::parse(&key, &row.value.0)?)
 }
 
+/// By which to tell what nodes are near, once they can be reached.
+fn links(forwarder: &mut Client) -> anyhow::Result<Netlink> {
+    fabric::check(forwarder).context(
+        "the network has DirectRouting: nodes on this node's links take and send packets for pods \
+         without a tunnel",
+    )?;
+    Ok(Netlink::open()?)
+}
+
 /// What this node is but for its subnets, once all that the network asks is
 /// there.
 fn this_node(args: &Args, config: &Config, status: &Status) -> anyhow::Result<(Node, Vxlan)> {
@@ -110,11 +125,6 @@ fn this_node(args: &Args, config: &Config, status: &Status) -> anyhow::Result<(N
             bail!("the network's backend is {kind}; weft joins those of vxlan")
         }
     };
-    ensure!(
-        !vxlan.direct_routing,
-        "the network has DirectRouting: its nodes send packets for pods past the tunnel, where \
-         the forwarder does not see them; set it to false"
-    );
     forwarder::check_port(status, vxlan.port)?;
     for range in config.ranges() {
         let v4 = range.network.addr().is_ipv4();

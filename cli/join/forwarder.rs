@@ -1,14 +1,19 @@
 //! The forwarder as a member keeps it: told of all nodes whenever they change,
-//! and again when another process took its place.
+//! and again when another process took its place. With it go the kernel's
+//! routes to blocks that have no tunnel.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::ensure;
+use ipnet::IpNet;
 use weft_api::forwarder::{Nodes, Request, Status};
 use weft_cni::forwarder::Client;
+
+use super::fabric::{self, Fabric};
 
 /// What the records of a network come to.
 #[derive(Debug)]
@@ -21,31 +26,39 @@ pub struct View {
 #[derive(Debug)]
 pub struct Forwarder {
     control: PathBuf,
-    /// Which process has the nodes as they are.
-    told: Option<u32>,
-    complaints: Vec<String>,
+    fabric: Fabric,
+    /// What it was told last, if it took that, and which process it was.
+    told: Option<(u32, Nodes)>,
+    of_records: Complaints,
+    of_routes: Complaints,
 }
 
 impl Forwarder {
-    pub fn at(control: PathBuf) -> Self {
-        Self {
+    pub fn at(control: PathBuf) -> anyhow::Result<Self> {
+        Ok(Self {
             control,
+            fabric: Fabric::open()?,
             told: None,
-            complaints: Vec::new(),
-        }
+            of_records: Complaints(Vec::new()),
+            of_routes: Complaints(Vec::new()),
+        })
     }
 
+    /// A route is there before the forwarder sends by it, and goes after.
     pub fn apply(&mut self, view: View) {
         let View { nodes, complaints } = view;
-        for error in complaints.iter().filter(|c| !self.complaints.contains(*c)) {
-            tracing::warn!(error, "not all of the network's records are used");
-        }
-        self.complaints = complaints;
-        let (peers, complaints) = (nodes.peers.len(), self.complaints.len());
-        match tell(&self.control, nodes) {
+        let (peers, count) = (nodes.peers.len(), complaints.len());
+        let records = "not all of the network's records are used";
+        self.of_records.tell(complaints, records);
+        let direct = fabric::direct(&nodes.peers);
+        self.lay(&direct);
+        match tell(&self.control, &nodes) {
             Ok(pid) => {
-                tracing::info!(peers, complaints, "the forwarder was told");
-                self.told = Some(pid);
+                tracing::info!(peers, complaints = count, "the forwarder was told");
+                self.told = Some((pid, nodes));
+                for error in self.fabric.lift(&direct) {
+                    tracing::warn!(error, "a route that is no more used stays");
+                }
             }
             Err(error) => {
                 tracing::error!("the forwarder does not take the nodes: {error:#}; trying again");
@@ -54,19 +67,50 @@ impl Forwarder {
         }
     }
 
+    /// Makes the routes again that are missing.
+    pub fn keep_routes(&mut self) {
+        let peers = self.told.as_ref().map(|(_, nodes)| &nodes.peers[..]);
+        let direct = fabric::direct(peers.unwrap_or_default());
+        self.lay(&direct);
+    }
+
+    fn lay(&mut self, direct: &BTreeMap<IpNet, IpAddr>) {
+        let wrong = self.fabric.lay(direct);
+        let routes = "not all blocks are reached that have no tunnel";
+        self.of_routes.tell(wrong, routes);
+    }
+
     /// False of one that started anew: it knows nothing.
     pub fn is_told(&self) -> bool {
         let status = Client::connect(&self.control).and_then(|mut client| client.status());
         let pid = status.ok().map(|status| status.pid);
-        self.told.is_some() && pid == self.told
+        self.told.is_some() && pid == self.told.as_ref().map(|(pid, _)| *pid)
+    }
+
+    pub fn knows(&self, view: &View) -> bool {
+        let told = self.told.as_ref();
+        told.is_some_and(|(_, nodes)| *nodes == view.nodes)
+    }
+}
+
+/// What is wrong by now, each said once.
+#[derive(Debug)]
+struct Complaints(Vec<String>);
+
+impl Complaints {
+    fn tell(&mut self, now: Vec<String>, what: &str) {
+        for error in now.iter().filter(|error| !self.0.contains(*error)) {
+            tracing::warn!(error, "{what}");
+        }
+        self.0 = now;
     }
 }
 
 /// Returns which process was told.
-fn tell(control: &Path, nodes: Nodes) -> anyhow::Result<u32> {
+fn tell(control: &Path, nodes: &Nodes) -> anyhow::Result<u32> {
     let mut client = Client::connect(control)?;
     let pid = client.status()?.pid;
-    client.request(&Request::Apply(nodes))?;
+    client.request(&Request::Apply(nodes.clone()))?;
     Ok(pid)
 }
 

@@ -19,7 +19,8 @@ use super::{
     inbox::{Inbox, Message},
 };
 
-/// How often the forwarder is asked whether it is still the one that was told.
+/// How often the forwarder is asked whether it is still the one that was told,
+/// and routes are looked at.
 const PULSE: Duration = Duration::from_secs(2);
 
 /// Between two tries of what failed.
@@ -43,6 +44,12 @@ pub trait Member {
     fn take(&mut self, event: Event) -> Outcome;
 
     fn view(&self) -> View;
+
+    /// Whether the view follows from more than the records, and so may change
+    /// without them.
+    fn moves(&self) -> bool {
+        false
+    }
 
     /// Leaves in etcd what a member leaves that goes.
     fn end(&mut self);
@@ -124,9 +131,7 @@ fn term(member: &mut impl Member, forwarder: &mut Forwarder, inbox: &Inbox) -> E
             },
             None if untold > 0 => untold = AT_ONCE,
             None => {
-                if !forwarder.is_told() {
-                    forwarder.apply(member.view());
-                }
+                look_after(forwarder, member);
                 next_pulse = Instant::now() + PULSE;
             }
         }
@@ -134,6 +139,15 @@ fn term(member: &mut impl Member, forwarder: &mut Forwarder, inbox: &Inbox) -> E
             forwarder.apply(member.view());
             untold = 0;
         }
+    }
+}
+
+fn look_after(forwarder: &mut Forwarder, member: &impl Member) {
+    let moved = || member.moves() && !forwarder.knows(&member.view());
+    if !forwarder.is_told() || moved() {
+        forwarder.apply(member.view());
+    } else {
+        forwarder.keep_routes();
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan,
     packet_core::ErrorMessage,
     packet_route::{
         address::{AddressAttribute, AddressFlags},
@@ -33,9 +33,11 @@ use crate::{
     netns::{Netns, NetnsError},
 };
 
+mod hop;
 mod route;
 mod state;
 
+pub use hop::Hop;
 pub use route::Route;
 pub use state::LinkState;
 
@@ -269,20 +271,7 @@ impl Netlink {
     }
 
     fn is_local(&self, address: IpAddr) -> Result<bool, NetlinkError> {
-        let message = match address {
-            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(v4, 32)
-                .build(),
-            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(v6, 128)
-                .build(),
-        };
-        let get = self.handle.route().get(message).execute();
-        let found = self.ask(format!("ask for the way to {address}"), async move {
-            let mut routes = std::pin::pin!(get);
-            routes.try_next().await
-        });
-        match found {
+        match self.way_to(address) {
             Ok(route) => Ok(route.is_some_and(|route| route.header.kind == RouteType::Local)),
             Err(error) if error.is(Errno::ENETUNREACH) => Ok(false),
             Err(error) => Err(error),

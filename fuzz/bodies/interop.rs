@@ -72,6 +72,23 @@ fn lease(lease: Lease) {
         key: SubnetKey::parse("192.0.2.0-24").expect("a key"),
         ..lease.clone()
     };
-    let found = flannel::peers(&other, [&lease, &lease], 8472);
+    let all = br#"{"EnableIPv6":true,"Network":"0.0.0.0/0","IPv6Network":"::/0"}"#;
+    let all = flannel::Config::parse("config", all).expect("a network");
+    let found = flannel::peers(&other, [&lease, &lease], &all, 8472, |_| true);
     assert!(found.nodes.is_empty(), "its address is taken");
+    let stranger = Lease {
+        key: other.key,
+        record: flannel::Record {
+            public_v4: None,
+            public_v6: None,
+            v4: None,
+            v6: None,
+            ..lease.record.clone()
+        },
+    };
+    let found = flannel::peers(&stranger, [&lease, &lease], &all, 8472, |_| true);
+    assert!(
+        found.nodes.len() <= 2,
+        "a lease is a node in each family, once"
+    );
 }

@@ -5,6 +5,8 @@
 mod bird;
 mod cluster;
 mod errors;
+#[path = "../support/forms.rs"]
+mod forms;
 mod life;
 mod surroundings;
 mod ways;

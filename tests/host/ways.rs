@@ -25,42 +25,9 @@ use weft_testkit::needs_namespaces;
 
 use crate::{
     cluster::{Cluster, FULL_MTU, Place, VXLAN_MTU, WHOLE, plan, said, talk, talk_by},
-    wiretap::{Wiretap, dissect},
+    forms::{PLAIN, TUNNELLED, forms},
+    wiretap::Wiretap,
 };
-
-const PLAIN: &str = "plain";
-const TUNNELLED: &str = "vxlan";
-
-/// In which forms the wire of a node has packets between these.
-fn forms(tap: Wiretap, one: &Pod, other: &Pod) -> BTreeSet<&'static str> {
-    let theirs: BTreeSet<_> = [one, other]
-        .into_iter()
-        .flat_map(|pod| [pod.v4().to_string(), pod.v6().to_string()])
-        .collect();
-    let mut forms = BTreeSet::new();
-    for row in dissect(&tap.heard()) {
-        let protocols = row[0].replace(":ethertype", "");
-        // Sources and destinations, those of the outermost header first.
-        let of = |at: usize| row[at].split(',').map(str::to_owned).collect::<Vec<_>>();
-        let (v4, v6) = ((of(1), of(2)), (of(3), of(4)));
-        let ends = |(sources, destinations): &(Vec<String>, Vec<String>), at: usize| {
-            let both = [sources.get(at), destinations.get(at)];
-            both.iter()
-                .all(|end| end.is_some_and(|end| theirs.contains(end)))
-        };
-        if protocols.contains(":vxlan:eth:ip") {
-            // The underlay is IPv4 here.
-            if ends(&v4, 1) || ends(&v6, 0) {
-                forms.insert(TUNNELLED);
-            }
-        } else if (protocols.starts_with("eth:ip:") || protocols.starts_with("eth:ipv6:"))
-            && (ends(&v4, 0) || ends(&v6, 0))
-        {
-            forms.insert(PLAIN);
-        }
-    }
-    forms
-}
 
 /// The pods of the two nodes do all that pods do, and their packets are on
 /// the wire in that form only.

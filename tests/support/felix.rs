@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 use weft_cni::netns::Netns;
 
@@ -16,6 +17,7 @@ use super::{
 };
 
 pub const NODES: &str = "/calico/resources/v3/projectcalico.org/nodes/";
+const POOLS: &str = "/calico/resources/v3/projectcalico.org/ippools/";
 pub const BLOCKS: &str = "/calico/ipam/v2/assignment/";
 
 /// By family: device, suffix of what the MAC is derived from, overhead.
@@ -112,11 +114,45 @@ impl<'a> Felix<'a> {
                     ],
                 );
                 for net in self.places(name, at) {
-                    let route = format!("ip route replace {net} via {tunnel} dev {device} onlink");
+                    let route = match self.is_plain(&net, address) {
+                        true => format!("ip route replace {net} via {address} dev eth0"),
+                        false => format!("ip route replace {net} via {tunnel} dev {device} onlink"),
+                    };
                     all(self.node, &[&route]);
                 }
             }
         }
+    }
+
+    /// Whether the net's pool has CrossSubnet, and the address is in this
+    /// node's subnet.
+    fn is_plain(&self, net: &str, address: &str) -> bool {
+        let address: IpAddr = address.parse().expect("an address");
+        let first: IpAddr = net
+            .split('/')
+            .next()
+            .and_then(|a| a.parse().ok())
+            .expect("a net");
+        let cross = self.etcd.rows(POOLS).into_iter().any(|(_, value)| {
+            let pool: Json = serde_json::from_str(&value).expect("JSON");
+            let cidr: IpNet = pool["spec"]["cidr"]
+                .as_str()
+                .and_then(|c| c.parse().ok())
+                .expect("a CIDR");
+            cidr.contains(&first) && pool["spec"]["vxlanMode"] == "CrossSubnet"
+        });
+        let own = self.etcd.rows(&format!("{NODES}{}", self.name));
+        let own: Json = serde_json::from_str(&own[0].1).expect("JSON");
+        let own = &own["spec"]["bgp"][if address.is_ipv4() {
+            "ipv4Address"
+        } else {
+            "ipv6Address"
+        }];
+        let own: IpNet = own
+            .as_str()
+            .and_then(|own| own.parse().ok())
+            .expect("a subnet");
+        cross && own.contains(&address)
     }
 
     /// The blocks of a node in a family, and what others lent it.

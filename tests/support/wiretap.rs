@@ -8,31 +8,42 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
+use nix::{
+    net::if_::if_nametoindex,
+    sys::socket::{
+        AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+        sockopt,
+    },
 };
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use weft_cni::netns::Netns;
 
-/// Hears every frame on a node's wire, in both directions.
-pub struct Wiretap(OwnedFd);
+/// Hears every frame on a node's wire, its `eth0`, in both directions.
+pub struct Wiretap {
+    socket: OwnedFd,
+    wire: usize,
+}
 
 impl Wiretap {
     pub fn on(node: &Netns) -> Self {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let all = SockProtocol::EthAll;
+        let wire = node.run(|| if_nametoindex("eth0"));
+        let wire = usize::try_from(wire.expect("enter").expect("a wire")).expect("small");
         let raw = node.run(|| socket(AddressFamily::Packet, SockType::Raw, flags, all));
         let socket = raw.expect("enter").expect("a packet socket");
         setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).expect("room");
-        Self(socket)
+        Self { socket, wire }
     }
 
     /// What has come by now.
     pub fn heard(self) -> Vec<Vec<u8>> {
         let mut bytes = vec![0; 1 << 16];
         let mut heard = Vec::new();
-        while let Ok(len) = recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-            heard.push(bytes[..len].to_vec());
+        while let Ok((len, link)) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut bytes) {
+            if link.is_some_and(|link| link.ifindex() == self.wire) {
+                heard.push(bytes[..len].to_vec());
+            }
         }
         heard
     }
@@ -55,7 +66,9 @@ pub fn dissect(frames: &[Vec<u8>]) -> Vec<Vec<String>> {
         "ip.ttl",
     ];
     let output = Command::new("tshark")
-        .args(["-n", "-o", "ip.check_checksum:TRUE", "-T", "fields", "-r"])
+        // The kernel's VXLAN port is not the one that tshark knows.
+        .args(["-n", "-d", "udp.port==8472,vxlan"])
+        .args(["-o", "ip.check_checksum:TRUE", "-T", "fields", "-r"])
         .arg(&path)
         .args(fields.iter().flat_map(|field| ["-e", *field]))
         .output()

@@ -65,8 +65,9 @@ impl Member {
         let tunnels = families.map(|v6| ensure_tunnel(&self.cluster, self.name(), v6));
         let tunnels: Vec<_> = tunnels.collect::<Result<_, _>>()?;
         self.node.tunnel = tunnels.into_iter().flatten().collect();
+        let plain = || Records::load(&self.cluster).map(|records| records.have_plain_pool());
         ensure!(
-            !self.node.tunnel.is_empty(),
+            !self.node.tunnel.is_empty() || plain()?,
             "no pool that is enabled and for this node has VXLAN in a family of --public-ip; set \
              a pool's vxlanMode, or check its nodeSelector"
         );

@@ -132,6 +132,11 @@ impl Records {
         }))
     }
 
+    pub fn have_plain_pool(&self) -> bool {
+        let (pools, _) = self.pools();
+        pools.iter().any(Pool::leaves_some_plain)
+    }
+
     /// As all nodes have it but for what is this node's own.
     pub fn wire(&self, node: &str) -> Wire {
         let keys = [format!("{FELIX}default"), format!("{FELIX}node.{node}")];

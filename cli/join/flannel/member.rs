@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use weft_api::forwarder::{Node, Nodes};
+use weft_cni::netlink::Netlink;
 use weft_etcd::{
     Cluster, below,
     message::{Bytes, Event, EventKind, KeyValue},
@@ -15,6 +16,7 @@ use weft_wire::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 
 use super::lease::{self, Held};
 use crate::join::{
+    fabric::is_near,
     forwarder::View,
     life::{self, Listing, Outcome},
 };
@@ -28,6 +30,8 @@ pub struct Member {
     pub prefix: String,
     pub config: Config,
     pub vxlan: Vxlan,
+    /// Of a network with DirectRouting.
+    pub links: Option<Netlink>,
     /// But for its subnets.
     pub node: Node,
     pub subnet_env: Option<PathBuf>,
@@ -115,8 +119,10 @@ impl life::Member for Member {
         let mut rows: Vec<_> = self.rows.values().collect();
         rows.sort_by_key(|(revision, _)| std::cmp::Reverse(*revision));
         let leases = rows.iter().filter_map(|(_, lease)| lease.as_ref().ok());
+        let links = self.links.as_ref();
+        let near = |public| links.is_some_and(|links| is_near(links, public));
         let found = match &self.own {
-            Some(own) => peers(&own.lease, leases, self.vxlan.port),
+            Some(own) => peers(&own.lease, leases, &self.config, self.vxlan.port, near),
             None => Default::default(),
         };
         let unread = rows.iter().filter_map(|(_, lease)| lease.as_ref().err());
@@ -134,6 +140,11 @@ impl life::Member for Member {
                 peers: found.nodes,
             },
         }
+    }
+
+    /// Which nodes are near is the kernel's to know.
+    fn moves(&self) -> bool {
+        self.links.is_some()
     }
 
     /// The subnet stays this node's for the rest of its lease.

@@ -242,19 +242,19 @@ fn affinities_and_handles_are_calicos() {
 #[test]
 fn pools_say_the_way_and_settings_their_defaults() {
     use weft_api::forwarder::Way;
-    let way = |from: &str, to: &str| {
+    // To a node of another subnet, and to one of the same.
+    let ways = |from: &str, to: &str| {
         let pool = pool("pools/1", from, to);
-        (pool.way(false), pool.shortfall(true).is_some())
+        [false, true].map(|same| pool.way(same))
     };
+    assert_eq!(ways("", ""), [Way::Vxlan, Way::Vxlan]);
+    assert_eq!(ways("Always", "CrossSubnet"), [Way::Vxlan, Way::Direct]);
     let none = (r#""vxlanMode": "Always""#, r#""vxlanMode": "Never""#);
-    assert_eq!(way("", ""), (Some(Way::Vxlan), false));
-    assert_eq!(way("Always", "CrossSubnet"), (Some(Way::Vxlan), true));
-    assert_eq!(way(none.0, none.1), (None, true));
-    let swapped = (
-        "\"vxlanMode\": \"Always\",\n    \"ipipMode\": \"Never\"",
-        "\"ipipMode\": \"Always\"",
-    );
-    assert_eq!(way(swapped.0, swapped.1), (Some(Way::Ipip), false));
+    assert_eq!(ways(none.0, none.1), [Way::Direct, Way::Direct]);
+    let vxlan = "\"vxlanMode\": \"Always\",\n    \"ipipMode\": \"Never\"";
+    let ipip = |mode: &str| ways(vxlan, &format!("\"ipipMode\": \"{mode}\""));
+    assert_eq!(ipip("Always"), [Way::Ipip, Way::Ipip]);
+    assert_eq!(ipip("CrossSubnet"), [Way::Ipip, Way::Direct]);
     let bare = pool("pools/1", r#""blockSize": 26,"#, "");
     assert_eq!(
         (bare.block_size, bare.encapsulation),
@@ -356,6 +356,8 @@ fn what_no_node_can_have_takes_no_other_node_away() {
         bad(&|node| node.v4.tunnel = inner("10.244.200.1")),
         bad(&|node| node.v4.tunnel = inner("10.244.200.17")),
         bad(&|node| node.v4.mac = Some("01:00:00:00:00:01".parse().expect("a MAC"))),
+        bad(&|node| node.v4.mac = Some(derived_mac("good", false))),
+        bad(&|node| node.v4.mac = Some(derived_mac("ours", false))),
         bad(&|node| node.name = "good".to_owned()),
         bad(&|node| node.name = "a b".to_owned()),
     ];
@@ -414,6 +416,59 @@ fn nodes_have_their_blocks_and_what_was_lent_to_them() {
         (4096, 4789)
     );
     assert_eq!(found.nodes[2].vtep_mac, derived_mac("node-2", false));
+}
+
+#[test]
+fn what_has_no_tunnel_takes_no_tunnel_address() {
+    use weft_api::forwarder::Way;
+    let (pools, errors) = Pools::new([
+        pool("pools/1", "Always", "CrossSubnet"),
+        pool("pools/2", "10.244.0.0/16", "10.245.0.0/16"),
+    ]);
+    assert_eq!(errors, []);
+    let ours = named("ours", "192.0.2.1/24", "10.244.200.1");
+    let mut records = [
+        named("near", "192.0.2.7/24", "10.244.200.17"),
+        named("far", "198.51.100.8/24", "10.244.200.18"),
+        named("bare", "192.0.2.9/24", "10.244.200.19"),
+        named("empty", "192.0.2.10/24", "10.244.200.20"),
+    ];
+    for bare in &mut records[2..] {
+        bare.v4.tunnel = None;
+    }
+    let blocks = [
+        ("10.244.1.0/30", "near"),
+        ("10.245.1.0/30", "near"),
+        ("10.244.2.0/30", "far"),
+        ("10.244.3.0/30", "bare"),
+        ("10.245.3.0/30", "bare"),
+    ]
+    .map(|(cidr, node)| {
+        let mut block = block(cidr, node);
+        block.allocations = None;
+        block
+    });
+    let found = peers(&ours, &records, &blocks, &pools, Wire::default());
+    assert_eq!(found.errors, []);
+    let net = |text: &str| text.parse::<ipnet::IpNet>().expect("a CIDR");
+    let direct = |text: &str| BTreeMap::from([(net(text), Way::Direct)]);
+    let told = found
+        .nodes
+        .iter()
+        .map(|node| (node.name.as_str(), node.blocks.clone(), node.ways.clone()));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            (
+                "near",
+                vec![net("10.244.1.0/30"), net("10.245.1.0/30")],
+                direct("10.244.1.0/30")
+            ),
+            ("far", vec![net("10.244.2.0/30")], Default::default()),
+            ("bare", vec![net("10.244.3.0/30")], direct("10.244.3.0/30")),
+        ]
+    );
+    assert!(found.nodes[2].tunnel.is_empty());
 }
 
 #[test]

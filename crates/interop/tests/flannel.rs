@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 use weft_api::{
-    forwarder::Node,
+    forwarder::{Node, Way},
     names::{Mac, Name, Vni},
 };
 use weft_interop::{
     Error,
     flannel::{
-        Backend, Config, Endpoint, Lease, PREFIX, Record, SubnetEnv, SubnetKey, lease, peers,
-        record, update, write,
+        Backend, Config, Endpoint, Lease, PREFIX, Peers, Record, SubnetEnv, SubnetKey, lease,
+        peers, record, update, write,
     },
 };
 
@@ -35,11 +35,30 @@ fn dual() -> Lease {
 }
 
 fn of(key: &str, public: &str) -> Lease {
-    let value = V4.replace("192.168.64.3", public);
+    // Each a MAC of its own, and that of the fixture its own.
+    let last = public.rsplit('.').next().expect("an address");
+    let last: u8 = last.parse().expect("an address");
+    let mac = format!("c6:d2:32:6f:8f:{:02x}", last ^ 0x03 ^ 0x44);
+    let value = V4
+        .replace("192.168.64.3", public)
+        .replace("c6:d2:32:6f:8f:44", &mac);
     Lease {
         key: SubnetKey::parse(key).expect("a key"),
         record: Record::parse(key, value.as_bytes()).expect("a record"),
     }
+}
+
+fn network() -> Config {
+    config(
+        r#"{"EnableIPv6":true,"Network":"10.5.0.0/16","IPv6Network":"fc00::/48",
+            "Backend":{"Type":"vxlan"}}"#,
+    )
+    .expect("valid")
+}
+
+/// None of them near.
+fn found<'a>(own: &Lease, leases: impl IntoIterator<Item = &'a Lease>) -> Peers {
+    peers(own, leases, &network(), 8472, |_| false)
 }
 
 fn cidrs() -> Vec<IpNet> {
@@ -257,10 +276,10 @@ fn subnet_env_is_flannels_to_the_byte() {
 #[test]
 fn a_lease_is_a_peer_for_each_family() {
     let own = of("10.5.1.0-24", "192.168.64.1");
-    let found = peers(&own, [&own, &dual()], 8472);
-    assert_eq!(found.errors, []);
-    let [v4, v6] = &found.nodes[..] else {
-        panic!("{:?}", found.nodes)
+    let seen = found(&own, [&own, &dual()]);
+    assert_eq!(seen.errors, []);
+    let [v4, v6] = &seen.nodes[..] else {
+        panic!("{:?}", seen.nodes)
     };
     assert_eq!(v4.name.as_str(), "10.5.52.0-24");
     assert_eq!(
@@ -294,9 +313,9 @@ fn one_nodes_bad_lease_leaves_the_others_alone() {
         other_backend,
         nowhere,
     ];
-    let found = peers(&own, &leases, 8472);
-    assert_eq!(found.nodes, peers(&own, [&good], 8472).nodes);
-    let told: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+    let seen = found(&own, &leases);
+    assert_eq!(seen.nodes, found(&own, [&good]).nodes);
+    let told: Vec<_> = seen.errors.iter().map(ToString::to_string).collect();
     for (told, words) in told.iter().zip([
         ["10.5.0.0-23", "10.5.1.0-24"],
         ["10.5.2.128-25", "10.5.2.0-24"],
@@ -308,6 +327,80 @@ fn one_nodes_bad_lease_leaves_the_others_alone() {
         assert!(words.iter().all(|word| told.contains(word)), "{told}");
     }
     assert_eq!(told.len(), 6);
+}
+
+/// Each would make the forwarder refuse all nodes, or carry off what is
+/// somebody else's.
+#[test]
+fn what_no_node_can_have_takes_no_other_lease_away() {
+    let own = of("10.5.1.0-24", "192.168.64.1");
+    let good = of("10.5.2.0-24", "192.168.64.2");
+    let with_mac = |text: &str| {
+        let mut lease = of("10.5.3.0-24", "192.168.64.3");
+        let mac = text.parse().expect("a MAC");
+        lease.record.v4 = lease.record.v4.map(|endpoint| Endpoint { mac, ..endpoint });
+        lease
+    };
+    let mac = |lease: &Lease| lease.record.v4.expect("an endpoint").mac.to_string();
+    for (bad, words) in [
+        (of("10.6.3.0-24", "192.168.64.3"), "outside the network"),
+        (of("10.0.0.0-8", "192.168.64.3"), "outside the network"),
+        (
+            of("10.5.0.0-16", "192.168.64.3"),
+            "is already 10.5.1.0-24's",
+        ),
+        (
+            of("10.5.2.0-25", "192.168.64.3"),
+            "is already 10.5.2.0-24's",
+        ),
+        (of("10.5.3.0-24", "0.0.0.0"), "PublicIP: it is missing"),
+        (of("10.5.3.0-24", "224.0.0.3"), "not a unicast address"),
+        (
+            of("10.5.3.0-24", "255.255.255.255"),
+            "not a unicast address",
+        ),
+        (
+            of("10.5.3.0-24", "192.168.64.1"),
+            "is already 10.5.1.0-24's",
+        ),
+        (
+            of("10.5.3.0-24", "192.168.64.2"),
+            "is already 10.5.2.0-24's",
+        ),
+        (with_mac("01:00:5e:00:00:01"), "not a unicast MAC"),
+        (with_mac("00:00:00:00:00:00"), "not a unicast MAC"),
+        (with_mac(&mac(&good)), "is already 10.5.2.0-24's"),
+        (with_mac(&mac(&own)), "is already 10.5.1.0-24's"),
+    ] {
+        let seen = found(&own, [&good, &bad]);
+        assert_eq!(seen.nodes, found(&own, [&good]).nodes, "{bad:?}");
+        let [error] = &seen.errors[..] else {
+            panic!("{bad:?}: {:?}", seen.errors)
+        };
+        let told = error.to_string();
+        assert!(
+            told.starts_with(&bad.key.to_string()) && told.contains(words),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn those_who_are_near_are_reached_without_a_tunnel() {
+    let own = of("10.5.1.0-24", "192.168.64.1");
+    let far = of("10.5.2.0-24", "203.0.113.2");
+    let near = |public: std::net::IpAddr| public.to_string().starts_with("192.168.64.");
+    let seen = peers(&own, [&dual(), &far], &network(), 8472, near);
+    assert_eq!(seen.errors, []);
+    let ways = seen.nodes.iter().map(|node| node.ways.clone());
+    assert_eq!(
+        ways.collect::<Vec<_>>(),
+        [
+            BTreeMap::from([(cidrs()[0], Way::Direct)]),
+            BTreeMap::new(),
+            BTreeMap::new()
+        ]
+    );
 }
 
 #[test]
@@ -327,7 +420,7 @@ fn this_node_is_a_lease_that_reads_back() {
     let key = dual().key;
     let record = record(&node, &key);
     let own = of("10.5.1.0-24", "192.168.64.1");
-    let seen = peers(&own, [&Lease { key, record }], 8472);
+    let seen = found(&own, [&Lease { key, record }]);
     assert_eq!(seen.errors, []);
     for (place, seen) in seen.nodes.iter().enumerate() {
         assert_eq!(seen.underlay, node.underlay[place..=place]);

@@ -1,20 +1,19 @@
 //! What the IPAM server has told so far, and the nodes that follow from it.
 //! Pure. One record that cannot be used leaves out itself, not the others.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use weft_api::{
     forwarder::{self, Nodes, Way},
     ipam::{Encapsulation, Event, Node, Route, When},
-    names::Name,
+    names::{Mac, Name},
 };
 
-use crate::publish::{checks, unique::places_of};
+use crate::publish::{
+    checks,
+    unique::{macs_of, places_of},
+};
 
 #[derive(Debug, Default)]
 pub struct View {
@@ -37,6 +36,12 @@ pub enum LeftOut {
         node: Name,
         problem: String,
     },
+    /// Another node has what this one has.
+    Taken {
+        node: Name,
+        what: String,
+        by: Name,
+    },
 }
 
 impl fmt::Display for LeftOut {
@@ -53,6 +58,10 @@ impl fmt::Display for LeftOut {
             Self::Record { node, problem } => {
                 write!(f, "node {node} is left out: {problem}; correct its record")
             }
+            Self::Taken { node, what, by } => write!(
+                f,
+                "node {node} is left out: {what} is also node {by}'s; correct one of the two"
+            ),
         }
     }
 }
@@ -125,10 +134,7 @@ impl View {
                     seen.add(&peer);
                     peers.push(peer);
                 }
-                Err(problem) => left_out.push(LeftOut::Record {
-                    node: peer.name,
-                    problem,
-                }),
+                Err(problem) => left_out.push(problem),
             }
         }
         (Nodes { node: own, peers }, left_out)
@@ -203,28 +209,50 @@ fn record(node: &Node, blocks: Vec<IpNet>) -> forwarder::Node {
     }
 }
 
-/// What no two nodes may share.
+/// What no two nodes may share, and which has it.
 #[derive(Default)]
 struct Seen {
-    underlays: BTreeSet<IpAddr>,
-    places: BTreeSet<IpNet>,
+    underlays: BTreeMap<IpAddr, Name>,
+    macs: BTreeMap<(bool, Mac), Name>,
+    places: BTreeMap<IpNet, Name>,
 }
 
 impl Seen {
-    fn check(&self, node: &forwarder::Node) -> Result<(), String> {
-        checks::node(node).map_err(|error| error.message)?;
-        if let Some(address) = node.underlay.iter().find(|a| self.underlays.contains(a)) {
-            return Err(format!("underlay address {address} is another node's"));
-        }
-        match places_of(node).iter().find(|net| self.places.contains(net)) {
-            Some(net) => Err(format!("{net} is another node's")),
+    fn check(&self, node: &forwarder::Node) -> Result<(), LeftOut> {
+        checks::node(node).map_err(|error| LeftOut::Record {
+            node: node.name.clone(),
+            problem: error.message,
+        })?;
+        let places = places_of(node);
+        let underlay = node.underlay.iter().find_map(|address| {
+            let by = self.underlays.get(address)?;
+            Some((format!("underlay address {address}"), by))
+        });
+        let mac = || {
+            let by = macs_of(node).find_map(|mac| self.macs.get(&mac))?;
+            Some((format!("VTEP MAC {}", node.vtep_mac), by))
+        };
+        let place = || {
+            let of = |net| Some((format!("{net}"), self.places.get(net)?));
+            places.iter().find_map(of)
+        };
+        match underlay.or_else(mac).or_else(place) {
             None => Ok(()),
+            Some((what, by)) => Err(LeftOut::Taken {
+                node: node.name.clone(),
+                what,
+                by: by.clone(),
+            }),
         }
     }
 
     fn add(&mut self, node: &forwarder::Node) {
-        self.underlays.extend(&node.underlay);
-        self.places.extend(places_of(node));
+        let name = || node.name.clone();
+        let underlays = node.underlay.iter().map(|address| (*address, name()));
+        self.underlays.extend(underlays);
+        self.macs.extend(macs_of(node).map(|mac| (mac, name())));
+        let places = places_of(node).into_iter();
+        self.places.extend(places.map(|net| (net, name())));
     }
 }
 

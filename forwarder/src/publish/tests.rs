@@ -26,7 +26,7 @@ fn node(text: &str, underlay: &[&str], blocks: &[&str]) -> Node {
     Node {
         name: name(text),
         underlay: addresses(underlay),
-        vtep_mac: Mac([2, 0, 0, 0, 1, 1]),
+        vtep_mac: Mac([2, 0, 0, 0, 1, text.as_bytes()[1]]),
         vni: Vni::DEFAULT,
         port: 4789,
         blocks: blocks.iter().map(|b| b.parse().expect("a block")).collect(),
@@ -259,6 +259,32 @@ fn what_another_node_has_is_taken() {
     let peer = |address: &str| snapshot.peer_of(addresses(&[address])[0]);
     assert_eq!(peer("10.2.0.7"), Some(PeerId(1)));
     assert_eq!(peer("10.2.0.8"), Some(PeerId(0)));
+}
+
+#[test]
+fn no_two_nodes_have_one_mac() {
+    let n2 = node("n2", &["192.0.2.2"], &[]);
+    let twin = |of: &Node, underlay: &str| Node {
+        vtep_mac: of.vtep_mac,
+        ..node("n3", &[underlay], &[])
+    };
+    for (of, peers) in [
+        ("n2", vec![n2.clone(), twin(&n2, "192.0.2.3")]),
+        ("n1", vec![twin(&own(), "192.0.2.3")]),
+    ] {
+        let refused = state().with_nodes(nodes(peers));
+        let error = refused.expect_err("one MAC");
+        assert_eq!(error.code, Code::Taken, "{error}");
+        let mac = format!("node n3: VTEP MAC {}", node(of, &[], &[]).vtep_mac);
+        let told = [mac, format!("is also node {of}'s")];
+        assert!(
+            told.iter().all(|words| error.message.contains(words)),
+            "{error}"
+        );
+    }
+    // What one node is over IPv6 and over IPv4.
+    let both = vec![n2.clone(), twin(&n2, "2001:db8::2")];
+    state().with_nodes(nodes(both)).expect("one node's tunnels");
 }
 
 #[test]

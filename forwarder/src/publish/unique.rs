@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use ipnet::IpNet;
 use weft_api::{
     forwarder::{Code, Error, Node},
-    names::Name,
+    names::{Mac, Name},
 };
 
 use super::{checks, refusal};
@@ -21,6 +21,7 @@ pub(super) fn check(own: &Node, peers: &[Node]) -> Result<(), Error> {
     }
     let mut names = HashMap::new();
     let mut underlays = HashMap::new();
+    let mut macs = HashMap::new();
     let mut places = HashMap::new();
     for (place, node) in std::iter::once(own).chain(peers).enumerate() {
         if place > 0 {
@@ -38,6 +39,11 @@ pub(super) fn check(own: &Node, peers: &[Node]) -> Result<(), Error> {
                 return Err(taken(format!("underlay address {address}"), by));
             }
         }
+        for mac in macs_of(node) {
+            if let Some(by) = macs.insert(mac, &node.name) {
+                return Err(taken(format!("VTEP MAC {}", node.vtep_mac), by));
+            }
+        }
         for block in places_of(node) {
             if let Some(by) = places.insert(block, &node.name) {
                 return Err(taken(format!("block {block}"), by));
@@ -45,6 +51,13 @@ pub(super) fn check(own: &Node, peers: &[Node]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The node's MAC in each family of its underlay: a node may be two peers, one
+/// a family, of one MAC.
+pub(crate) fn macs_of(node: &Node) -> impl Iterator<Item = (bool, Mac)> {
+    let families = node.underlay.iter().map(IpAddr::is_ipv6);
+    families.map(|v6| (v6, node.vtep_mac))
 }
 
 /// The node's blocks, and its tunnel addresses that lie outside of them.

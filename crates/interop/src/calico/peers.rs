@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use weft_api::{
     forwarder::{Node, Way, sound},
-    names::Name,
+    names::{Mac, Name},
 };
 
 use super::{Block, Pools, Record, Tunnel, Wire, block_key, derived_mac, node_key};
@@ -20,13 +20,13 @@ pub struct Peers {
     pub nodes: Vec<Node>,
     /// The blocks of this node, and what others lent it.
     pub own: Vec<IpNet>,
-    /// Of what is left out, or is served otherwise than Calico serves it.
+    /// Of what is left out.
     pub errors: Vec<Error>,
 }
 
 /// The nodes but `own`, each with its blocks and with what others lent it. A
-/// family in which a node has no address or no tunnel address is left out, as
-/// Calico leaves it out. Of two nodes that want the same the first has it.
+/// family in which a node has no address is left out, as Calico leaves it out,
+/// and without a tunnel address what has a tunnel. Of two nodes that want the same the first has it.
 pub fn peers<'a>(
     own: &Record,
     records: impl IntoIterator<Item = &'a Record>,
@@ -43,7 +43,6 @@ pub fn peers<'a>(
     let own_places = by_node.get(own.name.as_str()).cloned();
     peers.own = own_places.unwrap_or_default().into_iter().collect();
     let mut taken = Taken::by(own);
-    let mut shortfalls = BTreeMap::new();
     for record in records.into_iter().filter(|record| record.name != own.name) {
         for (v6, tunnel) in [(false, &record.v4), (true, &record.v6)] {
             let all = by_node.get(record.name.as_str());
@@ -59,10 +58,7 @@ pub fn peers<'a>(
                         .push(Error::field(&block_key(*net), "cidr", problem));
                     continue;
                 };
-                if let Some(error) = pool.shortfall(same) {
-                    shortfalls.insert(&pool.key, error);
-                }
-                ways.extend(pool.way(same).map(|way| (*net, way)));
+                ways.insert(*net, pool.way(same));
             }
             let node = node(record, v6, tunnel, ways, wire);
             match node.and_then(|node| {
@@ -74,7 +70,6 @@ pub fn peers<'a>(
             }
         }
     }
-    peers.errors.extend(shortfalls.into_values());
     peers
 }
 
@@ -112,7 +107,8 @@ fn places<'a>(
     places
 }
 
-/// None of a family that the node is not reached in.
+/// None of a family that the node is not reached in. Without a tunnel address
+/// only what has no tunnel is.
 fn node(
     record: &Record,
     v6: bool,
@@ -120,11 +116,17 @@ fn node(
     mut ways: BTreeMap<IpNet, Way>,
     wire: Wire,
 ) -> Result<Option<Node>, Error> {
-    let (Some(address), Some(inner)) = (tunnel.address, tunnel.tunnel.or(tunnel.ipip)) else {
+    let inner = tunnel.tunnel.or(tunnel.ipip);
+    if inner.is_none() {
+        ways.retain(|_, way| *way == Way::Direct);
+    } else if tunnel.tunnel.is_none() {
+        ways.retain(|_, way| *way != Way::Vxlan);
+    }
+    let Some(address) = tunnel.address else {
         return Ok(None);
     };
-    if tunnel.tunnel.is_none() {
-        ways.retain(|_, way| *way != Way::Vxlan);
+    if inner.is_none() && ways.is_empty() {
+        return Ok(None);
     }
     let key = record.key();
     let wrong = |field| move |problem: String| Error::field(&record.key(), field, problem);
@@ -134,7 +136,8 @@ fn node(
     };
     let name = Name::new(name).map_err(|error| Error::field(&key, "metadata.name", error))?;
     sound::underlay(&[address.addr()]).map_err(wrong("spec.bgp"))?;
-    sound::pod_address(inner).map_err(wrong("spec.ipv4VXLANTunnelAddr"))?;
+    let inner_is_sound = inner.map_or(Ok(()), sound::pod_address);
+    inner_is_sound.map_err(wrong("spec.ipv4VXLANTunnelAddr"))?;
     let vtep_mac = sound::unicast_mac(record.mac(v6)).map_err(wrong("spec.vxlanTunnelMACAddr"))?;
     let blocks = ways.keys().copied().collect();
     ways.retain(|_, way| *way != Way::Vxlan);
@@ -146,7 +149,7 @@ fn node(
         port: wire.port,
         blocks,
         ways,
-        tunnel: vec![inner],
+        tunnel: inner.into_iter().collect(),
     }))
 }
 
@@ -160,6 +163,8 @@ fn same_subnet(own: Option<IpNet>, other: Option<IpNet>) -> bool {
 struct Taken {
     names: BTreeMap<Name, String>,
     addresses: BTreeMap<IpAddr, String>,
+    /// Of the tunnels over IPv4 and over IPv6: a node may have one for both.
+    macs: [BTreeMap<Mac, String>; 2],
 }
 
 impl Taken {
@@ -172,6 +177,7 @@ impl Taken {
         Self {
             names: BTreeMap::new(),
             addresses: addresses.map(|address| (address, own.key())).collect(),
+            macs: [false, true].map(|v6| BTreeMap::from([(own.mac(v6), own.key())])),
         }
     }
 
@@ -194,6 +200,10 @@ impl Taken {
                 return Err(taken(address, other));
             }
         }
+        let macs = &mut self.macs[usize::from(node.underlay.iter().any(IpAddr::is_ipv6))];
+        if let Some(other) = macs.get(&node.vtep_mac) {
+            return Err(taken(&format!("the tunnel's MAC {}", node.vtep_mac), other));
+        }
         for address in &node.tunnel {
             match places.get(&IpNet::from(*address)) {
                 Some(other) if *other != record.name => {
@@ -202,6 +212,7 @@ impl Taken {
                 _ => {}
             }
         }
+        macs.insert(node.vtep_mac, record.key());
         self.names.insert(node.name.clone(), record.key());
         let addresses = node.underlay.iter().chain(&node.tunnel);
         self.addresses

@@ -93,39 +93,19 @@ impl Pool {
         })
     }
 
-    /// How packets for its addresses get to a node; none: no way that the
-    /// forwarder has.
-    ///
-    /// Within a subnet CrossSubnet means none, and the tunnel is taken all the
-    /// same: this is the one place to tell a plain way from it.
-    pub fn way(&self, _same_subnet: bool) -> Option<Way> {
+    /// How packets for its addresses get to a node.
+    pub fn way(&self, same_subnet: bool) -> Way {
         match self.encapsulation {
-            Encapsulation::Vxlan => Some(Way::Vxlan),
-            Encapsulation::Ipip => Some(Way::Ipip),
-            Encapsulation::None => None,
+            Encapsulation::None => Way::Direct,
+            _ if self.cross_subnet && same_subnet => Way::Direct,
+            Encapsulation::Vxlan => Way::Vxlan,
+            Encapsulation::Ipip => Way::Ipip,
         }
     }
 
-    /// What of it the forwarder does otherwise than Calico does, on the way to
-    /// a node.
-    pub fn shortfall(&self, same_subnet: bool) -> Option<Error> {
-        let field = match self.encapsulation {
-            Encapsulation::Ipip => "spec.ipipMode",
-            _ => "spec.vxlanMode",
-        };
-        let problem = match self.encapsulation {
-            Encapsulation::None => {
-                "the pool has no encapsulation, and the forwarder has no plain way: its addresses \
-                 cannot be reached; set it to Always"
-            }
-            _ if self.cross_subnet && same_subnet => {
-                "CrossSubnet is served as Always: the forwarder has no plain way to nodes of this \
-                 node's subnet, and what they send without a tunnel does not reach pods here; \
-                 set it to Always"
-            }
-            _ => return None,
-        };
-        Some(Error::field(&self.key, field, problem))
+    /// Whether nodes have a plain way to some of its addresses.
+    pub fn leaves_some_plain(&self) -> bool {
+        self.way(true) == Way::Direct
     }
 }
 

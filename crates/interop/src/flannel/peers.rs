@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use weft_api::{
-    forwarder::Node,
+    forwarder::{Node, Way, sound},
     names::{Mac, Name},
 };
 
-use super::{Endpoint, Lease, Record, SubnetKey, VXLAN};
+use super::{Config, Endpoint, Lease, Record, SubnetKey, VXLAN};
 use crate::Error;
 
 /// What came of leases.
@@ -20,20 +20,33 @@ pub struct Peers {
 }
 
 /// The nodes behind leases, `own` left out, all of which speak at `port`. Of
-/// two that want the same the first has it, the other is left out.
-pub fn peers<'a>(own: &Lease, leases: impl IntoIterator<Item = &'a Lease>, port: u16) -> Peers {
+/// two that want the same the first has it, the other is left out. Those whose
+/// public address is `near` are reached without a tunnel.
+pub fn peers<'a>(
+    own: &Lease,
+    leases: impl IntoIterator<Item = &'a Lease>,
+    config: &Config,
+    port: u16,
+    near: impl Fn(IpAddr) -> bool,
+) -> Peers {
     let mut peers = Peers::default();
     let mut taken = Taken::by(own);
     for lease in leases.into_iter().filter(|lease| lease.key != own.key) {
-        match nodes(lease, port).and_then(|nodes| taken.take(lease, nodes)) {
-            Ok(nodes) => peers.nodes.extend(nodes),
+        match nodes(lease, config, port).and_then(|nodes| taken.take(lease, nodes)) {
+            Ok(nodes) => peers.nodes.extend(nodes.into_iter().map(|mut node| {
+                if node.underlay.iter().all(|public| near(*public)) {
+                    let direct = node.blocks.iter().map(|block| (*block, Way::Direct));
+                    node.ways = direct.collect();
+                }
+                node
+            })),
             Err(error) => peers.errors.push(error),
         }
     }
     peers
 }
 
-fn nodes(lease: &Lease, port: u16) -> Result<Vec<Node>, Error> {
+fn nodes(lease: &Lease, config: &Config, port: u16) -> Result<Vec<Node>, Error> {
     let (key, record) = (lease.key.to_string(), &lease.record);
     if record.backend != VXLAN {
         let problem = format!(
@@ -59,13 +72,19 @@ fn nodes(lease: &Lease, port: u16) -> Result<Vec<Node>, Error> {
     let mut nodes = Vec::new();
     for (subnet, public, endpoint, [public_field, data_field]) in tunnels {
         let Some(subnet) = subnet else { continue };
-        let missing = |field| Error::field(&key, field, "it is missing; the node is to write it");
-        let public = public.ok_or_else(|| missing(public_field))?;
-        let endpoint = endpoint.ok_or_else(|| missing(data_field))?;
+        let wrong = |field| {
+            let key = &key;
+            move |problem: String| Error::field(key, field, problem)
+        };
+        let missing = || "it is missing; the node is to write it".to_owned();
+        let public = public.ok_or_else(missing).map_err(wrong(public_field))?;
+        let endpoint = endpoint.ok_or_else(missing).map_err(wrong(data_field))?;
+        inside(config, &subnet).map_err(wrong("its name"))?;
+        sound::underlay(&[public]).map_err(wrong(public_field))?;
         nodes.push(Node {
             name: name(&lease.key, subnet).map_err(|e| Error::field(&key, "its name", e))?,
             underlay: vec![public],
-            vtep_mac: endpoint.mac,
+            vtep_mac: sound::unicast_mac(endpoint.mac).map_err(wrong(data_field))?,
             vni: endpoint.vni,
             port,
             blocks: vec![subnet],
@@ -74,6 +93,17 @@ fn nodes(lease: &Lease, port: u16) -> Result<Vec<Node>, Error> {
         });
     }
     Ok(nodes)
+}
+
+/// Whether the network has the subnet, and its first address can be a node's.
+fn inside(config: &Config, subnet: &IpNet) -> Result<(), String> {
+    if !config.ranges().any(|range| range.network.contains(subnet)) {
+        return Err(format!(
+            "{subnet} lies outside the network; delete the lease"
+        ));
+    }
+    sound::block(subnet)?;
+    sound::pod_address(subnet.addr())
 }
 
 /// The lease's, with the family where it has two: an IPv6 address's colons
@@ -96,15 +126,19 @@ fn name(key: &SubnetKey, subnet: IpNet) -> Result<Name, weft_api::names::NameErr
 struct Taken {
     underlay: BTreeMap<IpAddr, SubnetKey>,
     subnets: Vec<(IpNet, SubnetKey)>,
+    /// Of the tunnels over IPv4 and over IPv6: a node may have one for both.
+    macs: [BTreeMap<Mac, SubnetKey>; 2],
 }
 
 impl Taken {
     fn by(own: &Lease) -> Self {
         let v4 = own.record.public_v4.map(IpAddr::V4).into_iter();
         let public = v4.chain(own.record.public_v6.map(IpAddr::V6));
+        let macs = [own.record.v4, own.record.v6];
         Self {
             underlay: public.map(|address| (address, own.key)).collect(),
             subnets: own.key.subnets().map(|net| (net, own.key)).collect(),
+            macs: macs.map(|endpoint| endpoint.iter().map(|one| (one.mac, own.key)).collect()),
         }
     }
 
@@ -120,6 +154,9 @@ impl Taken {
                     return Err(taken(address.to_string(), other));
                 }
             }
+            if let Some(other) = self.macs[family(node)].get(&node.vtep_mac) {
+                return Err(taken(format!("VtepMAC {}", node.vtep_mac), other));
+            }
             for block in &node.blocks {
                 let overlaps = |other: &IpNet| other.contains(block) || block.contains(other);
                 let other = self.subnets.iter().find(|(net, _)| overlaps(net));
@@ -131,11 +168,17 @@ impl Taken {
         for node in &nodes {
             let underlay = node.underlay.iter().map(|address| (*address, lease.key));
             self.underlay.extend(underlay);
+            self.macs[family(node)].insert(node.vtep_mac, lease.key);
             let blocks = node.blocks.iter().map(|block| (*block, lease.key));
             self.subnets.extend(blocks);
         }
         Ok(nodes)
     }
+}
+
+/// Of the tunnel's outside.
+fn family(node: &Node) -> usize {
+    usize::from(node.underlay.iter().any(IpAddr::is_ipv6))
 }
 
 /// This node, as a lease tells it: a tunnel for each family of its underlay

@@ -285,16 +285,39 @@ fn a_bad_record_takes_nobody_with_it() {
     let mut double = doubled.clone();
     double.name = name("n6");
     double.underlay = node(6).underlay;
-    let view = view(&[node(1), node(2), copy, broken, doubled, double], &[]);
+    double.vtep_mac = node(6).vtep_mac;
+    let nodes = [node(1), node(2), copy, broken, doubled, double];
+    let view = view(&nodes, &[]);
     let (nodes, left_out) = view.nodes(&own());
     let names: Vec<_> = nodes.peers.iter().map(|peer| peer.name.as_str()).collect();
     assert_eq!(names, ["n2", "n5"]);
     let told: Vec<_> = left_out.iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 3, "{told:?}");
-    assert!(told[0].contains("underlay address 192.0.2.1 is another node's"));
+    let shared = "n3 is left out: underlay address 192.0.2.1 is also node n1's";
+    assert!(told[0].contains(shared), "{told:?}");
     assert!(told[1].contains("is not a unicast MAC"), "{told:?}");
     assert!(
-        told[2].contains("10.9.0.1/32 is another node's"),
+        told[2].contains("n6 is left out: 10.9.0.1/32 is also node n5's"),
         "{told:?}"
     );
+}
+
+#[test]
+fn of_two_nodes_with_one_mac_the_second_is_left_out() {
+    let mut twin = node(3);
+    twin.vtep_mac = node(2).vtep_mac;
+    // Of the other family it is the same node's other tunnel.
+    let mut other_family = node(4);
+    other_family.vtep_mac = node(2).vtep_mac;
+    other_family.underlay = vec![net("2001:db8::4/64")];
+    let view = view(&[node(1), node(2), twin, other_family], &[]);
+    let (nodes, left_out) = view.nodes(&own());
+    let names: Vec<_> = nodes.peers.iter().map(|peer| peer.name.as_str()).collect();
+    assert_eq!(names, ["n2", "n4"]);
+    let expected = LeftOut::Taken {
+        node: name("n3"),
+        what: "VTEP MAC 02:00:00:00:01:02".to_owned(),
+        by: name("n2"),
+    };
+    assert_eq!(left_out, [expected]);
 }
