@@ -11,6 +11,7 @@ use weft_api::forwarder::{
 };
 
 use crate::{
+    host::plan::around_underlay,
     ipam::words::{joined, word},
     output::{bytes, counted, grouped, lines, show, show_json, table},
     target::{Target, ask},
@@ -69,7 +70,7 @@ fn page(report: &Report) -> String {
         peers,
         counters,
     } = report;
-    let mut page = head(status, ports);
+    let mut page = head(status, ports, peers);
     if !ports.is_empty() {
         page += "\n";
         page += &ports_table(ports);
@@ -88,7 +89,7 @@ fn page(report: &Report) -> String {
     page + "\n" + &balance(counters)
 }
 
-fn head(status: &Status, ports: &[Port]) -> String {
+fn head(status: &Status, ports: &[Port], peers: &[Peer]) -> String {
     let on = |on| if on { "on" } else { "off" };
     let uplink = if status.underlay.is_empty() {
         "none: only pods of this node reach each other".to_owned()
@@ -106,8 +107,9 @@ fn head(status: &Status, ports: &[Port]) -> String {
     let file = status.nodes_file.as_ref().map(file);
     let source = ipam.or(file).unwrap_or_default();
     let host = host(ports);
+    let around = around(status, ports, peers);
     format!(
-        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\n{source}host    {host}\n\
+        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\n{source}host    {host}\n{around}\
          carries {}, {}\n",
         status.node,
         status.version,
@@ -136,6 +138,16 @@ fn host(ports: &[Port]) -> String {
         ),
         PortState::Gone => format!("{name} was deleted; weft host up makes it anew"),
     }
+}
+
+/// Pools whose routes lead datagrams for a node's underlay into the tunnel.
+fn around(status: &Status, ports: &[Port], peers: &[Peer]) -> String {
+    let pools = ports
+        .iter()
+        .filter_map(|port| Some(&port.host.as_ref()?.pools));
+    let around = pools.flat_map(|pools| around_underlay(pools, status, peers));
+    let line = |held| format!("warn    {held}: it is not reached; weft host up mends it\n");
+    around.map(line).collect()
 }
 
 /// Where the nodes come from.
@@ -374,13 +386,13 @@ mod tests {
             path: "/etc/weft/nodes.toml".into(),
             fault: None,
         });
-        let told = head(&status, &[]);
+        let told = head(&status, &[], &[]);
         let line = "nodes   /etc/weft/nodes.toml: in force\n";
         assert!(told.contains(line), "{told}");
         let fault = "/etc/weft/nodes.toml:3: no name; give one".to_owned();
         let file = status.nodes_file.as_mut().expect("just set");
         file.fault = Some(fault.clone());
-        let told = head(&status, &[]);
+        let told = head(&status, &[], &[]);
         let lines = format!(": an older version stays in force\n        {fault}\n");
         assert!(told.contains(&lines), "{told}");
     }

@@ -6,6 +6,7 @@ mod bird;
 mod cluster;
 mod errors;
 mod life;
+mod own_address;
 mod surroundings;
 mod ways;
 #[path = "../support/wiretap.rs"]
