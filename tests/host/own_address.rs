@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 use weft_api::ipam::{Node, Reply};
-use weft_lab::{NodePlan, workshop::run};
+use weft_lab::{NodePlan, probe::Probe, workshop::run};
 use weft_socket::ipam::Client;
 use weft_testkit::needs_namespaces;
 
@@ -137,7 +137,6 @@ fn a_node_that_registers_is_given_what_weft0_has() {
             peers.len() == 2 && peers.iter().all(|peer| peer.node.blocks.len() == 2)
         })
     });
-    use weft_lab::probe::Probe;
     let probes = [Probe::Ping, Probe::Tcp];
     talk_by(&probes, &one.itself(), &one.pod, VXLAN_MTU);
     talk_by(&probes, &one.itself(), &two.pod, VXLAN_MTU);
