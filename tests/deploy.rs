@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_cni::{
@@ -431,23 +432,7 @@ fn the_containers_without_capabilities_are_a_node_that_wires_pods() {
         "{known}"
     );
     // It has registered, and weft0 has what it was given.
-    let netlink = Netlink::open_in(&node.netns)
-        .expect("enter")
-        .expect("netlink");
-    let own = || {
-        let index = netlink.index("weft0").expect("an answer")?;
-        netlink
-            .addresses(index)
-            .expect("an answer")
-            .first()
-            .copied()
-    };
-    let until = Instant::now() + PATIENCE;
-    while own().is_none() {
-        assert!(Instant::now() < until, "weft0 did not come");
-        thread::sleep(Duration::from_millis(20));
-    }
-    let first = own().expect("it has one");
+    let (before, first) = weft0(&node, |_| true);
     assert!(first.to_string().starts_with("10.244."), "{first}");
     assert!(known_as(&node, &first.addr().to_string()));
     let netns = Netns::make("a pod").expect("a namespace");
@@ -457,8 +442,6 @@ fn the_containers_without_capabilities_are_a_node_that_wires_pods() {
     node.plugin("DEL", &netns);
 
     // A forwarder that starts anew takes weft0 along, and gets another.
-    let index = || netlink.index("weft0").expect("an answer");
-    let before = index();
     let mut forwarder = node.running.remove("forwarder").expect("it runs");
     forwarder.kill().expect("it runs");
     forwarder.wait().expect("it ends");
@@ -467,9 +450,25 @@ fn the_containers_without_capabilities_are_a_node_that_wires_pods() {
         .iter()
         .find(|container| container["name"] == "forwarder");
     node.start(again.expect("there is one"));
+    weft0(&node, |now| now.0 != before && now.1 == first);
+}
+
+/// Waits for a weft0 with an address that is as it has to be.
+fn weft0(node: &Node, is_it: impl Fn((u32, IpNet)) -> bool) -> (u32, IpNet) {
+    let netlink = Netlink::open_in(&node.netns)
+        .expect("enter")
+        .expect("netlink");
     let until = Instant::now() + PATIENCE;
-    while index().is_none() || index() == before || own() != Some(first) {
-        assert!(Instant::now() < until, "weft0 did not come again");
+    loop {
+        let index = netlink.index("weft0").expect("an answer");
+        let held = index.map(|index| (index, netlink.addresses(index).unwrap_or_default()));
+        if let Some((index, addresses)) = held
+            && let Some(own) = addresses.first()
+            && is_it((index, *own))
+        {
+            return (index, *own);
+        }
+        assert!(Instant::now() < until, "weft0 did not come");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -373,28 +373,10 @@ fn pods_get_the_leases_addresses_from_host_local() {
     }
     let added = net.ours.run(|| runtime.add(&list, &attachment));
     let result = added.expect("enter").expect("added");
-    let address = |place: usize| -> std::net::IpAddr {
-        let net = result["ips"][place]["address"].as_str().expect("text");
-        let (address, _) = net.split_once('/').expect("a prefix");
-        address.parse().expect("an address")
-    };
-    let (v4, v6) = match (address(0), address(1)) {
-        (std::net::IpAddr::V4(v4), std::net::IpAddr::V6(v6)) => (v4, v6),
-        other => panic!("{other:?}"),
-    };
+    let ours = given(&result, netns, &net.plan[0].pods[0]);
+    let (v4, v6) = (ours.plan.v4, ours.plan.v6);
     assert!(v4.to_string().starts_with("10.244.1."), "{v4}");
     assert!(v6.to_string().starts_with("fd00:10:244:1:"), "{v6}");
-    let plan = PodPlan {
-        name: "by-plugin".to_owned(),
-        v4,
-        v6,
-        ..net.plan[0].pods[0].clone()
-    };
-    let ours = Pod {
-        plan,
-        node: 0,
-        netns,
-    };
     for (from, to) in [(&ours, &theirs), (&theirs, &ours)] {
         for family in Family::ALL {
             Probe::Tcp
@@ -404,6 +386,25 @@ fn pods_get_the_leases_addresses_from_host_local() {
     }
     let removed = net.ours.run(|| runtime.del(&list, &attachment));
     removed.expect("enter").expect("deleted");
+}
+
+/// The pod that a plugin has wired.
+fn given(result: &Json, netns: Netns, like: &PodPlan) -> Pod {
+    let address = |place: usize| {
+        let net = result["ips"][place]["address"].as_str().expect("text");
+        net.split_once('/').expect("a prefix").0
+    };
+    let plan = PodPlan {
+        name: "by-plugin".to_owned(),
+        v4: address(0).parse().expect("IPv4 first"),
+        v6: address(1).parse().expect("IPv6 then"),
+        ..like.clone()
+    };
+    Pod {
+        plan,
+        node: 0,
+        netns,
+    }
 }
 
 /// What the page's commands write, with its two files in other places.
