@@ -5,8 +5,9 @@
 //! what is there already stays.
 
 mod check;
+mod keep;
 mod knobs;
-mod plan;
+pub mod plan;
 mod underlay;
 
 use std::{process::ExitCode, time::Instant};
@@ -21,6 +22,7 @@ use weft_api::{
 use weft_cni::{
     forwarder::{Client, ClientError},
     link::{self, Attach, Role, Wiring},
+    netlink::LinkState,
     netns::Netns,
     wire_pod,
 };
@@ -58,6 +60,10 @@ pub struct Up {
     /// links than weft0 take.
     #[arg(long)]
     keep_forwarding: bool,
+    /// Go on until a signal, and make weft0 anew whenever it is not as it has
+    /// to be: the forwarder has started anew, pools or addresses are others.
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Take weft0 away, and with it its addresses and routes.
@@ -69,18 +75,20 @@ pub struct Down {
 
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Up(args) => up(args),
+        Command::Up(args) if args.keep => keep::keep(&args),
+        Command::Up(args) => show(&up(&args, true)?),
         Command::Down(args) => down(&args.target),
     }
 }
 
-fn up(args: Up) -> anyhow::Result<ExitCode> {
+/// `renew`: whether to put on a weft0 that stands what it may have lost.
+fn up(args: &Up, renew: bool) -> anyhow::Result<String> {
     let mut forwarder = plan::connect(&args.target)?;
     let status = plan::settled(&mut forwarder)?;
     let underlay = Underlay::look(&status.underlay)?;
     let own = &underlay.addresses;
-    let wiring = plan::wiring(&mut forwarder, &status, own, args.pools, args.mtu)?;
-    let done = raise(&Netns::current()?, &wiring, &mut forwarder)?;
+    let (mut wiring, left_out) = plan::wiring(&mut forwarder, &status, own, &args.pools, args.mtu)?;
+    let done = raise(&Netns::current()?, &mut wiring, renew, &mut forwarder)?;
     let mut page = format!("{HOST_LINK} {done}: {}\n", told(&wiring));
     if wiring.addresses.is_empty() {
         page += &format!(
@@ -93,11 +101,14 @@ fn up(args: Up) -> anyhow::Result<ExitCode> {
     for pool in pools {
         page += &format!("route {pool} by {HOST_LINK}\n");
     }
+    for held in &left_out {
+        page += &held.warning();
+    }
     page += &underlay.missing();
     let has = |v4| pools.iter().any(|pool| pool.addr().is_ipv4() == v4);
     let scene = Scene::look(has(true), has(false), underlay.links);
     page += &knobs::turn(&scene, !args.keep_forwarding);
-    show(&page)
+    Ok(page)
 }
 
 fn down(target: &Target) -> anyhow::Result<ExitCode> {
@@ -117,12 +128,23 @@ fn host_port(forwarder: &mut Client) -> anyhow::Result<Option<Port>> {
 }
 
 /// Sees that weft0 is as `wiring` says, and tells what that took.
-fn raise(here: &Netns, wiring: &Wiring, forwarder: &mut Client) -> anyhow::Result<&'static str> {
+fn raise(
+    here: &Netns,
+    wiring: &mut Wiring,
+    renew: bool,
+    forwarder: &mut Client,
+) -> anyhow::Result<&'static str> {
     let port = host_port(forwarder)?;
     let link = link::ours(here, HOST_LINK)?;
+    if let (Some(port), Some(link)) = (&port, &link) {
+        refuse_foreign(port, link)?;
+        wiring.mac = port.mac;
+    }
     let done = match (&port, link) {
         (Some(port), Some(_)) if is_as(port, wiring) => {
-            link::renew(here, wiring)?;
+            if renew {
+                link::renew(here, wiring)?;
+            }
             return Ok("is up already");
         }
         (Some(port), None) if port.state == PortState::Up => bail!(
@@ -146,6 +168,19 @@ fn raise(here: &Netns, wiring: &Wiring, forwarder: &mut Client) -> anyhow::Resul
         None => format!("{HOST_LINK} is not made"),
     })?;
     Ok(done)
+}
+
+/// Each link has a MAC of its own, by which the forwarder's port is known.
+fn refuse_foreign(port: &Port, link: &LinkState) -> anyhow::Result<()> {
+    ensure!(
+        link.mac == Some(port.mac),
+        "the {HOST_LINK} of this network namespace is not this forwarder's, whose port {} is a \
+         link at {}; name the forwarder that has it by --control, or run weft host up in the \
+         network namespace of this one's",
+        port.name,
+        port.mac
+    );
+    Ok(())
 }
 
 /// Takes the port away; its link leaves with the forwarder's fds. One that

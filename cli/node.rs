@@ -139,6 +139,7 @@ fn page(members: &[Member], now: Time) -> String {
         "registered",
         "underlay",
         "vtep mac",
+        "tunnel",
         "blocks",
         "addresses",
     ]);
@@ -150,6 +151,7 @@ fn page(members: &[Member], now: Time) -> String {
             maybe(&member.since(now)),
             maybe(&record.map(|node| joined(&node.underlay))),
             maybe(&record.map(|node| node.vtep_mac)),
+            maybe(&record.map(|node| joined(&node.tunnel))),
             joined(&member.blocks),
             member.addresses.to_string(),
         ]);

@@ -1,6 +1,8 @@
 //! `weft status`: who answers, what it carries, and whether its counts add
 //! up.
 
+mod host;
+
 use std::process::ExitCode;
 
 use ipnet::IpNet;
@@ -15,6 +17,8 @@ use crate::{
     output::{bytes, counted, grouped, lines, show, show_json, table},
     target::{Target, ask},
 };
+
+use host::{around, host};
 
 /// Show a running forwarder: its uplink, ports, peers and counts.
 #[derive(Debug, clap::Args)]
@@ -69,7 +73,7 @@ fn page(report: &Report) -> String {
         peers,
         counters,
     } = report;
-    let mut page = head(status, ports);
+    let mut page = head(status, ports, peers);
     if !ports.is_empty() {
         page += "\n";
         page += &ports_table(ports);
@@ -88,7 +92,7 @@ fn page(report: &Report) -> String {
     page + "\n" + &balance(counters)
 }
 
-fn head(status: &Status, ports: &[Port]) -> String {
+fn head(status: &Status, ports: &[Port], peers: &[Peer]) -> String {
     let on = |on| if on { "on" } else { "off" };
     let uplink = if status.underlay.is_empty() {
         "none: only pods of this node reach each other".to_owned()
@@ -106,8 +110,9 @@ fn head(status: &Status, ports: &[Port]) -> String {
     let file = status.nodes_file.as_ref().map(file);
     let source = ipam.or(file).unwrap_or_default();
     let host = host(ports);
+    let around = around(status, ports, peers);
     format!(
-        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\n{source}host    {host}\n\
+        "node    {}: weft {}, process {}, {}, epoch {}\nuplink  {uplink}\n{source}host    {host}\n{around}\
          carries {}, {}\n",
         status.node,
         status.version,
@@ -117,25 +122,6 @@ fn head(status: &Status, ports: &[Port]) -> String {
         counted(status.ports, "port"),
         counted(status.peers, "peer"),
     )
-}
-
-/// How the node and its pods reach each other.
-fn host(ports: &[Port]) -> String {
-    let found = ports
-        .iter()
-        .find_map(|port| Some((port, port.host.as_ref()?)));
-    let Some((port, host)) = found else {
-        return "none: node and pods do not reach each other before weft host up".to_owned();
-    };
-    let (name, pools) = (&port.name, joined(&host.pools));
-    match port.state {
-        PortState::Up if port.addresses.is_empty() => format!("{name}, for the pods of {pools}"),
-        PortState::Up => format!(
-            "{name} with {}, for the pods of {pools}",
-            joined(&port.addresses)
-        ),
-        PortState::Gone => format!("{name} was deleted; weft host up makes it anew"),
-    }
 }
 
 /// Where the nodes come from.
@@ -374,13 +360,13 @@ mod tests {
             path: "/etc/weft/nodes.toml".into(),
             fault: None,
         });
-        let told = head(&status, &[]);
+        let told = head(&status, &[], &[]);
         let line = "nodes   /etc/weft/nodes.toml: in force\n";
         assert!(told.contains(line), "{told}");
         let fault = "/etc/weft/nodes.toml:3: no name; give one".to_owned();
         let file = status.nodes_file.as_mut().expect("just set");
         file.fault = Some(fault.clone());
-        let told = head(&status, &[]);
+        let told = head(&status, &[], &[]);
         let lines = format!(": an older version stays in force\n        {fault}\n");
         assert!(told.contains(&lines), "{told}");
     }

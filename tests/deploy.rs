@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_cni::{
@@ -151,7 +152,7 @@ fn names_that_are_used_are_there() {
 }
 
 #[test]
-fn no_right_is_asked_for() {
+fn no_right_is_asked_for_but_one() {
     for object in objects() {
         let kind = text(&object["kind"]);
         assert!(
@@ -165,10 +166,13 @@ fn no_right_is_asked_for() {
     let profile = &pod["securityContext"]["seccompProfile"]["type"];
     assert_eq!(profile, "RuntimeDefault");
     for container in containers(&pod) {
-        let expected = json!({
+        let mut expected = json!({
             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
             "runAsUser": 0, "capabilities": {"drop": ["ALL"]},
         });
+        if container["name"] == "host" {
+            expected["capabilities"]["add"] = json!(["NET_ADMIN"]);
+        }
         assert_eq!(
             container["securityContext"], expected,
             "{}",
@@ -270,7 +274,7 @@ impl Node {
     }
 
     /// As root whose capabilities are dropped.
-    fn command(&self, words: &[String]) -> Command {
+    fn command(&self, words: &[String], rights: &str) -> Command {
         let name = words[0].trim_start_matches('/');
         // setpriv starts a program by its own name only.
         let link = self.root.path().join(name);
@@ -280,8 +284,8 @@ impl Node {
         let mut command = Command::new("setpriv");
         command
             .args([
-                "--bounding-set=-all",
-                "--inh-caps=-all",
+                &format!("--bounding-set={rights}"),
+                &format!("--inh-caps={rights}"),
                 "--no-new-privs",
                 "--",
             ])
@@ -292,7 +296,7 @@ impl Node {
     }
 
     fn output(&self, words: &[String]) -> Output {
-        let mut command = self.command(words);
+        let mut command = self.command(words, "-all");
         let output = self.netns.run(|| command.output()).expect("enter");
         output.expect("setpriv (util-linux)")
     }
@@ -302,13 +306,16 @@ impl Node {
     fn start(&mut self, container: &Value) {
         let name = text(&container["name"]);
         let words = words(container);
-        let goes_on = container["restartPolicy"] == "Always" || name == "forwarder";
+        let goes_on =
+            container["restartPolicy"] == "Always" || ["forwarder", "host"].contains(&name);
         if !goes_on {
             let output = self.output(&words);
             assert!(output.status.success(), "{name}: {output:?}");
             return;
         }
-        let mut command = self.command(&words);
+        let added = list(&container["securityContext"]["capabilities"]["add"]).iter();
+        let added = added.map(|right| format!(",+{}", text(right).to_lowercase()));
+        let mut command = self.command(&words, &format!("-all{}", added.collect::<String>()));
         command.process_group(0);
         let child = self.netns.run(|| command.spawn()).expect("enter");
         self.running
@@ -319,7 +326,7 @@ impl Node {
             self.until_it_passes(container, &container[*probe]);
             probed += 1;
         }
-        assert!(probed > 0, "{name} has a probe");
+        assert!(probed > 0 || name == "host", "{name} has a probe");
     }
 
     fn until_it_passes(&self, container: &Value, probe: &Value) {
@@ -406,7 +413,8 @@ fn the_containers_without_capabilities_are_a_node_that_wires_pods() {
     for container in containers(&pod()) {
         node.start(&container);
     }
-    for child in node.running.values() {
+    let without = node.running.iter().filter(|(name, _)| *name != "host");
+    for (_, child) in without {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
         let status = status.expect("it runs");
         assert!(status.contains("\nCapEff:\t0000000000000000\n"), "{status}");
@@ -423,9 +431,50 @@ fn the_containers_without_capabilities_are_a_node_that_wires_pods() {
         known.contains("node-1") && known.contains("127.0.0.1"),
         "{known}"
     );
+    // It has registered, and weft0 has what it was given.
+    let (before, first) = weft0(&node, |_| true);
+    assert!(first.to_string().starts_with("10.244."), "{first}");
+    assert!(known_as(&node, &first.addr().to_string()));
     let netns = Netns::make("a pod").expect("a namespace");
     let result = node.plugin("ADD", &netns);
     let address = text(&result["ips"][0]["address"]);
     assert!(address.starts_with("10.244."), "{result}");
     node.plugin("DEL", &netns);
+
+    // A forwarder that starts anew takes weft0 along, and gets another.
+    let mut forwarder = node.running.remove("forwarder").expect("it runs");
+    forwarder.kill().expect("it runs");
+    forwarder.wait().expect("it ends");
+    let all = containers(&pod());
+    let again = all
+        .iter()
+        .find(|container| container["name"] == "forwarder");
+    node.start(again.expect("there is one"));
+    weft0(&node, |now| now.0 != before && now.1 == first);
+}
+
+/// Waits for a weft0 with an address that is as it has to be.
+fn weft0(node: &Node, is_it: impl Fn((u32, IpNet)) -> bool) -> (u32, IpNet) {
+    let netlink = Netlink::open_in(&node.netns)
+        .expect("enter")
+        .expect("netlink");
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let index = netlink.index("weft0").expect("an answer");
+        let held = index.map(|index| (index, netlink.addresses(index).unwrap_or_default()));
+        if let Some((index, addresses)) = held
+            && let Some(own) = addresses.first()
+            && is_it((index, *own))
+        {
+            return (index, *own);
+        }
+        assert!(Instant::now() < until, "weft0 did not come");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn known_as(node: &Node, address: &str) -> bool {
+    let words = ["/weft", "node", "--socket=/run/weft/ipam.sock", "list"];
+    let known = node.output(&words.map(str::to_owned));
+    String::from_utf8_lossy(&known.stdout).contains(address)
 }

@@ -2,7 +2,11 @@
 //! etcd, and with a node that takes the part of flanneld and programs the
 //! kernel's VXLAN by what the keys say and nothing else.
 
-use std::process::{Command, Stdio};
+use std::{
+    os::fd::AsRawFd,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -17,7 +21,10 @@ use weft_lab::{
     use_executable,
     workshop::{self, Workshop},
 };
-use weft_testkit::needs_namespaces;
+use weft_testkit::{
+    cni::{Attachment, Runtime},
+    needs_namespaces,
+};
 
 #[path = "support/bridge_pod.rs"]
 mod bridge_pod;
@@ -323,6 +330,98 @@ impl Network {
         add_pod_to_bridge(&self.theirs, &theirs, POD_MTU);
         (ours, theirs)
     }
+}
+
+/// A pod's addresses come from the lease, by the recipe of docs/flannel.md and
+/// the real host-local.
+#[test]
+fn pods_get_the_leases_addresses_from_host_local() {
+    needs_namespaces!();
+    let net = Network::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let env = at("subnet.env");
+    let mut member = net.command();
+    let member = member.arg("--subnet-env").arg(&env).spawn();
+    let _member = Running(member.expect("it runs"));
+    let flanneld = net.flanneld();
+    awaited(&net.etcd, OURS);
+    flanneld.follow();
+    net.wait_for_peers(2);
+    eventually("subnet.env", || env.exists());
+    let list = recipe(&env, &at("10-weft.conflist"));
+    let mut list: Json = serde_json::from_str(&list).expect("JSON");
+    let plugin = &mut list["plugins"][0];
+    assert_eq!(plugin["ipam"]["ranges"][0][0]["subnet"], "10.244.1.0/24");
+    plugin["forwarder"] = net.forwarder.control.to_str().expect("letters").into();
+    // The machine's own state stays as it is.
+    plugin["ipam"]["dataDir"] = at("host-local").to_str().expect("letters").into();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_weft"), at("weft-cni")).expect("a link");
+    let mut runtime = Runtime::new([folder.path().to_owned(), "/usr/lib/cni".into()]);
+    let (_, theirs) = net.pods();
+    let netns = workshop::node("by-plugin").expect("a pod");
+    let attachment = Attachment {
+        container: "c1".to_owned(),
+        netns: format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd()),
+        interface: "eth0".to_owned(),
+        ..Attachment::default()
+    };
+    // The lease's first pod is wired by hand, and has the same address.
+    let mut client = net.forwarder.client().expect("a client");
+    for port in client.ports().expect("ports") {
+        client.detach(port.name).expect("detached");
+    }
+    let added = net.ours.run(|| runtime.add(&list, &attachment));
+    let result = added.expect("enter").expect("added");
+    let ours = given(&result, netns, &net.plan[0].pods[0]);
+    let (v4, v6) = (ours.plan.v4, ours.plan.v6);
+    assert!(v4.to_string().starts_with("10.244.1."), "{v4}");
+    assert!(v6.to_string().starts_with("fd00:10:244:1:"), "{v6}");
+    for (from, to) in [(&ours, &theirs), (&theirs, &ours)] {
+        for family in Family::ALL {
+            Probe::Tcp
+                .run(from, to, family, POD_MTU)
+                .expect("an answer");
+        }
+    }
+    let removed = net.ours.run(|| runtime.del(&list, &attachment));
+    removed.expect("enter").expect("deleted");
+}
+
+/// The pod that a plugin has wired.
+fn given(result: &Json, netns: Netns, like: &PodPlan) -> Pod {
+    let address = |place: usize| {
+        let net = result["ips"][place]["address"].as_str().expect("text");
+        net.split_once('/').expect("a prefix").0
+    };
+    let plan = PodPlan {
+        name: "by-plugin".to_owned(),
+        v4: address(0).parse().expect("IPv4 first"),
+        v6: address(1).parse().expect("IPv6 then"),
+        ..like.clone()
+    };
+    Pod {
+        plan,
+        node: 0,
+        netns,
+    }
+}
+
+/// What the page's commands write, with its two files in other places.
+fn recipe(env: &Path, conflist: &Path) -> String {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/flannel.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let (_, script) = page.split_once("```sh\n").expect("a script");
+    let (script, _) = script.split_once("```").expect("its end");
+    let script = script
+        .replace("/run/flannel/subnet.env", &env.display().to_string())
+        .replace(
+            "/etc/cni/net.d/10-weft.conflist",
+            &conflist.display().to_string(),
+        );
+    let status = Command::new("sh").args(["-e", "-c", &script]).status();
+    assert!(status.expect("a shell").success());
+    std::fs::read_to_string(conflist).expect("written")
 }
 
 fn peers(forwarder: &Forwarder) -> Vec<Peer> {

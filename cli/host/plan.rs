@@ -1,6 +1,9 @@
 //! What weft0 is to be, from what the forwarder and its IPAM server know.
 
 use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
     net::IpAddr,
     thread,
     time::{Duration, Instant},
@@ -11,7 +14,7 @@ use ipnet::IpNet;
 use weft_api::{
     forwarder::{HOST_LINK, Ipam, Peer, QUEUES_MAX, Status, Way},
     ipam::{PoolUsage, Use},
-    names::Mac,
+    names::{Mac, Name},
 };
 use weft_cni::{
     forwarder::Client,
@@ -21,9 +24,6 @@ use weft_cni::{
 use weft_wire::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 
 use crate::{ipam::Session, target::Target};
-
-/// The node's end of a link of two ends, of which the gateway's is the other.
-const MAC: Mac = Mac([0x02, b'w', b'e', b'f', b't', 0]);
 
 /// For the forwarder to start, and to hear first from the IPAM server; for a
 /// link to leave with its port.
@@ -40,17 +40,21 @@ struct Behind {
 
 /// The link, for these pools or for those of the IPAM server. Where the node
 /// has no address of its own in the pod network, it speaks from `underlay`.
+///
+/// A pool around an underlay address would lead the tunnel's own datagrams into
+/// weft0. One that was named is refused, one of the IPAM server is left out.
 pub fn wiring(
     forwarder: &mut Client,
     status: &Status,
     underlay: &[IpAddr],
-    pools: Vec<IpNet>,
+    pools: &[IpNet],
     mtu: Option<u16>,
-) -> anyhow::Result<Wiring> {
+) -> anyhow::Result<(Wiring, Vec<Around>)> {
+    let named = !pools.is_empty();
     let mut behind = match pools.is_empty() {
         true => told(status)?,
         false => Behind {
-            pools,
+            pools: pools.to_vec(),
             direct: false,
         },
     };
@@ -61,12 +65,20 @@ pub fn wiring(
     behind.pools.sort_unstable();
     behind.pools.dedup();
     let peers = forwarder.peers()?;
-    refuse_underlay(&behind.pools, status, &peers)?;
+    let left_out = around_underlay(&behind.pools, status, &peers);
+    behind
+        .pools
+        .retain(|pool| left_out.iter().all(|held| held.pool != *pool));
+    if let Some(held) = left_out.first()
+        && (named || behind.pools.is_empty())
+    {
+        bail!("{held}, which would no longer be reached; give pods addresses of their own");
+    }
     let direct = behind.direct || peers.iter().any(has_direct);
     let mtu = mtu.unwrap_or_else(|| width(status, direct));
-    Ok(Wiring {
+    let wiring = Wiring {
         interface: HOST_LINK.to_owned(),
-        mac: MAC,
+        mac: any_mac().context("choose a MAC for the link: read /dev/urandom")?,
         addresses: status.tunnel.clone(),
         mtu,
         attach: Attach::Tap {
@@ -77,7 +89,17 @@ pub fn wiring(
             pools: behind.pools,
             sources: underlay.to_vec(),
         },
-    })
+    };
+    Ok((wiring, left_out))
+}
+
+/// A unicast address of nobody's making (IEEE 802, locally administered). It
+/// tells this weft0 from another forwarder's.
+fn any_mac() -> io::Result<Mac> {
+    let mut bytes = [0; 6];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    bytes[0] = bytes[0] & 0xfc | 2;
+    Ok(Mac(bytes))
 }
 
 /// A connection to the forwarder, which may just be starting.
@@ -133,9 +155,40 @@ fn has_direct(peer: &Peer) -> bool {
     peer.node.ways.values().any(|way| *way == Way::Direct)
 }
 
-/// A pool around the underlay would lead the tunnel's own datagrams into
-/// weft0.
-fn refuse_underlay(pools: &[IpNet], status: &Status, peers: &[Peer]) -> anyhow::Result<()> {
+/// A pool that holds an underlay address of a node.
+#[derive(Debug)]
+pub struct Around {
+    pool: IpNet,
+    address: IpAddr,
+    node: Name,
+}
+
+impl fmt::Display for Around {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pool,
+            address,
+            node,
+        } = self;
+        write!(
+            f,
+            "pool {pool} holds {address}, the underlay address of node {node}"
+        )
+    }
+}
+
+impl Around {
+    pub fn warning(&self) -> String {
+        format!(
+            "warn: {self}, and has no route by {HOST_LINK}\n  \
+             so: this node does not reach its pods\n  \
+             do: give pods addresses of their own, by another pool\n"
+        )
+    }
+}
+
+/// The first such address of each pool that holds any.
+pub fn around_underlay(pools: &[IpNet], status: &Status, peers: &[Peer]) -> Vec<Around> {
     let own = status
         .underlay
         .iter()
@@ -144,15 +197,17 @@ fn refuse_underlay(pools: &[IpNet], status: &Status, peers: &[Peer]) -> anyhow::
         let addresses = peer.node.underlay.iter();
         addresses.map(|address| (address, &peer.node.name))
     });
-    for (address, node) in own.chain(theirs) {
-        if let Some(pool) = pools.iter().find(|pool| pool.contains(address)) {
-            bail!(
-                "pool {pool} holds {address}, the underlay address of node {node}, which would no \
-                 longer be reached; give pods addresses of their own"
-            );
-        }
-    }
-    Ok(())
+    let all: Vec<_> = own.chain(theirs).collect();
+    let held = |pool: &IpNet| {
+        let mut all = all.iter();
+        let (address, node) = all.find(|(address, _)| pool.contains(*address))?;
+        Some(Around {
+            pool: *pool,
+            address: **address,
+            node: (*node).clone(),
+        })
+    };
+    pools.iter().filter_map(held).collect()
 }
 
 /// As wide as the underlay where there is no tunnel. Else what weft0 takes

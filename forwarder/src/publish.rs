@@ -127,6 +127,7 @@ impl State {
         let all = peers.iter().map(|row| Arc::clone(&row.peer)).collect();
         let tables = Peers::build(&own.blocks, all).map_err(contradiction)?;
         Ok(Self {
+            ports: self.ports_of(&own),
             own,
             peers,
             tables: Arc::new(tables),

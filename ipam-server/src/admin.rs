@@ -11,7 +11,7 @@ use crate::{
     draft::Draft,
     model::{Key, Value},
     plan::Plan,
-    pool,
+    pool, tunnel,
 };
 
 /// The pool is stored with its block size, whatever the default becomes.
@@ -85,11 +85,14 @@ pub fn pool_delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
     let cidr = pool.cidr;
     let live = || {
         book.blocks_within(&cidr).flat_map(|block| {
-            let live = block
-                .allocations
-                .iter()
-                .filter(|(_, held)| !held.is_resting());
-            live.map(|(ordinal, _)| block.address(*ordinal))
+            let held = block.allocations.iter();
+            let live = held.filter(|(_, held)| !held.is_resting());
+            let live = live.map(|(ordinal, held)| (block.address(*ordinal), held));
+            // A node that is withdrawn is given another when it comes back.
+            let of_use = live.filter(|(address, held)| {
+                !tunnel::is_own(held) || tunnel::refuse_in_use(book, *address).is_err()
+            });
+            of_use.map(|(address, _)| address)
         })
     };
     if let Some(first) = live().next() {

@@ -57,6 +57,18 @@ pub fn allocate(book: &Book, ask: &Allocate, now: Time) -> Result<Plan, Error> {
     })))
 }
 
+/// An address for the node's own use, from the pools that select it; none
+/// where they have no room for it.
+pub fn for_node(
+    draft: &mut Draft<'_>,
+    node: &Name,
+    family: Family,
+    allocation: Allocation,
+) -> Option<IpAddr> {
+    let (pools, _) = choose::selecting(draft, node, family, allocation.purpose, None);
+    automatic(draft, node, &pools, allocation)
+}
+
 fn fresh(
     draft: &mut Draft<'_>,
     ask: &Allocate,
@@ -87,7 +99,7 @@ fn fresh(
     if let Some(asked) = asked {
         return specific::take(draft, ask, asked, allocation);
     }
-    let pools = choose::pools(draft.book, ask, family)?;
+    let pools = choose::pools(draft, ask, family)?;
     claim::leave_unselected(draft, &ask.node);
     automatic(draft, &ask.node, &pools, allocation)
         .ok_or_else(|| refusal::no_room(draft, &ask.node, family, &pools))

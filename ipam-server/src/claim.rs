@@ -138,7 +138,7 @@ pub fn tidy(draft: &mut Draft<'_>, cidr: &IpNet) {
 /// A node that is not known has no labels.
 pub fn selects(draft: &Draft<'_>, pool: &Range, node: &Name) -> bool {
     let none = Default::default();
-    let labels = draft.book.node(node).map_or(&none, |node| &node.labels);
+    let labels = draft.node(node).map_or(&none, |node| &node.labels);
     pool.selects_node(labels)
 }
 

@@ -7,7 +7,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use weft_api::{
-    ipam::{AffinityState, Reply, Time},
+    ipam::{AffinityState, Node, Reply, Time},
     names::Name,
 };
 
@@ -87,6 +87,13 @@ impl<'a> Draft<'a> {
     /// this for one of its addresses.
     pub fn block_with(&self, address: IpAddr) -> Option<&Block> {
         self.block(&self.book.block_with(address)?.cidr)
+    }
+
+    pub fn node(&self, name: &Name) -> Option<&Node> {
+        match self.value(&Key::Node(name.clone()))? {
+            Value::Node(node) => Some(node),
+            _ => None,
+        }
     }
 
     pub fn affinity(&self, node: &Name, cidr: &IpNet) -> Option<AffinityState> {

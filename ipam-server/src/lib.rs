@@ -7,7 +7,7 @@
 //!
 //! Pure, without I/O, clock or thread: `model`, `selector`, `range`, `pool`,
 //! `block`, `book`, `draft`, `claim`, `allocate`, `release`, `sweep`, `admin`,
-//! `node`, `show`, `check`, `import`, `plan`, `routes`. The rest is the shell.
+//! `node`, `tunnel`, `show`, `check`, `import`, `plan`, `routes`. The rest is the shell.
 
 #![forbid(unsafe_code)]
 
@@ -33,4 +33,5 @@ pub mod server;
 mod show;
 pub mod store;
 pub mod sweep;
+mod tunnel;
 pub mod writer;

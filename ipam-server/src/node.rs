@@ -14,7 +14,7 @@ use crate::{
     draft::Draft,
     model::{Key, Taken, Value},
     plan::Plan,
-    release,
+    release, tunnel,
 };
 
 /// Addresses named in a refusal.
@@ -67,11 +67,34 @@ pub fn register(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
         ..node.clone()
     };
     // Also where nothing changes: from now on this server's lease keeps it.
-    draft.put(Key::Node(node.name.clone()), Some(Value::Node(node)));
+    write(&mut draft, node.clone());
+    if node.tunnel.is_empty() {
+        // By its labels, which stand in the draft, pools select it.
+        let tunnel = tunnel::give(&mut draft, &node.name);
+        write(&mut draft, Node { tunnel, ..node });
+    }
     Ok(draft.plan(Reply::Registered(Registered { by_hand: false })))
 }
 
-/// Takes a registered node's record away; its blocks stay its own.
+/// Gives a registered node what it lacks of addresses of its own; none where
+/// there is no more for it.
+pub fn complete(book: &Book, name: &Name, now: Time) -> Option<Plan> {
+    let node = book.node(name)?;
+    let mut draft = Draft::new(book, now);
+    let tunnel = tunnel::give(&mut draft, name);
+    if tunnel == node.tunnel {
+        return None;
+    }
+    let node = node.clone();
+    write(&mut draft, Node { tunnel, ..node });
+    Some(draft.plan(Reply::Done))
+}
+
+fn write(draft: &mut Draft, node: Node) {
+    draft.put(Key::Node(node.name.clone()), Some(Value::Node(node)));
+}
+
+/// Takes a registered node's record away; its blocks and addresses stay its own.
 pub fn withdraw(book: &Book, name: &Name, now: Time) -> Plan {
     let mut draft = Draft::new(book, now);
     if let Some(node) = book.node(name).filter(|node| node.registered.is_some()) {

@@ -12,7 +12,7 @@ use weft_api::{
     names::Name,
 };
 
-use crate::{block::Given, book::Book, claim, draft::Draft, plan::Plan};
+use crate::{block::Given, book::Book, claim, draft::Draft, plan::Plan, tunnel};
 
 pub fn release(book: &Book, release: &Release, now: Time) -> Result<Plan, Error> {
     let mut draft = Draft::new(book, now);
@@ -23,6 +23,9 @@ pub fn release(book: &Book, release: &Release, now: Time) -> Result<Plan, Error>
             give_back(&mut draft, held, false, &mut released);
         }
         Release::Handle { handle } => {
+            let held = book.held_by(handle).iter();
+            held.copied()
+                .try_for_each(|address| tunnel::refuse_in_use(book, address))?;
             give_back(&mut draft, book.held_by(handle), false, &mut released);
         }
         Release::Addresses { addresses } => {
@@ -94,6 +97,7 @@ fn held(book: &Book, asked: &[Held], released: &mut Released) -> Result<Vec<IpAd
                 "look at the address again and ask with what it is now",
             ));
         }
+        tunnel::refuse_in_use(book, ask.address)?;
         held.insert(ask.address);
     }
     Ok(held.into_iter().collect())

@@ -8,6 +8,7 @@ mod errors;
 #[path = "../support/forms.rs"]
 mod forms;
 mod life;
+mod own_address;
 mod surroundings;
 mod ways;
 #[path = "../support/wiretap.rs"]

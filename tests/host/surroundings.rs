@@ -177,3 +177,101 @@ fn the_underlays_links_are_found_by_their_names() {
     assert!(page.contains(set), "{page}");
     assert!(!page.contains(&format!("holds {v4}")), "{page}");
 }
+
+#[test]
+fn weft0_moves_with_the_nodes_own_address() {
+    needs_namespaces!();
+    let cluster = Cluster::up(|_, _| Way::Vxlan, VXLAN_MTU);
+    let node = &cluster.nodes[0];
+    let moved = ["10.244.1.77", "fd00:10:244:1::77"].map(|a| a.parse().expect("an address"));
+    let mut record = node.plan.record().expect("a record");
+    record.tunnel = moved.to_vec();
+    let peers = Vec::new();
+    let apply = weft_api::forwarder::Request::Apply(weft_api::forwarder::Nodes {
+        node: record,
+        peers,
+    });
+    let mut client = node.forwarder.client().expect("a client");
+    client.request(&apply).expect("applied");
+    // The pod reaches the former address no more, though the link has it.
+    let before = weft_lab::Ledger::of(&node.forwarder).expect("balanced");
+    let former = node.plan.tunnel[0];
+    let asking = node.pod.netns.run(move || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect((former, 9))?;
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(500)))?;
+        socket.send(&[0])?;
+        socket.recv(&mut [0])
+    });
+    let told = asking.expect("enter").expect_err("nobody answers").kind();
+    let after = weft_lab::Ledger::of(&node.forwarder).expect("balanced");
+    let drops = after.drops_since(&before);
+    // The kernel of the link that has it would refuse the port.
+    assert_ne!(told, std::io::ErrorKind::ConnectionRefused);
+    assert!(drops.contains_key("no_route"), "{drops:?}");
+    let page = node.host_up();
+    assert!(
+        page.starts_with("weft0 is made anew: 10.244.1.77"),
+        "{page}"
+    );
+    let held = run(&node.netns, "ip address show dev weft0").expect("told");
+    assert!(
+        !held.contains("10.244.1.0/32") && held.contains("10.244.1.77/32"),
+        "{held}"
+    );
+    let moved = node.host(moved);
+    for family in weft_lab::probe::Family::ALL {
+        weft_lab::probe::Probe::Tcp
+            .run(&moved, &node.pod, family, VXLAN_MTU)
+            .unwrap_or_else(|error| panic!("{error:#}"));
+    }
+    let page = node.host_up();
+    assert!(page.starts_with("weft0 is up already"), "{page}");
+}
+
+#[test]
+fn a_weft0_of_another_forwarder_is_not_renewed() {
+    needs_namespaces!();
+    let cluster = Cluster::up(|_, _| Way::Vxlan, VXLAN_MTU);
+    let [one, two, _] = &cluster.nodes[..] else {
+        panic!("three nodes");
+    };
+    let indices = [one, two].map(link_index);
+    let held = run(&one.netns, "ip address show dev weft0").expect("told");
+    let control = two.forwarder.control.to_str().expect("letters");
+    let mut up = UP.to_vec();
+    up.extend(["--control", control]);
+    let told = [
+        "is not this forwarder's",
+        "--control",
+        "namespace of this one's",
+    ];
+    refused(one, &up, &told);
+    assert_eq!([one, two].map(link_index), indices);
+    let after = run(&one.netns, "ip address show dev weft0").expect("told");
+    assert_eq!(after, held, "nothing is put on it");
+    reaches_its_pod(one);
+    reaches_its_pod(two);
+}
+
+#[test]
+fn a_pool_that_comes_to_hold_an_underlay_address_is_told_and_refused() {
+    needs_namespaces!();
+    let cluster = Cluster::up(|_, _| Way::Vxlan, VXLAN_MTU);
+    let node = &cluster.nodes[0];
+    let status = said(node.weft(&["status"]));
+    assert!(!status.contains("warn"), "{status}");
+    // A node comes whose underlay lies in the pods' range.
+    let mut late = cluster.nodes[1].plan.record().expect("a record");
+    late.underlay = vec!["10.244.9.9".parse().expect("an address")];
+    let apply = weft_api::forwarder::Request::Apply(weft_api::forwarder::Nodes {
+        node: node.plan.record().expect("a record"),
+        peers: vec![late],
+    });
+    let mut client = node.forwarder.client().expect("a client");
+    client.request(&apply).expect("applied");
+    let told = "pool 10.244.0.0/16 holds 10.244.9.9, the underlay address of node";
+    let status = said(node.weft(&["status"]));
+    assert!(status.contains(told), "{status}");
+    refused(node, &UP, &[told, "addresses of their own"]);
+}

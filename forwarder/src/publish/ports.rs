@@ -4,7 +4,7 @@
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Instant};
 
 use weft_api::{
-    forwarder::{Attach, Code, Error, Limit, PortMapping},
+    forwarder::{Attach, Code, Error, Limit, Node, PortMapping},
     names::Name,
 };
 use weft_conntrack::Account;
@@ -29,7 +29,7 @@ impl State {
             let what = format!("{address} is the node's own");
             return refuse(Code::Taken, what, "give the pod another");
         }
-        let mut others = self.ports().map(|row| &row.spec);
+        let mut others = self.ports();
         if let Some((what, hint)) = others.find_map(|other| conflict(spec, other)) {
             return refuse(Code::Taken, what, hint);
         }
@@ -40,6 +40,39 @@ impl State {
             let hint = "detach some, or run another forwarder";
             refuse(Code::Invalid, what, hint)
         })
+    }
+
+    /// The ports on a node that is `own` from now on: where its addresses in
+    /// the pod network are others, they are the host port's at once, though its
+    /// link has the former until it is made anew.
+    pub(super) fn ports_of(&self, own: &Node) -> Vec<Option<PortRow>> {
+        let mut ports = self.ports.clone();
+        if own.tunnel == self.own.tunnel {
+            return ports;
+        }
+        let is_host = |row: &&mut PortRow| row.port.host.is_some();
+        for row in ports.iter_mut().flatten().filter(is_host) {
+            let stays = |address: &&IpAddr| !self.own.tunnel.contains(address);
+            let mut addresses = own.tunnel.clone();
+            addresses.extend(row.port.addresses.iter().filter(stays));
+            let before = &row.port;
+            row.port = Arc::new(Port {
+                id: before.id,
+                mac: before.mac,
+                addresses,
+                mtu: before.mtu,
+                takes_udp: before.takes_udp,
+                takes_tcp: before.takes_tcp,
+                host: before.host.clone(),
+                // The host port has no capabilities.
+                from_pod_shaper: None,
+                to_pod_shaper: None,
+                connections: Arc::clone(&before.connections),
+                from_pod: Arc::clone(&before.from_pod),
+                to_pod: Arc::clone(&before.to_pod),
+            });
+        }
+        ports
     }
 
     fn is_own(&self, address: &IpAddr) -> bool {
@@ -96,7 +129,8 @@ impl State {
 }
 
 /// What of `other` keeps `spec` away, and what to do about it.
-fn conflict(spec: &Attach, other: &Attach) -> Option<(String, &'static str)> {
+fn conflict(spec: &Attach, row: &PortRow) -> Option<(String, &'static str)> {
+    let other = &row.spec;
     if other.name == spec.name {
         let hint = "detach the other, or choose another";
         return Some(("the name is taken".to_owned(), hint));
@@ -105,7 +139,11 @@ fn conflict(spec: &Attach, other: &Attach) -> Option<(String, &'static str)> {
         let what = format!("MAC {} is port {}'s", spec.mac, other.name);
         return Some((what, "give each pod a MAC of its own"));
     }
-    if let Some(address) = spec.addresses.iter().find(|a| other.addresses.contains(a)) {
+    if let Some(address) = spec
+        .addresses
+        .iter()
+        .find(|a| row.port.addresses.contains(a))
+    {
         let what = format!("address {address} is port {}'s", other.name);
         let hint = "detach the other, or give the pod another address";
         return Some((what, hint));

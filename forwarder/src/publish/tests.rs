@@ -505,3 +505,48 @@ fn there_is_one_host_port_and_its_addresses_are_nobody_elses() {
     limited.host = Some(Host { pools: Vec::new() });
     refused_as_invalid(limited);
 }
+
+#[test]
+fn the_host_port_follows_the_nodes_own_addresses() {
+    let moved = |state: &State, tunnel: &[&str]| {
+        let node = Node {
+            tunnel: addresses(tunnel),
+            ..own()
+        };
+        let peers = Vec::new();
+        state.with_nodes(Nodes { node, peers }).expect("consistent")
+    };
+    let of_host = |state: &State| {
+        let mut rows = state.ports();
+        let row = rows.find(|row| row.spec.host.is_some()).expect("there");
+        let mut held = row.port.addresses.clone();
+        held.sort_unstable();
+        (held, row.spec.addresses.clone())
+    };
+    let before = moved(&state(), &["10.244.1.0"]);
+    let (before, _) = with(&before, host(&["10.244.1.0"], &["10.244.0.0/16"]));
+    let after = moved(&before, &["10.244.1.7", "fd00::7"]);
+    let (held, spec) = of_host(&after);
+    let expected = ["10.244.1.7", "192.0.2.1", "2001:db8::1", "fd00::7"];
+    assert_eq!(held, addresses(&expected));
+    assert_eq!(
+        spec,
+        addresses(&["10.244.1.0"]),
+        "what its link has is told"
+    );
+    // What it had is free for a pod, and what it has is not.
+    let mut former = pod("p", 1);
+    former.addresses = addresses(&["10.244.1.0"]);
+    let (with_pod, _) = with(&after, former.clone());
+    former.addresses = addresses(&["10.244.1.7"]);
+    assert_eq!(code(after.place_for(&former)), Some(Code::Taken));
+    // Back to where a pod is by now: refused, and nothing has changed.
+    let node = Node {
+        tunnel: addresses(&["10.244.1.0"]),
+        ..own()
+    };
+    let peers = Vec::new();
+    let back = with_pod.with_nodes(Nodes { node, peers });
+    assert_eq!(code(back), Some(Code::Taken));
+    assert_eq!(of_host(&with_pod).0, addresses(&expected));
+}

@@ -1,15 +1,24 @@
 //! Which pools may serve a request.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
-use weft_api::ipam::{Allocate, Code, Error, Family};
+use weft_api::{
+    ipam::{Allocate, Code, Error, Family, Use},
+    names::Name,
+};
 
 use super::refusal;
-use crate::{book::Book, pool::Range};
+use crate::{book::Book, claim, draft::Draft, pool::Range};
 
 /// The pools that the request names, or all that select its node and its
 /// namespace; of one family, enabled and allowed the use.
-pub fn pools<'a>(book: &'a Book, ask: &Allocate, family: Family) -> Result<Vec<&'a Range>, Error> {
-    let named = named(book, ask)?;
+pub fn pools<'a>(
+    draft: &Draft<'a>,
+    ask: &Allocate,
+    family: Family,
+) -> Result<Vec<&'a Range>, Error> {
+    let named = named(draft.book, ask)?;
     if !ask.pools.is_empty() {
         let fits = |pool: &&Range| pool.family() == family && pool.allows(ask.purpose);
         let fitting: Vec<_> = named.into_iter().filter(fits).collect();
@@ -18,20 +27,35 @@ pub fn pools<'a>(book: &'a Book, ask: &Allocate, family: Family) -> Result<Vec<&
         }
         return Ok(fitting);
     }
-    let none = Default::default();
-    let labels = book.node(&ask.node).map_or(&none, |node| &node.labels);
+    let labels = Some(&ask.namespace_labels);
+    let (fitting, reasons) = selecting(draft, &ask.node, family, ask.purpose, labels);
+    if fitting.is_empty() {
+        return Err(refusal::no_pool(ask, family, &reasons));
+    }
+    Ok(fitting)
+}
+
+/// The pools of a family that serve who names none, and why the others do not.
+/// Without labels no namespace is asked for.
+pub fn selecting<'a>(
+    draft: &Draft<'a>,
+    node: &Name,
+    family: Family,
+    purpose: Use,
+    namespace: Option<&BTreeMap<String, String>>,
+) -> (Vec<&'a Range>, Vec<String>) {
     let mut fitting = Vec::new();
     let mut reasons = Vec::new();
-    for pool in book.pools().filter(|pool| pool.family() == family) {
+    for pool in draft.book.pools().filter(|pool| pool.family() == family) {
         let reason = if pool.pool.disabled {
             "is disabled"
         } else if pool.pool.manual {
             "serves only who names it"
-        } else if !pool.allows(ask.purpose) {
+        } else if !pool.allows(purpose) {
             "does not allow the use"
-        } else if !pool.selects_node(labels) {
+        } else if !claim::selects(draft, pool, node) {
             "does not select the node"
-        } else if !pool.selects_namespace(&ask.namespace_labels) {
+        } else if namespace.is_some_and(|labels| !pool.selects_namespace(labels)) {
             "does not select the namespace"
         } else {
             fitting.push(pool);
@@ -39,10 +63,7 @@ pub fn pools<'a>(book: &'a Book, ask: &Allocate, family: Family) -> Result<Vec<&
         };
         reasons.push(format!("{} {reason}", pool.name()));
     }
-    if fitting.is_empty() {
-        return Err(refusal::no_pool(ask, family, &reasons));
-    }
-    Ok(fitting)
+    (fitting, reasons)
 }
 
 /// All pools that the request names, of any family: they exist and are

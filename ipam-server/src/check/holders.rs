@@ -11,7 +11,7 @@ use weft_api::{
 };
 
 use super::{Found, Rows, address};
-use crate::model::Allocation;
+use crate::{model::Allocation, tunnel};
 
 /// By address; several where blocks overlap.
 type Held<'a> = BTreeMap<IpAddr, Vec<&'a Allocation>>;
@@ -88,6 +88,10 @@ fn tunnels(rows: &Rows, held: &Held, found: &mut Found) {
     {
         let gone = !rows.nodes.contains_key(&allocation.node);
         if allocation.purpose == Use::Tunnel && allocation.handle.is_some() && gone {
+            // A node that is withdrawn keeps its own, as it keeps its blocks.
+            if tunnel::is_own(allocation) {
+                continue;
+            }
             let message = format!(
                 "it is the tunnel address of node {}, which is not known",
                 allocation.node

@@ -22,7 +22,7 @@ use super::{Job, Ticket, Writer, batch::Batch, commit::Ended};
 use crate::{
     book::Book,
     model::{Key, Revision},
-    node,
+    node, tunnel,
 };
 
 /// How long a node stays known that is not heard, unless told otherwise: longer
@@ -77,6 +77,14 @@ impl Members {
             silenced: never(),
             held: held.map(|node| (node.name.clone(), orphan(node))).collect(),
         }
+    }
+
+    /// Those whose records may be given an address of their own.
+    fn lacks(&self, book: &Book, name: &Name, held: &Held) -> bool {
+        let node = book.node(name).filter(|_| held.silent_since.is_none());
+        let own = |node: &&Node| node.registered.is_some() && held.node.tunnel.is_empty();
+        node.filter(own)
+            .is_some_and(|node| tunnel::may_lack(book, &node.tunnel))
     }
 
     pub fn has(&self, name: &Name) -> bool {
@@ -148,7 +156,8 @@ impl Writer {
         let is_due = |(name, held): &(&Name, &Held)| {
             let over = held.silent_since.is_some_and(|since| since + grace <= now);
             let lost = held.silent_since.is_none() && self.book.node(name).is_none();
-            held.retry_at <= now && (over || lost || self.stale)
+            let lacks = || self.members.lacks(&self.book, name, held);
+            held.retry_at <= now && (over || lost || self.stale || lacks())
         };
         let due = self.members.held.iter().filter(is_due);
         let due: Vec<Name> = due.map(|(name, _)| name.clone()).collect();
@@ -180,8 +189,32 @@ impl Writer {
                 self.members.held.remove(name);
             }
             None if self.book.node(name).is_none() => self.restore(name),
+            None if self.book.revision_of(&key) == held.revision => self.complete(name),
             _ => {}
         }
+    }
+
+    /// Gives a node what it lacks of addresses of its own, as after the first
+    /// pool was made.
+    fn complete(&mut self, name: &Name) {
+        let now = (self.clock)();
+        // What is not there by what is known needs no asking.
+        if node::complete(&self.book, name, now).is_none() || !self.catch_up() {
+            return;
+        }
+        let Some(mut plan) = node::complete(&self.book, name, now) else {
+            return;
+        };
+        let mut batch = Batch::new(self.known + 1);
+        batch.take(&mut self.book, &mut plan);
+        if !matches!(self.commit(batch), Ended::Durable) {
+            return;
+        }
+        let revision = self.book.revision_of(&Key::Node(name.clone()));
+        if let Some(held) = self.members.held.get_mut(name) {
+            held.revision = revision;
+        }
+        info!(node = %name, "the addresses of a node in the pod network are others now");
     }
 
     /// Whether it is done.

@@ -14,7 +14,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weft_api::ipam::{Code, Event, Node, Reply, Request};
+use weft_api::ipam::{Code, Event, Node, ProblemKind, Reply, Request};
 use weft_socket::ipam::{Client, ClientError, Watch};
 
 use crate::support::{
@@ -88,6 +88,28 @@ impl Server {
         }
     }
 
+    /// What the node has of its own in the pod network.
+    fn tunnel(&self, number: u8) -> Vec<std::net::IpAddr> {
+        let Ok(Reply::Nodes(nodes)) = self.client().request(&Request::Nodes) else {
+            panic!("nodes answers with nodes");
+        };
+        let name = format!("n{number}");
+        let node = nodes.into_iter().find(|node| node.name.as_str() == name);
+        node.map(|node| node.tunnel).unwrap_or_default()
+    }
+
+    /// But that a block's owner is withdrawn.
+    fn has_no_problem(&self) {
+        match self.ask(json!({"op": "check"})) {
+            Reply::Report(mut report) => {
+                let unfinished = ProblemKind::Unfinished;
+                report.problems.retain(|one| one.kind != unfinished);
+                assert_eq!(report.problems, []);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn ask(&self, request: Value) -> Reply {
         let request = serde_json::from_value(request).expect("a request");
         self.client().request(&request).expect("it is granted")
@@ -153,26 +175,23 @@ fn a_machine_that_dies_is_withdrawn_and_comes_back_with_its_blocks() {
     first.ask(json!({"op": "pool-create", "name": "p", "cidr": "10.7.0.0/22"}));
     let _one = first.register(1);
     let mut two = second.register(2);
-    hears(&mut two, "n1 has a block", |event| {
-        matches!(event, Event::Route { .. }) || {
-            let attachment = json!({"network": "pods", "container": "c", "interface": "eth0"});
-            first.ask(
-                json!({"op": "allocate", "attachment": attachment, "node": "n1",
-                "families": ["v4"]}),
-            );
-            false
-        }
-    });
+    let attachment = json!({"network": "pods", "container": "c", "interface": "eth0"});
+    first.ask(
+        json!({"op": "allocate", "attachment": attachment, "node": "n1",
+        "families": ["v4"]}),
+    );
     // Longer than the lease.
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(second.nodes(), ["n1", "n2"], "both are kept alive");
     first.kill();
     hears_gone(&mut two, 1);
     match second.ask(json!({"op": "blocks"})) {
-        Reply::Blocks(blocks) => assert_eq!(
-            blocks[0].owner.as_ref().map(ToString::to_string),
-            Some("n1".to_owned())
-        ),
+        Reply::Blocks(blocks) => {
+            let owners = blocks.iter().filter_map(|block| block.owner.as_ref());
+            let mut owners: Vec<_> = owners.map(ToString::to_string).collect();
+            owners.sort_unstable();
+            assert_eq!(owners, ["n1", "n2"]);
+        }
         other => panic!("{other:?}"),
     }
     first.again(etcd.client);
@@ -336,4 +355,78 @@ fn of_two_machines_with_one_name_or_address_the_second_is_refused() {
         }
     }
     assert_eq!(second.nodes(), ["n1"]);
+}
+
+#[test]
+fn a_nodes_own_address_outlives_its_server_and_its_lease() {
+    let etcd = Member::start(&[]);
+    let (mut first, second) = (Server::start(etcd.client), Server::start(etcd.client));
+    first.ask(json!({"op": "pool-create", "name": "p", "cidr": "10.7.0.0/24"}));
+    let _one = first.register(1);
+    let own = first.tunnel(1);
+    assert_eq!(own.len(), 1);
+    let mut two = second.register(2);
+    eventually("both are told", || second.tunnel(1) == own);
+    assert_ne!(second.tunnel(2), own);
+    first.kill();
+    hears_gone(&mut two, 1);
+    second.has_no_problem();
+    // Nobody else is given it meanwhile.
+    let attachment = json!({"network": "pods", "container": "c", "interface": "eth0"});
+    let given = second.ask(
+        json!({"op": "allocate", "attachment": attachment, "node": "n1",
+        "families": ["v4"]}),
+    );
+    let Reply::Allocated(given) = given else {
+        panic!("{given:?}");
+    };
+    assert_ne!(given.addresses[0].address, own[0]);
+    first.again(etcd.client);
+    let _one = first.register(1);
+    assert_eq!(first.tunnel(1), own);
+    hears_come(&mut two, 1);
+    assert_eq!(second.tunnel(1), own);
+    second.has_no_problem();
+}
+
+#[test]
+fn who_is_cut_off_and_who_lost_its_lease_have_the_same_address_on_return() {
+    let etcd = Member::start(&[]);
+    let proxy = Proxy::before(etcd.client);
+    let (cut_off, other) = (Server::start(proxy.port), Server::start(etcd.client));
+    other.ask(json!({"op": "pool-create", "name": "p", "cidr": "10.7.0.0/24"}));
+    let mut two = other.register(2);
+    let _one = cut_off.register(1);
+    hears_come(&mut two, 1);
+    let own = cut_off.tunnel(1);
+    assert_eq!(own.len(), 1);
+    proxy.requests(Way::Lose);
+    proxy.cut();
+    hears_gone(&mut two, 1);
+    assert_eq!(cut_off.tunnel(1), own, "it knows what it knew");
+    other.has_no_problem();
+    let _third = other.register(3);
+    assert!(other.tunnel(3) != own && other.tunnel(3).len() == 1);
+    proxy.requests(Way::Pass);
+    proxy.cut();
+    hears_come(&mut two, 1);
+    assert_eq!(other.tunnel(1), own);
+    other.has_no_problem();
+    eventually("it is told of the third", || {
+        cut_off.tunnel(3) == other.tunnel(3)
+    });
+}
+
+#[test]
+fn a_pool_that_another_server_makes_gives_each_node_an_address() {
+    let etcd = Member::start(&[]);
+    let (first, second) = (Server::start(etcd.client), Server::start(etcd.client));
+    let (_one, _two) = (first.register(1), second.register(2));
+    assert!(first.tunnel(1).is_empty());
+    second.ask(json!({"op": "pool-create", "name": "p", "cidr": "10.7.0.0/24"}));
+    eventually("both have one", || {
+        let [one, two] = [1, 2].map(|number| first.tunnel(number));
+        one.len() == 1 && two.len() == 1 && one != two
+    });
+    first.has_no_problem();
 }

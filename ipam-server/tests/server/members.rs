@@ -59,7 +59,7 @@ fn a_node_lives_with_its_connection_and_a_grace() {
     assert_eq!(gone["node-gone"]["name"], json!("n1"), "{gone}");
     let held = operator.ask(json!({"op": "allocations", "node": "n1"}));
     let held = held["ok"]["allocations"].as_array().expect("allocations");
-    assert_eq!(held.len(), 1, "its addresses stay its own");
+    assert_eq!(held.len(), 2, "the pod's address and its own stay its own");
 
     let mut forwarder = server.client();
     assert_eq!(forwarder.ask(register("n1", 1)), registered(false));
@@ -177,4 +177,132 @@ fn an_operators_record_stands_above_what_a_node_says() {
         seen = event(&mut watcher);
     }
     assert!(seen.to_string().contains("registered"), "{seen}");
+}
+
+fn tunnel(client: &mut Client, name: &str) -> Value {
+    let answer = client.ask(json!({"op": "nodes"}));
+    let nodes = answer["ok"]["nodes"].as_array().expect("nodes");
+    let node = nodes.iter().find(|node| node["name"] == name);
+    node.map_or(Value::Null, |node| node["tunnel"].clone())
+}
+
+/// But that a block's owner is withdrawn.
+fn problems(client: &mut Client) -> Value {
+    let mut problems = client.ask(json!({"op": "check"}))["ok"]["report"]["problems"].take();
+    let list = problems.as_array_mut().expect("a list");
+    list.retain(|one| one["kind"] != "unfinished");
+    problems
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(std::time::Instant::now() < until, "it did not come: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn who_registers_has_an_address_of_its_own_until_it_is_deleted() {
+    let mut server = Server::with_config(SHORT);
+    let mut operator = server.client();
+    operator.done(pool("p", "10.7.0.0/24"));
+    operator.done(node("n2", 2));
+    let mut forwarder = server.client();
+    forwarder.ask(register("n1", 1));
+    let own = tunnel(&mut operator, "n1");
+    let address = own[0].as_str().expect("an address").to_owned();
+    assert!(address.starts_with("10.7.0."), "{own}");
+    assert_eq!(tunnel(&mut operator, "n2"), Value::Null, "an operator says");
+    forwarder.ask(register("n1", 1));
+    assert_eq!(tunnel(&mut operator, "n1"), own, "once is enough");
+    for release in [
+        json!({"op": "release", "by": "handle", "handle": "tunnel:n1"}),
+        json!({"op": "release", "by": "addresses", "addresses": [{"address": address}]}),
+    ] {
+        assert_eq!(code(&operator.ask(release)), "in-use");
+    }
+    // Neither a pod nor a list of pods takes it.
+    let pod = operator.ask(allocate("c1", "n1"));
+    assert_ne!(pod["ok"]["allocated"]["addresses"][0]["address"], own[0]);
+    operator.ask(json!({"op": "gc", "network": "pods", "node": "n1", "valid": []}));
+    drop(forwarder);
+    eventually("it is withdrawn", || nodes(&mut operator) == ["n2"]);
+    assert_eq!(problems(&mut operator), json!([]), "no leak");
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    let server = server.again();
+    let mut operator = server.client();
+    let mut forwarder = server.client();
+    forwarder.ask(register("n1", 1));
+    assert_eq!(tunnel(&mut operator, "n1"), own, "it has the same again");
+    operator.done(json!({"op": "node-leave", "name": "n1"}));
+    assert_eq!(problems(&mut operator), json!([]), "no leak");
+    let held = operator.ask(json!({"op": "allocations", "node": "n1"}));
+    for one in held["ok"]["allocations"].as_array().expect("a list") {
+        if one["use"] == "workload" {
+            let by = json!({"op": "release", "by": "handle", "handle": one["handle"]});
+            operator.ask(by);
+        }
+    }
+    operator.done(json!({"op": "node-delete", "name": "n1"}));
+    let held = operator.ask(json!({"op": "allocations", "node": "n1"}));
+    assert_eq!(held["ok"]["allocations"], json!([]), "{held}");
+}
+
+#[test]
+fn a_nodes_own_address_follows_the_pools() {
+    let server = Server::start();
+    let mut operator = server.client();
+    let mut forwarder = server.client();
+    assert_eq!(forwarder.ask(register("n1", 1)), registered(false));
+    assert_eq!(tunnel(&mut operator, "n1"), Value::Null, "there is no pool");
+    operator.done(pool("p", "10.7.0.0/24"));
+    let lies = |operator: &mut Client, pools: &[&str]| {
+        let own = tunnel(operator, "n1");
+        let own = own.as_array().cloned().unwrap_or_default();
+        let of = |(one, pool): (&Value, &&str)| one.as_str().is_some_and(|a| a.starts_with(*pool));
+        own.len() == pools.len() && own.iter().zip(pools).all(of)
+    };
+    eventually("it has one", || lies(&mut operator, &["10.7.0."]));
+    operator.done(pool("six", "fd00:7::/112"));
+    eventually("and one of IPv6", || {
+        lies(&mut operator, &["10.7.0.", "fd00:7:"])
+    });
+    operator.done(pool("q", "10.8.0.0/24"));
+    operator.done(json!({"op": "pool-disable", "name": "p", "disabled": true}));
+    eventually("it moves", || lies(&mut operator, &["10.8.0.", "fd00:7:"]));
+    operator.done(json!({"op": "pool-delete", "name": "p"}));
+    assert_eq!(problems(&mut operator), json!([]));
+    // A pool that a withdrawn node's address lies in does not wait for it.
+    operator.done(json!({"op": "node-leave", "name": "n1"}));
+    operator.done(json!({"op": "pool-disable", "name": "q", "disabled": true}));
+    operator.done(json!({"op": "pool-delete", "name": "q"}));
+    assert_eq!(problems(&mut operator), json!([]));
+}
+
+#[test]
+fn pools_choose_by_the_labels_that_a_node_registers_with() {
+    let server = Server::start();
+    let mut operator = server.client();
+    for (name, cidr, selector) in [
+        ("a", "10.7.0.0/24", "rack == 'a'"),
+        ("b", "10.8.0.0/24", "rack == 'b'"),
+    ] {
+        let mut pool = pool(name, cidr);
+        pool["node_selector"] = json!(selector);
+        operator.done(pool);
+    }
+    let mut forwarder = server.client();
+    let mut request = register("n1", 1);
+    request["labels"] = json!({"rack": "b"});
+    assert_eq!(forwarder.ask(request), registered(false));
+    let own = tunnel(&mut operator, "n1");
+    assert!(
+        own[0].as_str().is_some_and(|a| a.starts_with("10.8.0.")),
+        "{own}"
+    );
+    // No pool is full of its pods, nor does it wait where there is no room.
+    operator.done(pool("c", "10.9.0.0/24"));
+    assert_eq!(forwarder.ask(register("n2", 2)), registered(false));
 }
