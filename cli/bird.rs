@@ -24,7 +24,7 @@ use weft_api::{
 use weft_forwarder::{
     ipam::View,
     nodes,
-    watched::{PAUSE, Stamp, Watched},
+    watched::{self, Stamp, Watched},
 };
 use weft_interop::bird::{Neighbour, Options, render};
 
@@ -182,7 +182,7 @@ impl Task {
         loop {
             let done = self.output.reload();
             self.report(done);
-            thread::sleep(PAUSE);
+            thread::sleep(watched::PAUSE);
             if watched.is_new(Stamp::of(path)) {
                 let done = self.take_file(path);
                 self.report(done);
