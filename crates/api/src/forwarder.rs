@@ -4,7 +4,7 @@
 //!
 //! A request that cannot be taken gets an [`Error`] and changes nothing.
 
-use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ mod bandwidth;
 mod mapping;
 mod policy;
 pub mod sound;
+mod status;
 
 pub use bandwidth::{Bandwidth, Limit};
 pub use mapping::{PortMapping, Protocol};
@@ -22,6 +23,7 @@ pub use policy::{
     Decision, Denied, DeniedFlow, Explain, Explanation, Nearest, ObjectRef, Policies, PolicyChange,
     PolicyRow, PolicySource, Rules,
 };
+pub use status::{Ipam, NodesFile, Status};
 
 /// Longest request line in bytes, newline included.
 pub const REQUEST_MAX: usize = 8 << 20;
@@ -213,11 +215,6 @@ fn default_port() -> u16 {
     DEFAULT_PORT
 }
 
-/// Ethernet's.
-fn default_mtu() -> u16 {
-    1500
-}
-
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
@@ -352,55 +349,4 @@ pub struct Drop {
     /// The reason in a sentence.
     pub sentence: String,
     pub packets: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    pub version: String,
-    pub pid: u32,
-    pub node: Name,
-    pub workers: usize,
-    pub epoch: u64,
-    pub underlay: Vec<IpAddr>,
-    /// Of the underlay, in bytes of IP packet.
-    #[serde(default = "default_mtu")]
-    pub mtu: u16,
-    /// The node's own addresses in the pod network, by the tables in force.
-    #[serde(default)]
-    pub tunnel: Vec<IpAddr>,
-    pub vni: Vni,
-    pub port: u16,
-    /// UDP_SEGMENT in use; false after the kernel refused it.
-    pub gso: bool,
-    /// UDP_GRO in use.
-    pub gro: bool,
-    /// IP-in-IP can be sent and received.
-    #[serde(default)]
-    pub ipip: bool,
-    pub ports: usize,
-    pub peers: usize,
-    /// None where nodes do not come from an IPAM server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipam: Option<Ipam>,
-    /// None where nodes do not come from a file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nodes_file: Option<NodesFile>,
-}
-
-/// The file that a forwarder takes the nodes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodesFile {
-    pub path: PathBuf,
-    /// Why the newest version is not in force; none where it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fault: Option<String>,
-}
-
-/// The IPAM server that a forwarder follows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ipam {
-    pub socket: PathBuf,
-    pub connected: bool,
-    /// Of the tables in force; none before the first.
-    pub revision: Option<u64>,
 }
