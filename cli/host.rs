@@ -6,6 +6,7 @@
 
 mod check;
 mod knobs;
+mod nat;
 mod plan;
 mod underlay;
 
@@ -21,6 +22,7 @@ use weft_api::{
 use weft_cni::{
     forwarder::{Client, ClientError},
     link::{self, Attach, Role, Wiring},
+    nat::Ways,
     netns::Netns,
     wire_pod,
 };
@@ -31,6 +33,7 @@ use plan::PATIENCE;
 use underlay::Underlay;
 
 pub use check::check;
+pub use nat::check as check_nat;
 
 /// Let the node and the pods reach each other.
 #[derive(Debug, Subcommand)]
@@ -50,6 +53,10 @@ pub struct Up {
     /// that the forwarder follows].
     #[arg(long = "pool", value_name = "CIDR")]
     pools: Vec<IpNet>,
+    /// Pods of the pools that --pool names take the node's address outside the
+    /// pools. Pools of the IPAM server say so themselves.
+    #[arg(long, requires = "pools")]
+    nat_outgoing: bool,
     /// Bytes of the largest IP packet that weft0 takes [default: what fits the
     /// tunnel, and where blocks are reached without one, the underlay's MTU].
     #[arg(long, value_name = "BYTES")]
@@ -79,7 +86,9 @@ fn up(args: Up) -> anyhow::Result<ExitCode> {
     let status = plan::settled(&mut forwarder)?;
     let underlay = Underlay::look(&status.underlay)?;
     let own = &underlay.addresses;
-    let wiring = plan::wiring(&mut forwarder, &status, own, args.pools, args.mtu)?;
+    let behind = plan::behind(&status, args.pools, args.nat_outgoing)?;
+    let masqueraded = behind.masqueraded.clone();
+    let wiring = plan::wiring(&mut forwarder, &status, own, behind, args.mtu)?;
     let done = raise(&Netns::current()?, &wiring, &mut forwarder)?;
     let mut page = format!("{HOST_LINK} {done}: {}\n", told(&wiring));
     if wiring.addresses.is_empty() {
@@ -93,6 +102,11 @@ fn up(args: Up) -> anyhow::Result<ExitCode> {
     for pool in pools {
         page += &format!("route {pool} by {HOST_LINK}\n");
     }
+    let ways = Ways {
+        pools: pools.to_vec(),
+        masqueraded,
+    };
+    page += &nat::up(&ways, &mut forwarder)?;
     page += &underlay.missing();
     let has = |v4| pools.iter().any(|pool| pool.addr().is_ipv4() == v4);
     let scene = Scene::look(has(true), has(false), underlay.links);
@@ -106,9 +120,10 @@ fn down(target: &Target) -> anyhow::Result<ExitCode> {
         return show("there is no host port\n");
     };
     lower(&Netns::current()?, &port, &mut forwarder)?;
-    show(&format!(
-        "{HOST_LINK} is gone, with its addresses and routes; forwarding stays as it is\n"
-    ))
+    let mut page =
+        format!("{HOST_LINK} is gone, with its addresses and routes; forwarding stays as it is\n");
+    page += &nat::down();
+    show(&page)
 }
 
 fn host_port(forwarder: &mut Client) -> anyhow::Result<Option<Port>> {

@@ -32,24 +32,24 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What lies behind weft0.
 #[derive(Debug, Default)]
-struct Behind {
+pub struct Behind {
     pools: Vec<IpNet>,
+    /// Those of them whose pods take the node's address outside of all.
+    pub masqueraded: Vec<IpNet>,
     /// Some of it may be reached without a tunnel.
     direct: bool,
 }
 
-/// The link, for these pools or for those of the IPAM server. Where the node
-/// has no address of its own in the pod network, it speaks from `underlay`.
-pub fn wiring(
-    forwarder: &mut Client,
-    status: &Status,
-    underlay: &[IpAddr],
-    pools: Vec<IpNet>,
-    mtu: Option<u16>,
-) -> anyhow::Result<Wiring> {
+/// These pools, or those of the IPAM server.
+pub fn behind(status: &Status, pools: Vec<IpNet>, nat_outgoing: bool) -> anyhow::Result<Behind> {
     let mut behind = match pools.is_empty() {
         true => told(status)?,
         false => Behind {
+            masqueraded: if nat_outgoing {
+                pools.clone()
+            } else {
+                Vec::new()
+            },
             pools,
             direct: false,
         },
@@ -58,8 +58,22 @@ pub fn wiring(
         let canonical = pool.trunc();
         bail!("pool {pool} has bits set behind its length; write {canonical}");
     }
-    behind.pools.sort_unstable();
-    behind.pools.dedup();
+    for pools in [&mut behind.pools, &mut behind.masqueraded] {
+        pools.sort_unstable();
+        pools.dedup();
+    }
+    Ok(behind)
+}
+
+/// The link. Where the node has no address of its own in the pod network, it
+/// speaks from `underlay`.
+pub fn wiring(
+    forwarder: &mut Client,
+    status: &Status,
+    underlay: &[IpAddr],
+    behind: Behind,
+    mtu: Option<u16>,
+) -> anyhow::Result<Wiring> {
     let peers = forwarder.peers()?;
     refuse_underlay(&behind.pools, status, &peers)?;
     let direct = behind.direct || peers.iter().any(has_direct);
@@ -123,8 +137,14 @@ fn told(status: &Status) -> anyhow::Result<Behind> {
     );
     let direct =
         |PoolUsage { pool, .. }: &PoolUsage| pool.encapsulation.leaves_some_plain(pool.when);
+    let leaves = |PoolUsage { pool, .. }: &&PoolUsage| pool.nat_outgoing;
     Ok(Behind {
         direct: pools.iter().any(direct),
+        masqueraded: pools
+            .iter()
+            .filter(leaves)
+            .map(|pool| pool.pool.cidr)
+            .collect(),
         pools: pools.iter().map(|pool| pool.pool.cidr).collect(),
     })
 }

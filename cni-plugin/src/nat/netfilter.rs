@@ -1,0 +1,275 @@
+//! The one user of a netfilter socket: transactions of nftables, and what its
+//! maps hold. A socket speaks for the network namespace in which it was opened.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    NetfilterSubsystem,
+    nftables::{
+        DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage,
+        SetElementAttribute, SetElementList, SetElementMessage,
+    },
+    none::ControlMessage,
+};
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv,
+            send, setsockopt, socket, sockopt,
+        },
+        time::TimeVal,
+    },
+};
+use rtnetlink::packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+
+use super::NatError;
+
+/// The kernel answers at once; longer only where it gets no processor.
+const DEADLINE: TimeVal = TimeVal::new(10, 0);
+
+/// Most that the kernel puts into one answer (NLMSG_GOODSIZE and up), and more.
+const ANSWER_MAX: usize = 64 << 10;
+
+/// For a transaction of all that a node may publish. Who may not have so much
+/// keeps what everybody has.
+const TRANSACTION_MAX: usize = 8 << 20;
+
+/// NFNL_BATCH_GENID.
+const GENERATION: u16 = 1;
+
+#[derive(Debug)]
+pub struct Netfilter {
+    fd: OwnedFd,
+    sequence: u32,
+}
+
+impl Netfilter {
+    pub fn open() -> Result<Self, NatError> {
+        let of = |error: Errno| NatError::Open(error.into());
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )
+        .map_err(of)?;
+        setsockopt(&fd, sockopt::ReceiveTimeout, &DEADLINE).map_err(of)?;
+        let _ = setsockopt(&fd, sockopt::SndBufForce, &TRANSACTION_MAX);
+        connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(of)?;
+        Ok(Self { fd, sequence: 0 })
+    }
+
+    /// The ruleset's generation, which every transaction of anybody raises.
+    pub fn generation(&mut self) -> Result<u32, NatError> {
+        const WHAT: &str = "ask for the ruleset's generation";
+
+        let ask = NfTablesMessage::GetGen(GenMessage { attributes: vec![] });
+        let message = self.message(NetfilterProtoFamily::Unspec, 0, ask.into());
+        self.tell(WHAT, &message)?;
+        let mut found = None;
+        self.hear(WHAT, |message| {
+            if let NfTablesMessage::NewGen(answer) = message {
+                let id = |attribute: &GenAttribute| match attribute {
+                    GenAttribute::Id(id) => Some(*id),
+                    _ => None,
+                };
+                found = answer.attributes.iter().find_map(id);
+            }
+            found.is_some()
+        })?;
+        found.ok_or(NatError::Confused { what: WHAT })
+    }
+
+    /// Changes all of it or nothing. With a generation, nothing unless the
+    /// ruleset is still of that one.
+    pub fn commit(
+        &mut self,
+        what: &'static str,
+        generation: Option<u32>,
+        changes: Vec<NfTablesMessage>,
+    ) -> Result<(), NatError> {
+        let begin = match generation {
+            None => ControlMessage::BatchBegin,
+            Some(generation) => {
+                let generation = DefaultNla::new(GENERATION, generation.to_be_bytes().into());
+                ControlMessage::Other {
+                    message_type: ControlMessage::BatchBegin.message_type().into(),
+                    attributes: vec![generation],
+                }
+            }
+        };
+        let mut batch = self.bracket(begin);
+        let count = changes.len();
+        for (place, change) in changes.into_iter().enumerate() {
+            let last = if place + 1 == count { NLM_F_ACK } else { 0 };
+            let inner = change.into();
+            batch.extend(self.message(NetfilterProtoFamily::Inet, NLM_F_CREATE | last, inner));
+        }
+        batch.extend(self.bracket(ControlMessage::BatchEnd));
+        self.tell(what, &batch)?;
+        match self.hear(what, |_| false) {
+            Err(NatError::Refused { error, .. })
+                if error.raw_os_error() == Some(Errno::ERESTART as i32) =>
+            {
+                Err(NatError::Overtaken)
+            }
+            done => done,
+        }
+    }
+
+    /// Keys and values of a map; none where there is no such map.
+    #[expect(clippy::type_complexity, reason = "a list of pairs of bytes")]
+    pub fn elements(
+        &mut self,
+        table: &str,
+        map: &str,
+    ) -> Result<Option<Vec<(Vec<u8>, Vec<u8>)>>, NatError> {
+        const WHAT: &str = "list what is published";
+
+        let ask = NfTablesMessage::GetSetElement(SetElementMessage {
+            attributes: vec![
+                SetElementList::Table(table.to_owned()),
+                SetElementList::Set(map.to_owned()),
+            ],
+        });
+        let message = self.message(NetfilterProtoFamily::Inet, NLM_F_DUMP, ask.into());
+        self.tell(WHAT, &message)?;
+        let mut found = Vec::new();
+        let heard = self.hear(WHAT, |message| {
+            if let NfTablesMessage::NewSetElement(answer) = message {
+                found.extend(answer.attributes.iter().flat_map(pairs));
+            }
+            false
+        });
+        match heard {
+            Ok(()) => Ok(Some(found)),
+            Err(NatError::Refused { error, .. })
+                if error.raw_os_error() == Some(Errno::ENOENT as i32) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One request of another part of netfilter, which the kernel acknowledges.
+    pub fn ask(
+        &mut self,
+        what: &'static str,
+        family: NetfilterProtoFamily,
+        request: NetfilterMessageInner,
+    ) -> Result<(), NatError> {
+        // From version 1 on a request to delete heeds the family.
+        let header = NetfilterHeader::new(family, 1, 0);
+        let message = self.bytes(NLM_F_ACK, NetfilterMessage::new(header, request));
+        self.tell(what, &message)?;
+        self.hear(what, |_| false)
+    }
+
+    /// The begin or end of a transaction, which name nftables as its part.
+    fn bracket(&mut self, bracket: ControlMessage) -> Vec<u8> {
+        let part = u16::from(u8::from(NetfilterSubsystem::NfTables));
+        let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, part);
+        self.bytes(0, NetfilterMessage::new(header, bracket))
+    }
+
+    fn message(
+        &mut self,
+        family: NetfilterProtoFamily,
+        flags: u16,
+        inner: NetfilterMessageInner,
+    ) -> Vec<u8> {
+        let header = NetfilterHeader::new(family, 0, 0);
+        self.bytes(flags, NetfilterMessage::new(header, inner))
+    }
+
+    fn bytes(&mut self, flags: u16, message: NetfilterMessage) -> Vec<u8> {
+        self.sequence += 1;
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    fn tell(&self, what: &'static str, bytes: &[u8]) -> Result<(), NatError> {
+        match send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused(what, error.into())),
+        }
+    }
+
+    /// Hears answers until the kernel has acknowledged or ended them, or
+    /// `done` says that it is enough.
+    fn hear(
+        &self,
+        what: &'static str,
+        mut done: impl FnMut(&NfTablesMessage) -> bool,
+    ) -> Result<(), NatError> {
+        let mut buffer = vec![0; ANSWER_MAX];
+        loop {
+            let length = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())
+                .map_err(|error| refused(what, error.into()))?;
+            let mut rest = &buffer[..length];
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
+                    .map_err(|_| NatError::Confused { what })?;
+                let length = message.header.length as usize;
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                match message.payload {
+                    NetlinkPayload::Error(answer) => match answer.raw_code() {
+                        0 => return Ok(()),
+                        code => {
+                            let error = io::Error::from_raw_os_error(code.saturating_abs());
+                            return Err(refused(what, error));
+                        }
+                    },
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::InnerMessage(message) => {
+                        if let NetfilterMessageInner::NfTables(message) = &message.inner
+                            && done(message)
+                        {
+                            return Ok(());
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn refused(what: &'static str, error: io::Error) -> NatError {
+    NatError::Refused { what, error }
+}
+
+fn pairs(list: &SetElementList) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let SetElementList::Elements(elements) = list else {
+        return Vec::new();
+    };
+    elements.iter().filter_map(pair).collect()
+}
+
+fn pair(element: &ListAttribute<SetElementAttribute>) -> Option<(Vec<u8>, Vec<u8>)> {
+    let ListAttribute::Element(attributes) = element else {
+        return None;
+    };
+    let (mut key, mut value) = (None, None);
+    for attribute in attributes {
+        match attribute {
+            SetElementAttribute::Key(DataAttribute::Value(bytes)) => key = Some(bytes.clone()),
+            SetElementAttribute::Data(DataAttribute::Value(bytes)) => value = Some(bytes.clone()),
+            _ => {}
+        }
+    }
+    Some((key?, value?))
+}
