@@ -116,13 +116,20 @@ fn up(args: Up) -> anyhow::Result<ExitCode> {
 
 fn down(target: &Target) -> anyhow::Result<ExitCode> {
     let mut forwarder = target.connect()?;
-    let Some(port) = host_port(&mut forwarder)? else {
-        return show("there is no host port\n");
+    let here = Netns::current()?;
+    let mut page = match host_port(&mut forwarder)? {
+        Some(port) => {
+            lower(&here, &port, &mut forwarder)?;
+            format!(
+                "{HOST_LINK} is gone, with its addresses and routes; forwarding stays as it is\n"
+            )
+        }
+        None => "there is no host port\n".to_owned(),
     };
-    lower(&Netns::current()?, &port, &mut forwarder)?;
-    let mut page =
-        format!("{HOST_LINK} is gone, with its addresses and routes; forwarding stays as it is\n");
-    page += &nat::down();
+    // Of another forwarder's weft0 it stays.
+    if link::ours(&here, HOST_LINK)?.is_none() {
+        page += &nat::down();
+    }
     show(&page)
 }
 

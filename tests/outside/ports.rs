@@ -1,6 +1,10 @@
 //! Ports of the node that lead to pods, from wherever they are asked.
 
-use std::net::IpAddr;
+use std::{
+    io::{Read, Write},
+    net::IpAddr,
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 use weft_lab::{Pod, probe::Family};
@@ -59,6 +63,11 @@ fn a_port_leads_to_its_pod_from_everywhere() {
     let localhost = IpAddr::from([127, 0, 0, 1]);
     let expected = [Some(here.plan.tunnel[0]); 2];
     assert_eq!(seen(&here.itself(), localhost), expected);
+    // By ::1 nobody but the node is reached.
+    let v6: IpAddr = std::net::Ipv6Addr::LOCALHOST.into();
+    let server = Server::at(&here.netns, (v6, HOST).into());
+    assert_eq!(seen(&here.itself(), v6), [Some(v6); 2]);
+    drop(server);
     // A pod's own is its own, and nothing of the node's is reached by it.
     assert_eq!(seen(&beside, localhost), [None; 2]);
     world.check_books();
@@ -122,4 +131,79 @@ fn families_that_are_not_named_lead_where_the_pod_has_an_address() {
         }
         world.del(&mut runtime, 0, &container);
     }
+}
+
+/// The kernel of few machines speaks SCTP itself; any translates it.
+#[test]
+fn sctp_is_led_too() {
+    needs_namespaces!();
+    let world = World::up();
+    let mut runtime = world.runtime();
+    let ports = json!([{"hostPort": 9, "containerPort": 4660, "protocol": "sctp"}]);
+    let pod = world.add(&mut runtime, 0, "c1", &ports).pod;
+    let socat = |arguments: [&str; 3], netns: &weft_cni::netns::Netns| {
+        let start = || {
+            std::process::Command::new("socat")
+                .args(arguments)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+        };
+        netns.run(start).expect("enter").expect("socat")
+    };
+    let mut receiver = socat(["-u", "IP4-RECV:132", "-"], &pod.netns);
+    let mut heard = receiver.stdout.take().expect("piped");
+    let target = format!("IP4-SENDTO:{}:132", world.nodes[0].underlay(Family::V4));
+    let packet = init(9);
+    let hear = std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        let length = heard.read(&mut buffer).expect("read");
+        buffer[..length].to_vec()
+    });
+    // The receiver may not be there yet.
+    while !hear.is_finished() {
+        let mut sender = socat(["-u", "-", &target], &world.outside.netns);
+        let mut input = sender.stdin.take().expect("piped");
+        input.write_all(&packet).expect("written");
+        drop(input);
+        assert!(sender.wait().expect("it ends").success());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        if receiver.try_wait().expect("waited").is_some() {
+            break;
+        }
+    }
+    let _ = receiver.kill();
+    let _ = receiver.wait();
+    let heard = hear.join().expect("heard");
+    assert!(heard.len() >= packet.len(), "{heard:?}");
+    let found = &heard[heard.len() - packet.len()..];
+    let mut expected = packet;
+    expected[2..4].copy_from_slice(&4660_u16.to_be_bytes());
+    summed(&mut expected);
+    assert_eq!(found, expected);
+}
+
+/// The first packet of an association (RFC 9260 section 3.3.2).
+fn init(port: u16) -> Vec<u8> {
+    let mut packet = vec![0; 12];
+    packet[..2].copy_from_slice(&5000_u16.to_be_bytes());
+    packet[2..4].copy_from_slice(&port.to_be_bytes());
+    packet.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+    summed(&mut packet);
+    packet
+}
+
+/// With its CRC32c (RFC 9260 appendix A).
+fn summed(packet: &mut [u8]) {
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    packet[8..12].fill(0);
+    let mut crc = u32::MAX;
+    for byte in packet.iter() {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            let carry = crc & 1;
+            crc = crc >> 1 ^ carry * POLYNOMIAL;
+        }
+    }
+    packet[8..12].copy_from_slice(&(!crc).to_le_bytes());
 }

@@ -2,10 +2,7 @@
 //! send, as a resolver, keeps its flow alive, and would be led for ever to
 //! where its first datagram was: to nobody, or to a pod that has gone.
 
-use netlink_packet_netfilter::{
-    NetfilterMessageInner, NetfilterProtoFamily,
-    conntrack::{ConntrackAttribute, ConntrackMessage},
-};
+use netlink_packet_netfilter::{NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem};
 use rtnetlink::packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use weft_api::forwarder::Protocol;
 
@@ -29,6 +26,7 @@ pub fn forget<'a>(
         };
         match netfilter.ask("forget flows of UDP", family, flows(entry)) {
             // What is published is right all the same.
+            // What is published is right all the same.
             Ok(()) | Err(NatError::Refused { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -39,6 +37,7 @@ pub fn forget<'a>(
 /// The request to delete flows whose first packet went to the entry's port
 /// (linux/netfilter/nfnetlink_conntrack.h).
 fn flows(entry: &Entry) -> NetfilterMessageInner {
+    const IPCTNL_MSG_CT_DELETE: u8 = 2;
     const CTA_TUPLE_ORIG: u16 = 1;
     const CTA_TUPLE_PROTO: u16 = 2;
     const CTA_PROTO_NUM: u16 = 1;
@@ -57,8 +56,12 @@ fn flows(entry: &Entry) -> NetfilterMessageInner {
         &[nested(CTA_TUPLE_PROTO, &[protocol, port])],
     );
     let filter = nested(CTA_FILTER, &[flags]);
-    let attributes = [tuple, filter].map(ConntrackAttribute::Other);
-    ConntrackMessage::Delete(attributes.into()).into()
+    // The crate's own message drops the mark of what is nested.
+    NetfilterMessageInner::Other {
+        subsys: NetfilterSubsystem::Conntrack,
+        message_type: IPCTNL_MSG_CT_DELETE,
+        attributes: vec![tuple, filter],
+    }
 }
 
 fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {

@@ -26,7 +26,8 @@ use nix::{
     },
 };
 use rtnetlink::packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 
 use super::NatError;
@@ -109,8 +110,9 @@ impl Netfilter {
         let count = changes.len();
         for (place, change) in changes.into_iter().enumerate() {
             let last = if place + 1 == count { NLM_F_ACK } else { 0 };
-            let inner = change.into();
-            batch.extend(self.message(NetfilterProtoFamily::Inet, NLM_F_CREATE | last, inner));
+            // A rule goes behind those before it.
+            let flags = NLM_F_CREATE | NLM_F_APPEND | last;
+            batch.extend(self.message(NetfilterProtoFamily::Inet, flags, change.into()));
         }
         batch.extend(self.bracket(ControlMessage::BatchEnd));
         self.tell(what, &batch)?;

@@ -7,9 +7,12 @@
 //!             └ else ─────► outside: pools that ask for it
 //! ```
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, Expressions, Hook, InetHookNumber, ListAttribute,
     NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementList,
@@ -37,8 +40,8 @@ const PORTS: &str = "ports";
 const TO_PODS: &str = "to-pods";
 const OUTSIDE: &str = "outside";
 
-/// 127.0.0.0/8
-const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
+const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
 
 /// Most elements of one message: each takes less than 100 of the 65535 bytes
 /// that an attribute holds.
@@ -171,25 +174,21 @@ impl Table {
 
 fn rules(ways: &Ways) -> Vec<(&'static str, Vec<Expressions>)> {
     let then = |conditions: &[Expressions], action| [conditions, &[action]].concat();
-    let loopback = |end| rule::within(end, LOOPBACK.into());
     let led = then(&rule::to_this_node(), rule::goto(PORTS));
+    let by_weft0 = rule::leaves_by(HOST_LINK);
+    let to_localhost_v4 = rule::within(End::Destination, LOOPBACK_V4.into());
+    let to_localhost_v6 = rule::within(End::Destination, LOOPBACK_V6.into());
+    let by_localhost = rule::within(End::Source, LOOPBACK_V4.into());
     let mut rules = vec![
         // Only this node may speak to its own loopback, and does so by output.
-        (
-            "prerouting",
-            then(&loopback(End::Destination), rule::enough()),
-        ),
+        ("prerouting", then(&to_localhost_v4, rule::enough())),
         ("prerouting", led.clone()),
+        // The kernel routes no packet from ::1 to a pod.
+        ("output", then(&to_localhost_v6, rule::enough())),
         ("output", led),
-        (
-            "postrouting",
-            then(&rule::leaves_by(HOST_LINK), rule::goto(TO_PODS)),
-        ),
+        ("postrouting", then(&by_weft0, rule::goto(TO_PODS))),
         ("postrouting", vec![rule::goto(OUTSIDE)]),
-        (
-            TO_PODS,
-            then(&loopback(End::Source), rule::masquerade(false)),
-        ),
+        (TO_PODS, then(&by_localhost, rule::masquerade(false))),
     ];
     let lookups =
         Map::ALL.map(|map| (PORTS, rule::lead_by(map.name(), map.family, map.by_address)));
