@@ -137,22 +137,27 @@ pub fn publish(ports: impl FnMut() -> Result<Vec<Port>, ClientError>) -> Result<
 /// Sees that nothing is published but by the forwarder's ports. Where nothing
 /// is published at all, the forwarder is not asked.
 pub fn unpublish(ports: impl FnMut() -> Result<Vec<Port>, ClientError>) -> Result<(), NatError> {
-    let mut netfilter = match Netfilter::open() {
-        // A kernel without nftables has published nothing.
-        Err(NatError::Open(error)) if is(&error, Errno::EPROTONOSUPPORT) => return Ok(()),
-        netfilter => netfilter?,
-    };
-    match mend(&mut netfilter, ports, true) {
-        // Nor has one that may not, or whose kernel has no nf_tables.
-        Err(NatError::Refused { error, .. })
-            if [Errno::EPERM, Errno::EOPNOTSUPP, Errno::EINVAL]
-                .iter()
-                .any(|e| is(&error, *e)) =>
+    let looked = Netfilter::open().and_then(|mut netfilter| {
+        netfilter.generation()?;
+        Ok(netfilter)
+    });
+    let mut netfilter = match looked {
+        // Who may not, or has no nf_tables, has published nothing.
+        Err(NatError::Open(error) | NatError::Refused { error, .. })
+            if [
+                Errno::EPERM,
+                Errno::EPROTONOSUPPORT,
+                Errno::EOPNOTSUPP,
+                Errno::EINVAL,
+            ]
+            .iter()
+            .any(|errno| is(&error, *errno)) =>
         {
-            Ok(())
+            return Ok(());
         }
-        done => done.map(drop),
-    }
+        looked => looked?,
+    };
+    mend(&mut netfilter, ports, true).map(drop)
 }
 
 /// What the kernel publishes; none where there is no table.
@@ -191,7 +196,8 @@ fn mend(
         }
         let after = Entry::all(&ports()?);
         let changes = Table::WEFT.change(&before, &after);
-        if changes.is_empty() {
+        // What was read while others changed it may never have been so.
+        if changes.is_empty() && netfilter.generation()? == generation {
             return Ok(true);
         }
         match netfilter.commit("change what is published", Some(generation), changes) {

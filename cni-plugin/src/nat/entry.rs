@@ -254,3 +254,86 @@ fn take_port(bytes: &[u8]) -> Option<u16> {
     let port = u16::from_be_bytes(*bytes.first_chunk()?);
     NonZeroU16::new(port).map(NonZeroU16::get)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn port(name: &str, state: &str, addresses: &[&str], mappings: &Value) -> Port {
+        let nothing = json!({"packets": 0, "bytes": 0});
+        let port = json!({"name": name, "driver": "tap", "state": state,
+            "mac": "02:00:00:00:00:01", "addresses": addresses, "mtu": 1450, "queues": 1,
+            "uso": true, "capabilities": {"port_mappings": mappings}, "age_ms": 1,
+            "from_pod": nothing, "to_pod": nothing});
+        serde_json::from_value(port).expect("a port")
+    }
+
+    fn mapping(port: u16, protocol: &str, ip: Option<&str>) -> Value {
+        let mut mapping = json!({"host_port": port, "container_port": 53, "protocol": protocol});
+        if let Some(ip) = ip {
+            mapping["host_ip"] = ip.into();
+        }
+        mapping
+    }
+
+    fn told(ports: &[Port]) -> Vec<String> {
+        Entry::all(ports).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_mapping_leads_where_the_pod_has_an_address_of_the_family() {
+        let both = ["10.1.0.2", "fd00::2"];
+        for (addresses, ip, expected) in [
+            (
+                &both[..],
+                None,
+                &["*:80/tcp to 10.1.0.2:53", "*:80/tcp to [fd00::2]:53"][..],
+            ),
+            (&both[..1], None, &["*:80/tcp to 10.1.0.2:53"]),
+            (&both, Some("0.0.0.0"), &["*:80/tcp to 10.1.0.2:53"]),
+            (&both, Some("::"), &["*:80/tcp to [fd00::2]:53"]),
+            (
+                &both,
+                Some("192.0.2.1"),
+                &["192.0.2.1:80/tcp to 10.1.0.2:53"],
+            ),
+            (&both[1..], Some("192.0.2.1"), &[]),
+        ] {
+            let mappings = json!([mapping(80, "tcp", ip)]);
+            let ports = [port("p", "up", addresses, &mappings)];
+            assert_eq!(told(&ports), expected, "{addresses:?} {ip:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_gone_publishes_nothing() {
+        let mappings = json!([mapping(80, "udp", None)]);
+        let gone = port("one", "gone", &["10.1.0.2"], &mappings);
+        let up = port("two", "up", &["10.1.0.3"], &mappings);
+        assert_eq!(told(&[gone, up]), ["*:80/udp to 10.1.0.3:53"]);
+    }
+
+    #[test]
+    fn what_the_kernel_holds_is_what_was_put_there() {
+        let mappings = json!([
+            mapping(1, "tcp", None),
+            mapping(65535, "udp", Some("192.0.2.1")),
+            mapping(9, "sctp", Some("2001:db8::1")),
+        ]);
+        let port = port("p", "up", &["10.1.0.2", "fd00::2"], &mappings);
+        let entries = Entry::of(&port);
+        assert_eq!(entries.len(), 4);
+        for entry in entries {
+            let (map, key, value) = (entry.map(), entry.key(), entry.value());
+            let lengths = (map.key_length() as usize, map.value_length() as usize);
+            assert_eq!((key.len(), value.len()), lengths, "{entry}");
+            assert_eq!(Entry::parse(map, &key, &value), Some(entry));
+            for short in 0..key.len() - 3 {
+                assert_eq!(Entry::parse(map, &key[..short], &value), None);
+            }
+            assert_eq!(Entry::parse(map, &key, &value[..4]), None);
+        }
+    }
+}

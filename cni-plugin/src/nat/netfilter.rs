@@ -49,6 +49,8 @@ const GENERATION: u16 = 1;
 pub struct Netfilter {
     fd: OwnedFd,
     sequence: u32,
+    /// The request's first message; answers to earlier ones are late.
+    first: u32,
 }
 
 impl Netfilter {
@@ -64,7 +66,11 @@ impl Netfilter {
         setsockopt(&fd, sockopt::ReceiveTimeout, &DEADLINE).map_err(of)?;
         let _ = setsockopt(&fd, sockopt::SndBufForce, &TRANSACTION_MAX);
         connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(of)?;
-        Ok(Self { fd, sequence: 0 })
+        Ok(Self {
+            fd,
+            sequence: 0,
+            first: 1,
+        })
     }
 
     /// The ruleset's generation, which every transaction of anybody raises.
@@ -213,10 +219,11 @@ impl Netfilter {
     /// Hears answers until the kernel has acknowledged or ended them, or
     /// `done` says that it is enough.
     fn hear(
-        &self,
+        &mut self,
         what: &'static str,
         mut done: impl FnMut(&NfTablesMessage) -> bool,
     ) -> Result<(), NatError> {
+        let first = std::mem::replace(&mut self.first, self.sequence + 1);
         let mut buffer = vec![0; ANSWER_MAX];
         loop {
             let length = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())
@@ -227,15 +234,12 @@ impl Netfilter {
                     .map_err(|_| NatError::Confused { what })?;
                 let length = message.header.length as usize;
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                if message.header.sequence_number < first {
+                    continue;
+                }
                 match message.payload {
-                    NetlinkPayload::Error(answer) => match answer.raw_code() {
-                        0 => return Ok(()),
-                        code => {
-                            let error = io::Error::from_raw_os_error(code.saturating_abs());
-                            return Err(refused(what, error));
-                        }
-                    },
-                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Error(answer) => return ended(what, answer.raw_code()),
+                    NetlinkPayload::Done(done) => return ended(what, done.code),
                     NetlinkPayload::InnerMessage(message) => {
                         if let NetfilterMessageInner::NfTables(message) = &message.inner
                             && done(message)
@@ -247,6 +251,17 @@ impl Netfilter {
                 }
             }
         }
+    }
+}
+
+/// By the kernel's code: a negative errno, or nothing amiss.
+fn ended(what: &'static str, code: i32) -> Result<(), NatError> {
+    match code {
+        0 => Ok(()),
+        code => Err(refused(
+            what,
+            io::Error::from_raw_os_error(code.saturating_abs()),
+        )),
     }
 }
 
