@@ -123,12 +123,18 @@ fn ends_and_resets_pass_on() {
     let pod = world.add(&mut runtime, 0, "c1", &json!([])).pod;
     for family in Family::ALL {
         let both = || exchange::connection(&pod, &world.outside, family).expect("connected");
-        let (mut one, mut other) = both();
-        for (first, second) in [(&mut one, &mut other)] {
+        for turn in [0, 1] {
+            let (one, other) = both();
+            let (mut first, mut second) = if turn == 0 {
+                (one, other)
+            } else {
+                (other, one)
+            };
             first.write_all(b"that is all").expect("written");
             first.shutdown(Shutdown::Write).expect("shut");
             let mut heard = String::new();
             second.read_to_string(&mut heard).expect("to its end");
+            assert_eq!(heard, "that is all");
             second.write_all(b"is it?").expect("written");
             second.shutdown(Shutdown::Write).expect("shut");
             heard.clear();

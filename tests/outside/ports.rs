@@ -202,7 +202,7 @@ fn summed(packet: &mut [u8]) {
         crc ^= u32::from(*byte);
         for _ in 0..8 {
             let carry = crc & 1;
-            crc = crc >> 1 ^ carry * POLYNOMIAL;
+            crc = (crc >> 1) ^ (carry * POLYNOMIAL);
         }
     }
     packet[8..12].copy_from_slice(&(!crc).to_le_bytes());
