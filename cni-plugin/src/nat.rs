@@ -2,8 +2,8 @@
 //! own: who leaves the pools takes the node's address, and ports of the node
 //! lead to pods.
 //!
-//! What is published is what the forwarder's ports publish, and nobody writes
-//! down anything else: each change compares the kernel's maps with that list
+//! What is published is what the forwarder's ports publish, as long as weft0 is
+//! one of them, and nobody writes down anything else: each change compares the kernel's maps with that list
 //! and mends what differs, whoever left it. Two that do so at once cannot undo
 //! each other's: the list is read after the ruleset's generation, and the
 //! kernel takes the change only if that has stayed.
@@ -103,7 +103,7 @@ pub fn up(
     loop {
         let generation = netfilter.generation()?;
         let before = published_by(&mut netfilter)?.unwrap_or_default();
-        let published = Entry::all(&ports()?);
+        let published = wanted(&ports()?);
         let changes = Table::WEFT.anew(ways, &published);
         match netfilter.commit("make the table", Some(generation), changes) {
             Err(NatError::Overtaken) if Instant::now() < until => {}
@@ -194,7 +194,7 @@ fn mend(
         if quiet && before.is_empty() {
             return Ok(true);
         }
-        let after = Entry::all(&ports()?);
+        let after = wanted(&ports()?);
         let changes = Table::WEFT.change(&before, &after);
         // What was read while others changed it may never have been so.
         if changes.is_empty() && netfilter.generation()? == generation {
@@ -208,6 +208,14 @@ fn mend(
                 return Ok(true);
             }
         }
+    }
+}
+
+/// Nothing where the kernel does not lead to pods.
+fn wanted(ports: &[Port]) -> BTreeSet<Entry> {
+    match World::of(ports) {
+        Some(World::Kernel) => Entry::all(ports),
+        Some(World::User) | None => BTreeSet::new(),
     }
 }
 

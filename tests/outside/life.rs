@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use weft_api::forwarder::{Port, PortState};
 use weft_lab::probe::Family;
 use weft_testkit::{
     cni::{Attachment, finish},
@@ -116,6 +117,45 @@ fn without_weft0_a_pod_that_publishes_is_refused_and_leaves_nothing() {
     let _plain = world.add(&mut runtime, 0, "c2", &json!([]));
     node.host_up();
     let _again = world.add(&mut runtime, 0, "c3", &tcp(8080));
+    assert_eq!(node.led_to(), EACH);
+}
+
+#[test]
+fn the_tunnels_own_port_is_nobodys() {
+    needs_namespaces!();
+    let world = World::up();
+    let mut runtime = world.runtime();
+    let ports = |protocol| json!([{"hostPort": 4789, "containerPort": 80, "protocol": protocol}]);
+    let refused = world.try_add(&mut runtime, 0, Container::new("c1", &ports("udp")));
+    let failure = refused.err().expect("nodes speak by it");
+    assert_eq!(failure["code"], 7, "{failure}");
+    let told = failure["msg"].as_str().expect("a sentence");
+    assert!(
+        told.contains("*:4789/udp is the port of the tunnel"),
+        "{told}"
+    );
+    assert_eq!((world.nodes[0].led_to(), world.nodes[0].pods_up()), (0, 0));
+    world.add(&mut runtime, 0, "c2", &ports("tcp"));
+}
+
+#[test]
+fn nothing_is_led_while_weft0_is_away() {
+    needs_namespaces!();
+    let world = World::up();
+    let node = &world.nodes[0];
+    let mut runtime = world.runtime();
+    let _one = world.add(&mut runtime, 0, "c1", &tcp(8080));
+    let two = world.add(&mut runtime, 0, "c2", &json!([]));
+    weft_lab::workshop::run(&node.netns, "ip link del weft0").expect("deleted");
+    let is_up = |port: &Port| port.host.is_some() && port.state == PortState::Up;
+    let until = Instant::now() + Duration::from_secs(20);
+    while node.ports().iter().any(is_up) {
+        assert!(Instant::now() < until, "its port is gone");
+        thread::sleep(Duration::from_millis(10));
+    }
+    world.del(&mut runtime, 0, &two);
+    assert_eq!(node.led_to(), 0);
+    node.host_up();
     assert_eq!(node.led_to(), EACH);
 }
 

@@ -94,7 +94,7 @@ impl<'a> Plan<'a> {
             Client::connect(&config.forwarder).map_err(|error| server::of_forwarder(&error))?;
         let status = forwarder.status();
         let status = status.map_err(|error| server::of_forwarder(&error))?;
-        let world = publish::foresee(order, &mut forwarder)?;
+        let world = publish::foresee(order, &status, &mut forwarder)?;
         let plan = Self {
             order,
             pod,

@@ -2,7 +2,7 @@
 //! forwarder's host port: the kernel behind weft0, by a table that is
 //! programmed here, or a process, which reads of them at the forwarder.
 
-use weft_api::forwarder::{Port, PortMapping};
+use weft_api::forwarder::{Port, PortMapping, Protocol, Status};
 
 use super::{Order, server};
 use crate::{
@@ -12,10 +12,25 @@ use crate::{
 };
 
 /// Who will serve what the runtime asks to publish; nobody if it asks nothing.
-pub(super) fn foresee(order: &Order, forwarder: &mut Client) -> Result<Option<World>, Failure> {
+pub(super) fn foresee(
+    order: &Order,
+    status: &Status,
+    forwarder: &mut Client,
+) -> Result<Option<World>, Failure> {
     let Some(first) = asked(order).first() else {
         return Ok(None);
     };
+    let tunnel =
+        |one: &&PortMapping| one.protocol == Protocol::Udp && one.host_port.get() == status.port;
+    if let Some(tunnel) = asked(order).iter().find(tunnel) {
+        return Err(Failure::new(
+            code::CONFIG,
+            format!(
+                "{} is the port of the tunnel between nodes; publish another",
+                tunnel.published()
+            ),
+        ));
+    }
     let ports = forwarder.ports();
     let ports = ports.map_err(|error| server::of_forwarder(&error))?;
     match World::of(&ports) {
