@@ -161,6 +161,36 @@ fn ends_and_resets_pass_on() {
     world.check_books();
 }
 
+/// As kube-proxy's table leads them: the answer has to pass the node's kernel.
+#[test]
+fn services_of_another_table_lead_pods_to_pods() {
+    needs_namespaces!();
+    let world = World::up();
+    let node = &world.nodes[0];
+    let mut runtime = world.runtime();
+    let pod = world.add(&mut runtime, 0, "c1", &json!([])).pod;
+    let beside = world.add(&mut runtime, 0, "c2", &json!([])).pod;
+    let far = world.add(&mut runtime, 1, "c3", &json!([])).pod;
+    node.nft("add table ip services");
+    node.nft("add chain ip services nat { type nat hook prerouting priority -100 ; }");
+    for (service, backend) in [
+        ("10.96.0.1", &beside),
+        ("10.96.0.2", &far),
+        ("10.96.0.3", &pod),
+    ] {
+        let to = backend.v4();
+        let rule = format!("add rule ip services nat ip daddr {service} dnat to {to}");
+        node.nft(&rule);
+        let _server = Server::of(backend, Family::V4, 80);
+        let service = format!("{service}:80").parse().expect("valid");
+        for speech in Speech::ALL {
+            let seen = speech.seen(&pod.netns, service).expect("answered");
+            assert_eq!(seen, node.plan.tunnel[0], "{}", backend.name());
+        }
+    }
+    world.check_books();
+}
+
 /// The errors of routers on the way reach the pod, and name who made them.
 #[test]
 fn a_path_is_traced_by_its_hops() {
