@@ -264,6 +264,30 @@ fn many_at_once_do_not_undo_each_other() {
     assert_eq!((node.led_to(), node.pods_up()), (0, 0));
 }
 
+#[test]
+fn a_pod_may_publish_a_thousand_ports() {
+    needs_namespaces!();
+    const COUNT: u16 = 1000;
+    let world = World::up();
+    let node = &world.nodes[0];
+    let mut runtime = world.runtime();
+    let port = |number: u16| json!({"hostPort": 20_000 + number, "containerPort": 1 + number});
+    let ports: Vec<_> = (0..COUNT).map(port).collect();
+    let container = world.add(&mut runtime, 0, "c1", &json!(ports));
+    assert_eq!(node.led_to(), EACH * usize::from(COUNT));
+    let list = world.list(0);
+    let checked = node
+        .netns
+        .run(|| runtime.check(&list, &container.attachment));
+    checked.expect("enter").expect("nothing differs");
+    let _server = Server::of(&container.pod, Family::V4, COUNT);
+    let last = (node.underlay(Family::V4), 20_000 + COUNT - 1).into();
+    let seen = Speech::Tcp.seen(&world.outside.netns, last);
+    assert_eq!(seen.expect("answered"), world.outside.v4());
+    world.del(&mut runtime, 0, &container);
+    assert_eq!(node.led_to(), 0);
+}
+
 /// A client that never ceases to send is led to the pod of the day.
 #[test]
 fn flows_of_udp_follow_the_pod() {

@@ -9,10 +9,7 @@ use std::{
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     NetfilterSubsystem,
-    nftables::{
-        DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage,
-        SetElementAttribute, SetElementList, SetElementMessage,
-    },
+    nftables::{GenMessage, NfTablesMessage, SetElementList, SetElementMessage},
     none::ControlMessage,
 };
 use nix::{
@@ -26,8 +23,8 @@ use nix::{
     },
 };
 use rtnetlink::packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
+    DefaultNla, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST,
+    NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage, NlasIterator,
 };
 
 use super::NatError;
@@ -38,12 +35,23 @@ const DEADLINE: TimeVal = TimeVal::new(10, 0);
 /// Most that the kernel puts into one answer (NLMSG_GOODSIZE and up), and more.
 const ANSWER_MAX: usize = 64 << 10;
 
-/// For a transaction of all that a node may publish. Who may not have so much
-/// keeps what everybody has.
+/// For a transaction of all that a node may publish. In a user namespace it is
+/// what `net.core.wmem_max` allows, by default some 4000 ports.
 const TRANSACTION_MAX: usize = 8 << 20;
 
 /// NFNL_BATCH_GENID.
 const GENERATION: u16 = 1;
+
+// Attributes of answers (linux/netfilter/nf_tables.h).
+const NFTA_GEN_ID: u16 = 1;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+
+/// Of `struct nfgenmsg`, before the attributes.
+const NETFILTER_HEADER: usize = 4;
 
 #[derive(Debug)]
 pub struct Netfilter {
@@ -64,6 +72,7 @@ impl Netfilter {
         )
         .map_err(of)?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &DEADLINE).map_err(of)?;
+        let _ = setsockopt(&fd, sockopt::SndBuf, &TRANSACTION_MAX);
         let _ = setsockopt(&fd, sockopt::SndBufForce, &TRANSACTION_MAX);
         connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(of)?;
         Ok(Self {
@@ -81,14 +90,8 @@ impl Netfilter {
         let message = self.message(NetfilterProtoFamily::Unspec, 0, ask.into());
         self.tell(WHAT, &message)?;
         let mut found = None;
-        self.hear(WHAT, |message| {
-            if let NfTablesMessage::NewGen(answer) = message {
-                let id = |attribute: &GenAttribute| match attribute {
-                    GenAttribute::Id(id) => Some(*id),
-                    _ => None,
-                };
-                found = answer.attributes.iter().find_map(id);
-            }
+        self.hear(WHAT, |attributes| {
+            found = within(attributes, NFTA_GEN_ID).next().and_then(number);
             found.is_some()
         })?;
         found.ok_or(NatError::Confused { what: WHAT })
@@ -150,10 +153,10 @@ impl Netfilter {
         let message = self.message(NetfilterProtoFamily::Inet, NLM_F_DUMP, ask.into());
         self.tell(WHAT, &message)?;
         let mut found = Vec::new();
-        let heard = self.hear(WHAT, |message| {
-            if let NfTablesMessage::NewSetElement(answer) = message {
-                found.extend(answer.attributes.iter().flat_map(pairs));
-            }
+        let heard = self.hear(WHAT, |attributes| {
+            let lists = within(attributes, NFTA_SET_ELEM_LIST_ELEMENTS);
+            let elements = lists.flat_map(|list| within(list, NFTA_LIST_ELEM));
+            found.extend(elements.filter_map(pair));
             false
         });
         match heard {
@@ -217,12 +220,14 @@ impl Netfilter {
     }
 
     /// Hears answers until the kernel has acknowledged or ended them, or
-    /// `done` says that it is enough.
+    /// `done` says of one's attributes that it is enough. The crate's own
+    /// reader takes time by the square of their number.
     fn hear(
         &mut self,
         what: &'static str,
-        mut done: impl FnMut(&NfTablesMessage) -> bool,
+        mut done: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), NatError> {
+        let confused = |_| NatError::Confused { what };
         let first = std::mem::replace(&mut self.first, self.sequence + 1);
         let mut buffer = vec![0; ANSWER_MAX];
         loop {
@@ -230,24 +235,24 @@ impl Netfilter {
                 .map_err(|error| refused(what, error.into()))?;
             let mut rest = &buffer[..length];
             while !rest.is_empty() {
-                let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
-                    .map_err(|_| NatError::Confused { what })?;
-                let length = message.header.length as usize;
+                let message = NetlinkBuffer::new_checked(rest).map_err(confused)?;
+                let length = message.length() as usize;
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                if message.header.sequence_number < first {
+                if message.sequence_number() < first {
                     continue;
                 }
-                match message.payload {
-                    NetlinkPayload::Error(answer) => return ended(what, answer.raw_code()),
-                    NetlinkPayload::Done(done) => return ended(what, done.code),
-                    NetlinkPayload::InnerMessage(message) => {
-                        if let NetfilterMessageInner::NfTables(message) = &message.inner
-                            && done(message)
-                        {
+                let payload = message.payload();
+                match message.message_type() {
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        let code = payload.first_chunk().copied().map(i32::from_ne_bytes);
+                        return ended(what, code.ok_or(NatError::Confused { what })?);
+                    }
+                    _ => {
+                        let attributes = payload.get(NETFILTER_HEADER..).unwrap_or_default();
+                        if done(attributes) {
                             return Ok(());
                         }
                     }
-                    _ => {}
                 }
             }
         }
@@ -269,24 +274,24 @@ fn refused(what: &'static str, error: io::Error) -> NatError {
     NatError::Refused { what, error }
 }
 
-fn pairs(list: &SetElementList) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let SetElementList::Elements(elements) = list else {
-        return Vec::new();
-    };
-    elements.iter().filter_map(pair).collect()
+/// The values of the attributes of a kind.
+fn within(attributes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
+    let whole = NlasIterator::new(attributes).map_while(Result::ok);
+    let those = whole.filter(move |attribute| attribute.kind() == kind);
+    those.filter_map(|attribute| {
+        let length = usize::from(attribute.length());
+        attribute.into_inner().get(NLA_HEADER_SIZE..length)
+    })
 }
 
-fn pair(element: &ListAttribute<SetElementAttribute>) -> Option<(Vec<u8>, Vec<u8>)> {
-    let ListAttribute::Element(attributes) = element else {
-        return None;
+fn number(value: &[u8]) -> Option<u32> {
+    value.first_chunk().copied().map(u32::from_be_bytes)
+}
+
+fn pair(element: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let value = |kind| {
+        let data = within(element, kind).next()?;
+        Some(within(data, NFTA_DATA_VALUE).next()?.to_vec())
     };
-    let (mut key, mut value) = (None, None);
-    for attribute in attributes {
-        match attribute {
-            SetElementAttribute::Key(DataAttribute::Value(bytes)) => key = Some(bytes.clone()),
-            SetElementAttribute::Data(DataAttribute::Value(bytes)) => value = Some(bytes.clone()),
-            _ => {}
-        }
-    }
-    Some((key?, value?))
+    Some((value(NFTA_SET_ELEM_KEY)?, value(NFTA_SET_ELEM_DATA)?))
 }
