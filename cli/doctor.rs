@@ -37,6 +37,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut checks = check_system();
     checks.push(host::check(&args.target));
+    checks.push(host::check_nat());
     for probe in Probe::ALL {
         checks.extend(isolated(probe).unwrap_or_else(|fault| {
             let consequence = "unknown what of weft works here";

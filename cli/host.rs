@@ -7,6 +7,7 @@
 mod check;
 mod keep;
 mod knobs;
+mod nat;
 pub mod plan;
 mod underlay;
 
@@ -22,6 +23,7 @@ use weft_api::{
 use weft_cni::{
     forwarder::{Client, ClientError},
     link::{self, Attach, Role, Wiring},
+    nat::Ways,
     netlink::LinkState,
     netns::Netns,
     wire_pod,
@@ -29,10 +31,11 @@ use weft_cni::{
 
 use crate::{ipam::words::joined, output::show, target::Target};
 use knobs::Scene;
-use plan::PATIENCE;
+use plan::{PATIENCE, Plan};
 use underlay::Underlay;
 
 pub use check::check;
+pub use nat::check as check_nat;
 
 /// Let the node and the pods reach each other.
 #[derive(Debug, Subcommand)]
@@ -52,6 +55,10 @@ pub struct Up {
     /// that the forwarder follows].
     #[arg(long = "pool", value_name = "CIDR")]
     pools: Vec<IpNet>,
+    /// Pods of the pools that --pool names take the node's address outside the
+    /// pools. Pools of the IPAM server say so themselves.
+    #[arg(long, requires = "pools")]
+    nat_outgoing: bool,
     /// Bytes of the largest IP packet that weft0 takes [default: what fits the
     /// tunnel, and where blocks are reached without one, the underlay's MTU].
     #[arg(long, value_name = "BYTES")]
@@ -76,19 +83,31 @@ pub struct Down {
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(args) if args.keep => keep::keep(&args),
-        Command::Up(args) => show(&up(&args, true)?),
+        Command::Up(args) => show(&up(&args, &mut None)?),
         Command::Down(args) => down(&args.target),
     }
 }
 
-/// `renew`: whether to put on a weft0 that stands what it may have lost.
-fn up(args: &Up, renew: bool) -> anyhow::Result<String> {
+/// `kept`: what an earlier call has made. Without it, weft0 is given again what
+/// it may have lost.
+fn up(args: &Up, kept: &mut Option<nat::Kept>) -> anyhow::Result<String> {
     let mut forwarder = plan::connect(&args.target)?;
     let status = plan::settled(&mut forwarder)?;
     let underlay = Underlay::look(&status.underlay)?;
     let own = &underlay.addresses;
-    let (mut wiring, left_out) = plan::wiring(&mut forwarder, &status, own, &args.pools, args.mtu)?;
-    let done = raise(&Netns::current()?, &mut wiring, renew, &mut forwarder)?;
+    let behind = plan::behind(&status, &args.pools, args.nat_outgoing)?;
+    let plan = plan::wiring(&mut forwarder, &status, own, behind, args.mtu)?;
+    let Plan {
+        mut wiring,
+        masqueraded,
+        left_out,
+    } = plan;
+    let done = raise(
+        &Netns::current()?,
+        &mut wiring,
+        kept.is_none(),
+        &mut forwarder,
+    )?;
     let mut page = format!("{HOST_LINK} {done}: {}\n", told(&wiring));
     if wiring.addresses.is_empty() {
         page += &format!(
@@ -104,6 +123,11 @@ fn up(args: &Up, renew: bool) -> anyhow::Result<String> {
     for held in &left_out {
         page += &held.warning();
     }
+    let ways = Ways {
+        pools: pools.to_vec(),
+        masqueraded,
+    };
+    page += &nat::keep(ways, kept, &mut forwarder)?;
     page += &underlay.missing();
     let has = |v4| pools.iter().any(|pool| pool.addr().is_ipv4() == v4);
     let scene = Scene::look(has(true), has(false), underlay.links);
@@ -113,13 +137,21 @@ fn up(args: &Up, renew: bool) -> anyhow::Result<String> {
 
 fn down(target: &Target) -> anyhow::Result<ExitCode> {
     let mut forwarder = target.connect()?;
-    let Some(port) = host_port(&mut forwarder)? else {
-        return show("there is no host port\n");
+    let here = Netns::current()?;
+    let mut page = match host_port(&mut forwarder)? {
+        Some(port) => {
+            lower(&here, &port, &mut forwarder)?;
+            format!(
+                "{HOST_LINK} is gone, with its addresses and routes; forwarding stays as it is\n"
+            )
+        }
+        None => "there is no host port\n".to_owned(),
     };
-    lower(&Netns::current()?, &port, &mut forwarder)?;
-    show(&format!(
-        "{HOST_LINK} is gone, with its addresses and routes; forwarding stays as it is\n"
-    ))
+    // Of another forwarder's weft0 it stays.
+    if link::ours(&here, HOST_LINK)?.is_none() {
+        page += &nat::down();
+    }
+    show(&page)
 }
 
 fn host_port(forwarder: &mut Client) -> anyhow::Result<Option<Port>> {

@@ -40,6 +40,7 @@ fn every_finding_that_is_not_fine_has_a_consequence_and_a_remedy() {
         "net.core.wmem_max",
         "open files",
         "host port",
+        "address translation",
         "user namespaces",
         "tun node",
         "tap",

@@ -216,7 +216,13 @@ impl User {
         client.request(&apply).expect("applied");
         let (weft, control) = (self.text("weft"), self.text("forwarder.sock"));
         let up = [&weft, "host", "up", "--control", &control];
-        let pools = ["--pool", "10.76.0.0/15", "--pool", "fd76::/15"];
+        let pools = [
+            "--pool",
+            "10.76.0.0/15",
+            "--pool",
+            "fd76::/15",
+            "--nat-outgoing",
+        ];
         for told in ["weft0 is up: 10.77.0.1, fd77::1", "weft0 is up already"] {
             let output = self.inside(&[&up[..], &pools].concat()).output();
             let output = output.expect("util-linux");
@@ -225,6 +231,8 @@ impl User {
                 output.status.success() && page.starts_with(told),
                 "{output:?}"
             );
+            let masquerades = "masquerade 10.76.0.0/15 outside the pools\nmasquerade fd76::/15";
+            assert!(page.contains(masquerades), "{page}");
             // The underlay stays outside with the forwarder, and that is told.
             let mut warnings = page.lines().filter(|line| line.starts_with("warn"));
             assert!(

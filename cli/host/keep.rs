@@ -26,9 +26,9 @@ pub fn keep(args: &Up) -> anyhow::Result<ExitCode> {
     signals.thread_block().context("take signals")?;
     let told = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("take signals")?;
     let (mut page, mut fault) = (String::new(), String::new());
-    let mut renew = true;
+    let mut kept = None;
     loop {
-        match up(args, renew) {
+        match up(args, &mut kept) {
             // What is as before is told once.
             Ok(now) if now != page => {
                 show(&now)?;
@@ -40,10 +40,9 @@ pub fn keep(args: &Up) -> anyhow::Result<ExitCode> {
                 if now != fault {
                     eprintln!("weft host up: {now}");
                 }
-                (page, fault) = (String::new(), now);
+                (page, fault, kept) = (String::new(), now, None);
             }
         }
-        renew = !fault.is_empty();
         let mut ready = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
         if poll(&mut ready, PollTimeout::from(PAUSE)).context("wait")? > 0 {
             return Ok(ExitCode::SUCCESS);

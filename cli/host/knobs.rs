@@ -30,6 +30,7 @@ struct Knob {
 
 const ANSWERS: &str = "packets whose way back leads elsewhere are lost";
 const ERRORS: &str = "others hear no ICMP error about what comes by this node";
+const LOCALHOST: &str = "published ports are not reached by 127.0.0.1 of this node";
 const FORWARDING: &str = "pods reach this node, and not what is behind it";
 const ROUTERS: &str = "this node forgets its own routers";
 
@@ -93,6 +94,9 @@ fn knobs(scene: &Scene) -> Vec<Knob> {
         // Errors about others' packets come from an address of the node.
         let accept = format!("ipv4.conf.{HOST_LINK}.accept_local");
         knobs.push(knob(accept, "1", ERRORS));
+        // What pods send to 127.0.0.0/8 does not come to weft0 all the same.
+        let local = format!("ipv4.conf.{HOST_LINK}.route_localnet");
+        knobs.push(knob(local, "1", LOCALHOST));
         let forwarding = |link| format!("ipv4.conf.{link}.forwarding");
         knobs.extend(all().map(|link| knob(forwarding(link), "1", FORWARDING)));
     }
@@ -171,6 +175,7 @@ mod tests {
             "ipv4.conf.weft0.rp_filter=2",
             [
                 "ipv4.conf.weft0.accept_local=1",
+                "ipv4.conf.weft0.route_localnet=1",
                 "ipv4.conf.weft0.forwarding=1",
                 "ipv4.conf.eth0.7.forwarding=1",
             ],

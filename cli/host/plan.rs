@@ -32,29 +32,27 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What lies behind weft0.
 #[derive(Debug, Default)]
-struct Behind {
+pub struct Behind {
     pools: Vec<IpNet>,
+    /// By the operator, not by the IPAM server.
+    named: bool,
+    /// Those of them whose pods take the node's address outside of all.
+    masqueraded: Vec<IpNet>,
     /// Some of it may be reached without a tunnel.
     direct: bool,
 }
 
-/// The link, for these pools or for those of the IPAM server. Where the node
-/// has no address of its own in the pod network, it speaks from `underlay`.
-///
-/// A pool around an underlay address would lead the tunnel's own datagrams into
-/// weft0. One that was named is refused, one of the IPAM server is left out.
-pub fn wiring(
-    forwarder: &mut Client,
-    status: &Status,
-    underlay: &[IpAddr],
-    pools: &[IpNet],
-    mtu: Option<u16>,
-) -> anyhow::Result<(Wiring, Vec<Around>)> {
-    let named = !pools.is_empty();
-    let mut behind = match pools.is_empty() {
+/// These pools, or those of the IPAM server.
+pub fn behind(status: &Status, named: &[IpNet], nat_outgoing: bool) -> anyhow::Result<Behind> {
+    let mut behind = match named.is_empty() {
         true => told(status)?,
         false => Behind {
-            pools: pools.to_vec(),
+            pools: named.to_vec(),
+            named: true,
+            masqueraded: match nat_outgoing {
+                true => named.to_vec(),
+                false => Vec::new(),
+            },
             direct: false,
         },
     };
@@ -62,15 +60,40 @@ pub fn wiring(
         let canonical = pool.trunc();
         bail!("pool {pool} has bits set behind its length; write {canonical}");
     }
-    behind.pools.sort_unstable();
-    behind.pools.dedup();
+    for pools in [&mut behind.pools, &mut behind.masqueraded] {
+        pools.sort_unstable();
+        pools.dedup();
+    }
+    Ok(behind)
+}
+
+#[derive(Debug)]
+pub struct Plan {
+    pub wiring: Wiring,
+    pub masqueraded: Vec<IpNet>,
+    /// Pools that have no route by the link.
+    pub left_out: Vec<Around>,
+}
+
+/// The link. Where the node has no address of its own in the pod network, it
+/// speaks from `underlay`.
+///
+/// A pool around an underlay address would lead the tunnel's own datagrams into
+/// weft0. One that was named is refused, one of the IPAM server is left out.
+pub fn wiring(
+    forwarder: &mut Client,
+    status: &Status,
+    underlay: &[IpAddr],
+    mut behind: Behind,
+    mtu: Option<u16>,
+) -> anyhow::Result<Plan> {
     let peers = forwarder.peers()?;
     let left_out = around_underlay(&behind.pools, status, &peers);
-    behind
-        .pools
-        .retain(|pool| left_out.iter().all(|held| held.pool != *pool));
+    for pools in [&mut behind.pools, &mut behind.masqueraded] {
+        pools.retain(|pool| left_out.iter().all(|held| held.pool != *pool));
+    }
     if let Some(held) = left_out.first()
-        && (named || behind.pools.is_empty())
+        && (behind.named || behind.pools.is_empty())
     {
         bail!("{held}, which would no longer be reached; give pods addresses of their own");
     }
@@ -90,7 +113,11 @@ pub fn wiring(
             sources: underlay.to_vec(),
         },
     };
-    Ok((wiring, left_out))
+    Ok(Plan {
+        wiring,
+        masqueraded: behind.masqueraded,
+        left_out,
+    })
 }
 
 /// A unicast address of nobody's making (IEEE 802, locally administered). It
@@ -145,8 +172,15 @@ fn told(status: &Status) -> anyhow::Result<Behind> {
     );
     let direct =
         |PoolUsage { pool, .. }: &PoolUsage| pool.encapsulation.leaves_some_plain(pool.when);
+    let leaves = |PoolUsage { pool, .. }: &&PoolUsage| pool.nat_outgoing;
     Ok(Behind {
         direct: pools.iter().any(direct),
+        named: false,
+        masqueraded: pools
+            .iter()
+            .filter(leaves)
+            .map(|pool| pool.pool.cidr)
+            .collect(),
         pools: pools.iter().map(|pool| pool.pool.cidr).collect(),
     })
 }

@@ -63,7 +63,8 @@ impl Network {
             ),
             (
                 "capabilities".to_owned(),
-                json!({"bandwidth": true, "dns": true, "ipRanges": true, "ips": true, "mac": true}),
+                json!({"bandwidth": true, "dns": true, "ipRanges": true, "ips": true, "mac": true,
+                    "portMappings": true}),
             ),
         ]);
         if let Some(mtu) = self.mtu {

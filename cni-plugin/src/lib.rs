@@ -5,6 +5,7 @@
 //!        └► wire_pod
 //! wire_pod ► link ► netlink, sys     (inside netns)
 //!          └► forwarder              (the control socket)
+//! plugin ► nat                       (ports of the node, in its namespace)
 //! ```
 //!
 //! Whatever fails is undone: a pod is wired whole or not at all. Nothing
@@ -13,6 +14,7 @@
 pub mod forwarder;
 pub mod gso;
 pub mod link;
+pub mod nat;
 pub mod netlink;
 pub mod netns;
 pub mod plugin;

@@ -207,6 +207,18 @@ impl Node {
         }
     }
 
+    /// Has weft0 made or taken away: what pods publish takes it.
+    pub fn host(&self, verb: &str) {
+        let mut command = Command::new(WEFT);
+        command.args(["host", verb, "--control"]);
+        command.arg(self.at("forwarder.sock"));
+        if verb == "up" {
+            command.args(POOLS.map(|pool| format!("--pool={pool}")));
+        }
+        let output = self.run(|| command.output()).expect("run weft");
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// The links of the node, without loopback.
     pub fn links(&self) -> Vec<String> {
         self.run(links)

@@ -17,11 +17,12 @@ use weft_api::{
 };
 use weft_socket::{ipam::ClientError, line::LineError};
 
-use super::{Order, delegate, port, server};
+use super::{Order, delegate, port, publish, server};
 use crate::{
     forwarder::Client,
     gso::Gso,
     link::{self, LinkError, Role, Wiring},
+    nat::World,
     netns::{Netns, NetnsError},
     protocol::{Attach, Config, Dns, Failure, Interface, Ip, Ipam, Outcome, Pod, Route, code},
     wire_pod::{self, WireError},
@@ -35,6 +36,8 @@ struct Plan<'a> {
     port: Name,
     netns: Netns,
     forwarder: Client,
+    /// Who leads ports of the node to the pod, if any do.
+    world: Option<World>,
     node: Name,
     mac: Mac,
 }
@@ -53,8 +56,8 @@ pub(super) fn add(order: &Order, pod: &Pod, netns: &Path) -> Result<Value, Failu
         wire_pod::attach_pod(netns, port, &wiring, capabilities, &mut plan.forwarder)
             .map_err(|error| of_wiring(&error))
     });
-    match wired {
-        Ok(_) => Ok(plan.outcome(netns, &lease).to_json(order.config.version)),
+    match wired.and_then(|_| plan.publish()) {
+        Ok(()) => Ok(plan.outcome(netns, &lease).to_json(order.config.version)),
         Err(failure) => Err(undone(failure, plan.give_back())),
     }
 }
@@ -91,6 +94,7 @@ impl<'a> Plan<'a> {
             Client::connect(&config.forwarder).map_err(|error| server::of_forwarder(&error))?;
         let status = forwarder.status();
         let status = status.map_err(|error| server::of_forwarder(&error))?;
+        let world = publish::foresee(order, &status, &mut forwarder)?;
         let plan = Self {
             order,
             pod,
@@ -98,6 +102,7 @@ impl<'a> Plan<'a> {
             port,
             netns,
             forwarder,
+            world,
             node: config.node.clone().unwrap_or(status.node),
             mac: config.runtime.mac.map_or_else(any_mac, Ok)?,
         };
@@ -153,6 +158,25 @@ impl<'a> Plan<'a> {
             }
             Err(failure) => Err(undone(failure, self.give_back())),
         }
+    }
+
+    /// Ports of the node lead to the pod afterwards, or it is not wired.
+    fn publish(&mut self) -> Result<(), Failure> {
+        let Err(failure) = publish::add(self.world, &mut self.forwarder) else {
+            return Ok(());
+        };
+        let mut failures = vec![failure];
+        let interface = self.pod.interface.as_str();
+        let (errors, mended) = wire_pod::detach_pod(
+            Some(&self.netns),
+            &self.port,
+            interface,
+            Some(&mut self.forwarder),
+            || publish::mend(self.order),
+        );
+        failures.extend(errors.iter().map(of_wiring));
+        failures.extend(mended.err());
+        Failure::all(failures).map_or(Ok(()), Err)
     }
 
     fn exists(&self) -> Failure {

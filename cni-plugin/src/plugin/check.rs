@@ -10,7 +10,7 @@ use weft_api::{
 };
 use weft_socket::ipam::Client as IpamClient;
 
-use super::{Order, add, capabilities, delegate, port, server};
+use super::{Order, add, capabilities, delegate, port, publish, server};
 use crate::{
     forwarder::Client,
     netlink::Netlink,
@@ -120,7 +120,7 @@ fn forwarder(
     let ports = client
         .ports()
         .map_err(|error| server::of_forwarder(&error))?;
-    let Some(port) = ports.into_iter().find(|port| port.name == name) else {
+    let Some(port) = ports.iter().find(|port| port.name == name) else {
         return Ok(vec![format!("the forwarder has no port {name}")]);
     };
     let mut found = Vec::new();
@@ -137,7 +137,8 @@ fn forwarder(
             "the forwarder takes frames of {name} from {mac} only"
         ));
     }
-    found.extend(capabilities::differences(&order.config.runtime, &port));
+    found.extend(capabilities::differences(&order.config.runtime, port));
+    found.extend(publish::differences(port, &ports)?);
     for ip in ips.iter().map(IpNet::addr) {
         if !port.addresses.contains(&ip) {
             found.push(format!("the forwarder's port {name} lacks {ip}"));

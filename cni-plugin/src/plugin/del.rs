@@ -14,7 +14,7 @@ use std::path::Path;
 use weft_api::{ipam::Attachment, names::Name};
 use weft_socket::ipam::ClientError;
 
-use super::{Order, add, delegate, port, server};
+use super::{Order, add, delegate, port, publish, server};
 use crate::{
     forwarder::{Client, ClientError as ForwarderError},
     netns::Netns,
@@ -48,11 +48,15 @@ pub(super) fn del(order: &Order, pod: &Pod, netns: Option<&Path>) -> Result<(), 
     let inside = netns.and_then(still_there);
     let interface = pod.interface.as_str();
     let inside = inside.as_ref();
-    let release = || release(order, &port, attachment);
+    // Before somebody else may get the address.
+    let release = || {
+        let mended = publish::mend(order);
+        [mended, release(order, &port, attachment)]
+    };
     let (errors, released) =
         wire_pod::detach_pod(inside, &port, interface, forwarder.as_mut(), release);
     failures.extend(errors.iter().map(add::of_wiring));
-    failures.extend(released.err());
+    failures.extend(released.into_iter().filter_map(Result::err));
     Failure::all(failures).map_or(Ok(()), Err)
 }
 

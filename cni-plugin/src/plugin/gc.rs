@@ -1,5 +1,5 @@
 //! GC: frees every attachment of the network that is not listed, first at
-//! the forwarder, then at the IPAM server. It goes on after failures.
+//! the forwarder, then what they published, then at the IPAM server. It goes on after failures.
 //!
 //! What was attached after the call began is newer than the list, and counts
 //! as listed wherever addresses come from.
@@ -13,7 +13,7 @@ use weft_api::{
 };
 use weft_socket::ipam::Client as IpamClient;
 
-use super::{Order, delegate, server};
+use super::{Order, delegate, publish, server};
 use crate::{
     forwarder::{Client, ClientError},
     link::{self, LinkError},
@@ -55,6 +55,7 @@ pub(super) fn gc(order: &Order) -> Result<(), Failure> {
         (_, Err(failure)) => failures.push(failure.clone()),
         (None, Ok(_)) => {}
     }
+    failures.extend(publish::mend(order).err());
     match (&order.config.ipam, node, known) {
         (Ipam::Delegate(name), ..) => {
             failures.extend(delegate::gc(order, name, &valid[listed..]).err());

@@ -11,6 +11,7 @@ mod del;
 mod delegate;
 mod gc;
 mod ipam;
+mod publish;
 mod server;
 mod status;
 

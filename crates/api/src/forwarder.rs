@@ -121,7 +121,8 @@ pub struct Capabilities {
     /// Most connections that are tracked for the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<NonZeroU32>,
-    /// No two ports may publish the same. Kept, and not yet served.
+    /// No two ports may publish the same. Kept for whoever leads there: the
+    /// node's kernel, as the plugin programs it, or a process.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
 }
