@@ -15,7 +15,7 @@ use std::{
 use slab::Slab;
 use weft_wire::Key;
 
-use crate::{datagrams::Datagrams, tcp::Tcp};
+use crate::{caller::Caller, datagrams::Datagrams, tcp::Tcp};
 
 #[derive(Debug)]
 pub struct Flow {
@@ -33,6 +33,36 @@ pub struct Flow {
 pub enum Kind {
     Tcp(Box<Tcp>),
     Datagrams(Datagrams),
+    Caller(Caller),
+}
+
+impl Kind {
+    /// When a flow of datagrams was used last. Connections are never idle.
+    fn used(&self) -> Option<Instant> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Datagrams(flow) => Some(flow.used),
+            Self::Caller(caller) => Some(caller.used),
+        }
+    }
+
+    /// The door that it came by.
+    pub fn door(&self) -> Option<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.door,
+            Self::Datagrams(_) => None,
+            Self::Caller(caller) => Some(caller.call.door),
+        }
+    }
+
+    /// When it ends for want of use.
+    pub fn ends(&self, key: &Key) -> Option<Instant> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Datagrams(flow) => Some(flow.ends(key)),
+            Self::Caller(caller) => Some(caller.ends()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +127,15 @@ impl Table {
         self.flows.get_mut(slot)
     }
 
+    /// The slots of the flows that are meant.
+    pub fn slots(&self, meant: impl Fn(&Flow) -> bool) -> Vec<usize> {
+        let flows = self.flows.iter();
+        flows
+            .filter(|(_, flow)| meant(flow))
+            .map(|(slot, _)| slot)
+            .collect()
+    }
+
     /// The room for one more flow of that pod.
     pub fn room(&mut self, pod: IpAddr) -> Room {
         let own = self.pods.get(&pod).map_or(0, |pod| pod.flows);
@@ -127,20 +166,16 @@ impl Table {
     fn longest_idle(&mut self, pod: IpAddr) -> Option<usize> {
         let queue = &mut self.pods.get_mut(&pod)?.datagrams;
         while let Some(seen) = queue.pop_front() {
-            match self.flows.get(seen.slot) {
-                Some(Flow {
-                    serial,
-                    kind: Kind::Datagrams(flow),
-                    ..
-                }) if *serial == seen.serial => {
-                    if flow.used == seen.used {
-                        return Some(seen.slot);
-                    }
-                    // It was used since; the next may not have been.
-                    queue.push_back(Seen {
-                        used: flow.used,
-                        ..seen
-                    });
+            let Some(flow) = self.flows.get(seen.slot) else {
+                continue;
+            };
+            match flow.kind.used() {
+                Some(used) if flow.serial == seen.serial && used == seen.used => {
+                    return Some(seen.slot);
+                }
+                // It was used since; the next may not have been.
+                Some(used) if flow.serial == seen.serial => {
+                    queue.push_back(Seen { used, ..seen });
                 }
                 _ => {}
             }
@@ -151,10 +186,7 @@ impl Table {
     pub fn insert(&mut self, key: Key, kind: Kind) -> usize {
         self.serial += 1;
         let serial = self.serial;
-        let used = match &kind {
-            Kind::Datagrams(flow) => Some(flow.used),
-            Kind::Tcp(_) => None,
-        };
+        let used = kind.used();
         let slot = self.flows.insert(Flow {
             key,
             serial,
