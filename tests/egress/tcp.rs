@@ -21,7 +21,7 @@ fn both(world: &World) -> (TcpStream, TcpStream) {
     exchange::connection(world.pod(), &world.outside, Family::V4).expect("connected")
 }
 
-fn reset(stream: TcpStream) {
+pub fn reset(stream: TcpStream) {
     let at_once = libc::linger {
         l_onoff: 1,
         l_linger: 0,
