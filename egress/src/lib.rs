@@ -29,6 +29,7 @@ mod fragments;
 mod link;
 mod metrics;
 mod outlet;
+mod pace;
 mod refusal;
 mod stack;
 mod table;

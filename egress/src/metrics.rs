@@ -64,6 +64,7 @@ counters! {
     flows_orphaned: "Flows that ended because their pod, or its published port, is gone.",
     flows_evicted: "Flows of datagrams that ended to make room for others.",
     refused_limit: "Flows refused because the pod, or all pods, have as many as they may.",
+    refused_pace: "Datagrams lost because opening flows for them took more than their pod's share of time.",
     refused_forbidden: "Flows refused because they lead into the node or to no host.",
     refused_descriptors: "Flows refused because the kernel gave no socket.",
     refused_echo: "Pings lost because this user may open no ping sockets (net.ipv4.ping_group_range).",

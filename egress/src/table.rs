@@ -9,13 +9,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use slab::Slab;
 use weft_wire::Key;
 
-use crate::{caller::Caller, datagrams::Datagrams, tcp::Tcp};
+use crate::{caller::Caller, datagrams::Datagrams, pace::Pace, tcp::Tcp};
 
 #[derive(Debug)]
 pub struct Flow {
@@ -78,11 +78,13 @@ pub struct Table {
     pods: HashMap<IpAddr, Pod>,
     limits: Limits,
     serial: u64,
+    pace: Pace,
 }
 
 #[derive(Debug, Default)]
 struct Pod {
     flows: usize,
+    pace: Pace,
     /// Flows of datagrams, of which the one in front was idle longest when it
     /// was put there.
     datagrams: VecDeque<Seen>,
@@ -94,6 +96,11 @@ struct Seen {
     serial: u64,
     used: Instant,
 }
+
+/// Of the loop's time, what opening flows of datagrams may take: for all pods one
+/// part in so many, and for one of them.
+const PARTS: u32 = 2;
+const PARTS_OF_POD: u32 = 4;
 
 /// What a new flow finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +119,7 @@ impl Table {
             pods: HashMap::new(),
             limits,
             serial: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -134,6 +142,20 @@ impl Table {
             .filter(|(_, flow)| meant(flow))
             .map(|(slot, _)| slot)
             .collect()
+    }
+
+    /// Whether the pod may open one more flow of datagrams now.
+    pub fn is_paced(&self, pod: IpAddr, now: Instant) -> bool {
+        let pod = self.pods.get(&pod);
+        self.pace.may_spend(now) && pod.is_none_or(|pod| pod.pace.may_spend(now))
+    }
+
+    /// It took so long to open one.
+    pub fn spend(&mut self, pod: IpAddr, time: Duration, now: Instant) {
+        self.pace.spend(time, PARTS, now);
+        if let Some(pod) = self.pods.get_mut(&pod) {
+            pod.pace.spend(time, PARTS_OF_POD, now);
+        }
     }
 
     /// The room for one more flow of that pod.

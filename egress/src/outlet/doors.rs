@@ -200,7 +200,7 @@ impl Outlet {
                 to: came.to,
             };
             let known = self.entrance.callers.get(&call).copied();
-            let Some(slot) = known.or_else(|| self.begin(call, socket, pod, now)) else {
+            let Some(slot) = known.or_else(|| self.take_call(call, socket, pod, now)) else {
                 continue;
             };
             let Some(flow) = self.table.flow(slot) else {
@@ -221,7 +221,7 @@ impl Outlet {
         true
     }
 
-    fn begin(
+    fn take_call(
         &mut self,
         call: Call,
         socket: &Rc<door::Datagrams>,

@@ -136,15 +136,12 @@ impl Outlet {
         let key = packet.key;
         let slot = match self.table.find(&key) {
             Some(slot) => slot,
+            None if !self.table.is_paced(key.src, now) => return self.counters.refused_pace.add(1),
             None => {
-                let ip = &frame[ETHERNET_LEN..packet.end];
-                let Some(to) = target(&key, self.dns) else {
-                    return self.forbid(&key, ip);
-                };
-                if !self.make_room(&key) {
-                    return self.say(&key, ip, Trouble::prohibited(key.src.is_ipv4()));
-                }
-                match self.open(&key, to, ip, now) {
+                let started = Instant::now();
+                let slot = self.begin(frame, packet, now);
+                self.table.spend(key.src, started.elapsed(), now);
+                match slot {
                     Some(slot) => slot,
                     None => return,
                 }
@@ -172,6 +169,20 @@ impl Outlet {
             Kind::Caller(caller) => caller.send(&tools, &frame[payload], size),
             Kind::Tcp(_) => {}
         }
+    }
+
+    fn begin(&mut self, frame: &[u8], packet: &Packet, now: Instant) -> Option<usize> {
+        let key = packet.key;
+        let ip = &frame[ETHERNET_LEN..packet.end];
+        let Some(to) = target(&key, self.dns) else {
+            self.forbid(&key, ip);
+            return None;
+        };
+        if !self.make_room(&key) {
+            self.say(&key, ip, Trouble::prohibited(key.src.is_ipv4()));
+            return None;
+        }
+        self.open(&key, to, ip, now)
     }
 
     fn open(&mut self, key: &Key, to: SocketAddr, ip: &[u8], now: Instant) -> Option<usize> {
