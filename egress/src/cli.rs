@@ -39,8 +39,9 @@ const RESERVE: u64 = 64;
 /// How long to wait before another try to attach.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Let pods reach networks outside by sockets of this process, which needs no
-/// privilege. It is the forwarder's host port, in place of weft host up.
+/// Let pods reach networks outside, and outside their published ports, by
+/// sockets of this process, which needs no privilege. It is the forwarder's
+/// host port, in place of weft host up.
 #[derive(Debug, Parser)]
 #[command(name = "weft-egress", version)]
 pub struct Arguments {

@@ -96,7 +96,7 @@ pub struct Host {
 pub struct Capabilities {
     #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
     pub bandwidth: Bandwidth,
-    /// No two ports may publish the same. Kept, and not yet served.
+    /// No two ports may publish the same. Kept for whoever serves them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
 }
