@@ -72,7 +72,7 @@ pub struct Call {
 
 impl Entrance {
     pub fn new(pools: Vec<IpNet>, counters: Arc<Counters>) -> Self {
-        Self {
+        let closed = Self {
             doors: Slab::new(),
             callers: HashMap::new(),
             ready: Vec::new(),
@@ -84,7 +84,9 @@ impl Entrance {
             pools,
             node: Vec::new(),
             counters,
-        }
+        };
+        closed.tell();
+        closed
     }
 
     /// Has these ports served from now on, once [`Entrance::open`] was called.

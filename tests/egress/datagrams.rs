@@ -3,13 +3,15 @@
 use std::{
     fs,
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     process, thread,
     time::Duration,
 };
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
+};
 use weft_cni::netns::Netns;
 use weft_lab::{
     Ledger, exchange,
@@ -65,16 +67,36 @@ fn a_path_is_traced_by_its_hops() {
     needs_namespaces!();
     let world = World::new("");
     let _far = router(&world);
-    let socket = socket(&world, "198.51.100.7:33434");
-    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).expect("set");
-    let mut hops = Vec::new();
-    for hop in 1..=2 {
-        socket.set_ttl(hop).expect("set");
-        socket.send(b"who is there?").expect("sent");
-        hops.push(who_answers(&socket));
+    for (family, far) in FAR.into_iter().enumerate() {
+        let to = SocketAddr::new(far.parse().expect("an address"), 33434);
+        let socket = socket(&world, &to.to_string());
+        let v4 = to.is_ipv4();
+        if v4 {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true).expect("set");
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true).expect("set");
+        }
+        let mut hops = Vec::new();
+        for hop in 1..=3 {
+            if v4 {
+                setsockopt(&socket, sockopt::Ipv4Ttl, &hop).expect("set");
+            } else {
+                setsockopt(&socket, sockopt::Ipv6Ttl, &hop).expect("set");
+            }
+            socket.send(b"who is there?").expect("sent");
+            hops.push(who_answers(&socket));
+        }
+        let gateway = ["169.254.1.1", "fe80::ecee:eeff:feee:eeee"][family];
+        let exceeded = if v4 { (11, 0) } else { (3, 0) };
+        let closed = if v4 { (3, 3) } else { (1, 4) };
+        let expected = [
+            (gateway, exceeded),
+            (OUTSIDE[family], exceeded),
+            (far, closed),
+        ];
+        let expected = expected.map(|(from, says)| Some((from.parse().expect("an address"), says)));
+        assert_eq!(hops, expected);
     }
-    let expected = ["169.254.1.1", OUTSIDE[0]].map(|text| text.parse().ok());
-    assert_eq!(hops, expected);
 }
 
 /// Behind outside, which leads there.
@@ -109,20 +131,28 @@ fn router(world: &World) -> Netns {
     far
 }
 
-fn who_answers(socket: &UdpSocket) -> Option<Ipv4Addr> {
-    use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg};
+/// Type and code of the next ICMP error, and whose it is.
+fn who_answers(socket: &UdpSocket) -> Option<(IpAddr, (u8, u8))> {
     for _ in 0..200 {
-        let mut control = nix::cmsg_space!(nix::libc::sock_extended_err, nix::libc::sockaddr_in);
+        let mut control = nix::cmsg_space!(nix::libc::sock_extended_err, nix::libc::sockaddr_in6);
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut [], Some(&mut control), flags);
+        let fd = socket.as_raw_fd();
+        let message = recvmsg::<SockaddrStorage>(fd, &mut [], Some(&mut control), flags);
         let Ok(message) = message else {
             thread::sleep(Duration::from_millis(20));
             continue;
         };
         for one in message.cmsgs().expect("whole") {
-            if let ControlMessageOwned::Ipv4RecvErr(error, Some(from)) = one {
-                assert_eq!((error.ee_type, error.ee_code), (11, 0), "time exceeded");
-                return Some(Ipv4Addr::from(from.sin_addr.s_addr.to_ne_bytes()));
+            match one {
+                ControlMessageOwned::Ipv4RecvErr(error, Some(from)) => {
+                    let from = Ipv4Addr::from(from.sin_addr.s_addr.to_ne_bytes());
+                    return Some((from.into(), (error.ee_type, error.ee_code)));
+                }
+                ControlMessageOwned::Ipv6RecvErr(error, Some(from)) => {
+                    let from = Ipv6Addr::from(from.sin6_addr.s6_addr);
+                    return Some((from.into(), (error.ee_type, error.ee_code)));
+                }
+                _ => {}
             }
         }
     }

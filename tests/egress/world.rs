@@ -22,7 +22,7 @@ use weft_lab::{
 pub const MTU: u16 = 1500;
 pub const OUTSIDE: [&str; 2] = ["192.0.2.254", "2001:db8::fe"];
 /// Where outside has nobody who answers.
-pub const BLACK_HOLE: &str = "198.51.100.1:80";
+pub const BLACK_HOLES: [&str; 2] = ["198.51.100.1:80", "[2001:db8:7::1]:80"];
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 const POOLS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
