@@ -198,12 +198,12 @@ fn peer(name: &'static str, start: Start) -> anyhow::Result<Side> {
         ensure!(Instant::now() < until, "it gives the pod no way out");
         thread::sleep(Duration::from_millis(20));
     }
-    // A tap's own queue holds less than a window of the pod's, and what it
-    // drops has pasta's sender wait for its timer, again and again: pasta keeps
-    // nothing that comes after a gap.
+    // A tap's ring holds less than a window of the pod's, and what it drops has
+    // pasta's sender wait for its timer, again and again: pasta keeps nothing
+    // that comes after a gap.
     run(
         &side.pod.netns,
-        &format!("tc qdisc replace dev tap0 root pfifo limit {QUEUE}"),
+        &format!("ip link set tap0 txqueuelen {QUEUE}"),
     )?;
     Ok(side)
 }
