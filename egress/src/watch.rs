@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread,
     time::Duration,
@@ -63,7 +63,7 @@ impl Watch {
     }
 }
 
-fn follow(control: &PathBuf, tell: &Sender<Ports>, ended: &Receiver<()>, waker: &Waker) {
+fn follow(control: &Path, tell: &Sender<Ports>, ended: &Receiver<()>, waker: &Waker) {
     let mut forwarder = None;
     let mut known = Ports::default();
     loop {
