@@ -216,7 +216,7 @@ fn services(ports: &[Port]) -> String {
         .iter()
         .any(|port| !port.capabilities.port_mappings.is_empty())
     {
-        let mut rows = table(&["port", "published (not served yet)"]);
+        let mut rows = table(&["port", "published"]);
         for port in ports {
             for mapping in &port.capabilities.port_mappings {
                 rows.add_row([port.name.to_string(), mapping.to_string()]);

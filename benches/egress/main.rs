@@ -50,25 +50,30 @@ fn main() -> anyhow::Result<()> {
         ("TCP down, Gbit/s", down),
         ("connections per second", connections),
     ];
-    let names: Vec<_> = sides.iter().map(|side| side.name).collect();
-    println!("| figure | {} |", names.join(" | "));
-    println!("|---|{}", "--:|".repeat(sides.len()));
+    let peers = &sides[1..];
+    print!("| figure | {}", sides[0].name);
+    for peer in peers {
+        print!(" | {}", peer.name);
+    }
+    for peer in peers {
+        print!(" | weft / {} | spread", peer.name);
+    }
+    let columns = sides.len() + 2 * peers.len();
+    println!(" |\n|---|{}", "--:|".repeat(columns));
     let time = Duration::from_secs_f64(arguments.seconds);
     for (name, measure) in figures {
-        let mut results = vec![Vec::new(); sides.len()];
+        let mut rounds = Vec::new();
         for _ in 0..arguments.rounds {
-            for (side, results) in sides.iter().zip(&mut results) {
-                match measure(side, time) {
-                    Ok(figure) => results.push(figure),
-                    Err(error) => eprintln!("{name} of {}: {error:#}", side.name),
+            let round = sides.iter().map(|side| match measure(side, time) {
+                Ok(figure) => Some(figure),
+                Err(error) => {
+                    eprintln!("{name} of {}: {error:#}", side.name);
+                    None
                 }
-            }
+            });
+            rounds.push(round.collect::<Vec<_>>());
         }
-        let medians: Vec<_> = results
-            .iter_mut()
-            .map(|all| median(all).map_or("—".to_owned(), |median| format!("{median:.2}")))
-            .collect();
-        println!("| {name} | {} |", medians.join(" | "));
+        println!("| {name} | {} |", row(&rounds, sides.len()));
     }
     let memory: Vec<_> = sides
         .iter()
@@ -81,15 +86,39 @@ fn main() -> anyhow::Result<()> {
         })
         .collect();
     println!(
-        "| memory per idle connection, KiB | {} |",
-        memory.join(" | ")
+        "| memory per idle connection, KiB | {}{} |",
+        memory.join(" | "),
+        " | ".repeat(2 * peers.len())
     );
     Ok(())
 }
 
-fn median(figures: &mut [f64]) -> Option<f64> {
+/// The sides' medians; then of each peer the rounds' ratios, median and spread.
+fn row(rounds: &[Vec<Option<f64>>], sides: usize) -> String {
+    let none = || "—".to_owned();
+    let medians = (0..sides).map(|side| {
+        let figures = rounds.iter().filter_map(|round| round[side]);
+        median(figures.collect()).map_or_else(none, |(_, median, _)| format!("{median:.2}"))
+    });
+    let ratios = (1..sides).flat_map(|side| {
+        let ratios = rounds
+            .iter()
+            .filter_map(|round| Some(round[0]? / round[side]?));
+        match median(ratios.collect()) {
+            Some((least, median, most)) => {
+                [format!("**{median:.2}**"), format!("{least:.2}–{most:.2}")]
+            }
+            None => [none(), none()],
+        }
+    });
+    medians.chain(ratios).collect::<Vec<_>>().join(" | ")
+}
+
+/// Between the least and the greatest.
+fn median(mut figures: Vec<f64>) -> Option<(f64, f64, f64)> {
     figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied()
+    let median = *figures.get(figures.len() / 2)?;
+    Some((*figures.first()?, median, *figures.last()?))
 }
 
 fn up(side: &Side, time: Duration) -> anyhow::Result<f64> {

@@ -21,7 +21,7 @@ use weft_socket::line::{Connection, LineError};
 use crate::link::MAC;
 
 const NAME: &str = "egress";
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Packets of any size go by the port: it is the pods' links that limit them.
 const MTU: u16 = u16::MAX;
@@ -50,9 +50,16 @@ pub enum AttachError {
     Name(#[from] NameError),
 }
 
-/// Attaches, and returns the link's other end. A port that an egress left
-/// behind is taken away first.
-pub fn attach(control: &Path, pools: &[IpNet]) -> Result<OwnedFd, AttachError> {
+/// The egress is the host port.
+#[derive(Debug)]
+pub struct Attached {
+    /// The port's other end.
+    pub link: OwnedFd,
+    pub pools: Vec<IpNet>,
+}
+
+/// Attaches. A port that an egress left behind is taken away first.
+pub fn attach(control: &Path, pools: &[IpNet]) -> Result<Attached, AttachError> {
     let mut forwarder = Connection::open(control, DEADLINE)?;
     let pools = match pools {
         [] => told_pools(&mut forwarder)?,
@@ -80,10 +87,12 @@ pub fn attach(control: &Path, pools: &[IpNet]) -> Result<OwnedFd, AttachError> {
         addresses: Vec::new(),
         mtu: MTU,
         capabilities: Capabilities::default(),
-        host: Some(Host { pools }),
+        host: Some(Host {
+            pools: pools.clone(),
+        }),
     });
     match forwarder.ask(&request, &[theirs.as_fd()])? {
-        Answer::Ok(_) => Ok(ours),
+        Answer::Ok(_) => Ok(Attached { link: ours, pools }),
         Answer::Error(refusal) => Err(AttachError::Refused(refusal)),
     }
 }
@@ -119,7 +128,7 @@ fn told_pools(forwarder: &mut Connection) -> Result<Vec<IpNet>, AttachError> {
     Ok(pools)
 }
 
-fn ask(forwarder: &mut Connection, request: &Request) -> Result<Reply, AttachError> {
+pub fn ask(forwarder: &mut Connection, request: &Request) -> Result<Reply, AttachError> {
     match forwarder.ask(request, &[])? {
         Answer::Ok(reply) => Ok(reply),
         Answer::Error(refusal) => Err(AttachError::Refused(refusal)),

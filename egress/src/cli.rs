@@ -28,7 +28,7 @@ use weft_socket::{
 use crate::{
     attach::{attach, detach},
     metrics::{self, Counters},
-    outlet::{End, Outlet},
+    outlet::{End, Outlet, Rules},
     table::Limits,
     target::Dns,
 };
@@ -39,8 +39,9 @@ const RESERVE: u64 = 64;
 /// How long to wait before another try to attach.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Let pods reach networks outside by sockets of this process, which needs no
-/// privilege. It is the forwarder's host port, in place of weft host up.
+/// Let pods reach networks outside, and outside their published ports, by
+/// sockets of this process, which needs no privilege. It is the forwarder's
+/// host port, in place of weft host up.
 #[derive(Debug, Parser)]
 #[command(name = "weft-egress", version)]
 pub struct Arguments {
@@ -128,11 +129,12 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
         })?;
     }
     // What is wrong with the first try is wrong with the command.
-    let mut link = Some(attach(&control, &arguments.pools)?);
+    let mut attached = Some(attach(&control, &arguments.pools)?);
     loop {
-        if let Some(link) = link.take() {
+        if let Some(attached) = attached.take() {
             let seed = RandomState::new().build_hasher().finish();
-            let outlet = Outlet::new(link, &signals, limits, dns, Arc::clone(&counters), seed)?;
+            let rules = Rules { limits, dns, seed };
+            let outlet = Outlet::new(attached, &control, &signals, rules, Arc::clone(&counters))?;
             info!(
                 flows = limits.all,
                 flows_per_pod = limits.pod,
@@ -150,7 +152,7 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
             return Ok(());
         }
         match attach(&control, &arguments.pools) {
-            Ok(again) => link = Some(again),
+            Ok(again) => attached = Some(again),
             Err(error) => {
                 tracing::debug!("{error}");
                 thread::sleep(PAUSE);

@@ -21,9 +21,10 @@ use nix::{
         socket, sockopt,
     },
 };
-use weft_wire::{Key, protocol};
+use weft_wire::{ETHERNET_LEN, Ethernet, Key, checksum, parse, protocol};
 
 use crate::{
+    fragments::{cut, ethertype_of},
     link::{Full, Link, Segments},
     metrics::Counters,
     refusal::{Trouble, ip_len, reminder, tell, write_ip},
@@ -31,13 +32,13 @@ use crate::{
 
 /// How long a flow that outside has not answered is kept, and one that it has
 /// (RFC 4787 section 4.3: at least two minutes).
-const UNANSWERED: Duration = Duration::from_secs(30);
-const ANSWERED: Duration = Duration::from_secs(120);
+pub const UNANSWERED: Duration = Duration::from_secs(30);
+pub const ANSWERED: Duration = Duration::from_secs(120);
 /// An answered question is over (RFC 4787 allows it for well-known ports).
 const DOMAIN: Duration = Duration::from_secs(10);
 
 /// Reads of one turn, after which others have theirs.
-const TURN: usize = 32;
+pub const TURN: usize = 32;
 
 /// Errors of one turn.
 const TROUBLES: usize = 8;
@@ -215,14 +216,7 @@ impl Datagrams {
             };
             self.used = tools.now;
             self.answered = true;
-            self.id = self.id.wrapping_add(1);
-            let size = size.filter(|size| *size > 0);
-            let count = size.map_or(1, |size| bytes.div_ceil(usize::from(size))) as u64;
-            let passed = pass(tools.link, key, self.id, &tools.buffer[..bytes], size);
-            match passed {
-                Ok(()) => tools.counters.datagrams_to_pods.add(count),
-                Err(Full) => tools.counters.dropped_link.add(count),
-            }
+            pass(tools, key, &mut self.id, bytes, size);
         }
         true
     }
@@ -252,44 +246,95 @@ pub struct Tools<'a> {
     pub now: Instant,
     /// Room for the largest datagram or train.
     pub buffer: &'a mut [u8],
+    /// Of the pod's link.
+    pub mtu: usize,
 }
 
-/// Writes the pod a frame with what came from outside.
-fn pass(
+/// Hands the pod what the buffer's first `bytes` hold: datagrams of `size`
+/// bytes, or one. `id` numbers packets.
+pub fn pass(tools: &mut Tools<'_>, key: &Key, id: &mut u16, bytes: usize, size: Option<u16>) {
+    let payload = &tools.buffer[..bytes];
+    let each = size.map_or(bytes, usize::from).max(1);
+    let head = ip_len(key.src) + if key.protocol == protocol::UDP { 8 } else { 0 };
+    let count = |passed: Result<(), Full>, datagrams: usize| {
+        let counter = match passed {
+            Ok(()) => &tools.counters.datagrams_to_pods,
+            Err(Full) => &tools.counters.dropped_link,
+        };
+        counter.add(datagrams as u64);
+    };
+    if head + each <= tools.mtu || key.src.is_ipv4() && bytes <= each {
+        *id = id.wrapping_add(1);
+        let passed = write(tools.link, key, *id, payload, size);
+        return count(passed, bytes.div_ceil(each).max(1));
+    }
+    // The forwarder cuts what is of IPv4, but no trains.
+    for datagram in payload.chunks(each) {
+        *id = id.wrapping_add(1);
+        let passed = match key.src {
+            IpAddr::V4(_) => write(tools.link, key, *id, datagram, None),
+            IpAddr::V6(_) => write_cut(tools.link, key, *id, datagram, tools.mtu),
+        };
+        count(passed, 1);
+    }
+}
+
+fn write(
     link: &mut Link,
     key: &Key,
     id: u16,
     payload: &[u8],
     size: Option<u16>,
 ) -> Result<(), Full> {
-    let head = ip_len(key.src);
-    if key.protocol == protocol::UDP {
-        let len = 8 + payload.len();
-        let Ok(said) = u16::try_from(len) else {
-            return Err(Full);
-        };
-        let write = |packet: &mut [u8]| {
-            write_ip(packet, key.dst, key.src, protocol::UDP, id);
-            let udp = &mut packet[head..];
-            udp[..2].copy_from_slice(&key.dst_port.to_be_bytes());
-            udp[2..4].copy_from_slice(&key.src_port.to_be_bytes());
-            udp[4..6].copy_from_slice(&said.to_be_bytes());
-            udp[6..8].fill(0);
-            udp[8..].copy_from_slice(payload);
-        };
-        return link.send(head + len, Segments { size }, write).1;
-    }
-    // The kernel gave the ping an identifier of the socket's.
-    let write = |packet: &mut [u8]| {
-        write_ip(packet, key.dst, key.src, key.protocol, id);
-        let icmp = &mut packet[head..];
-        icmp.copy_from_slice(payload);
-        if let Some(identifier) = icmp.get_mut(4..6) {
-            identifier.copy_from_slice(&key.src_port.to_be_bytes());
-        }
+    let len = packet_len(key, payload)?;
+    let size = if key.protocol == protocol::UDP {
+        size
+    } else {
+        None
     };
-    link.send(head + payload.len(), Segments::default(), write)
-        .1
+    let write = |packet: &mut [u8]| write_packet(packet, key, id, payload);
+    link.send(len, Segments { size }, write).1
+}
+
+/// One that the pod's link does not hold (RFC 8200 section 4.5).
+fn write_cut(link: &mut Link, key: &Key, id: u16, payload: &[u8], mtu: usize) -> Result<(), Full> {
+    let mut frame = vec![0; ETHERNET_LEN + packet_len(key, payload)?];
+    frame[12..14].copy_from_slice(&ethertype_of(key.src).to_be_bytes());
+    write_packet(&mut frame[ETHERNET_LEN..], key, id, payload);
+    if let Ok(Ethernet::Ip(packet)) = parse(&frame) {
+        checksum::complete(&mut frame, &packet);
+    }
+    let content = &frame[ETHERNET_LEN + ip_len(key.src)..];
+    cut(key, key.protocol, id.into(), content, mtu)
+        .try_for_each(|(len, write)| link.send(len, Segments::default(), write).1)
+}
+
+/// Bytes of the packet around a payload, of which no packet holds too many.
+fn packet_len(key: &Key, payload: &[u8]) -> Result<usize, Full> {
+    let head = if key.protocol == protocol::UDP { 8 } else { 0 };
+    match u16::try_from(head + payload.len()) {
+        Ok(len) => Ok(ip_len(key.src) + usize::from(len)),
+        Err(_) => Err(Full),
+    }
+}
+
+fn write_packet(packet: &mut [u8], key: &Key, id: u16, payload: &[u8]) {
+    write_ip(packet, key.dst, key.src, key.protocol, id);
+    let transport = &mut packet[ip_len(key.src)..];
+    if key.protocol == protocol::UDP {
+        let len = u16::try_from(8 + payload.len()).unwrap_or(u16::MAX);
+        transport[..2].copy_from_slice(&key.dst_port.to_be_bytes());
+        transport[2..4].copy_from_slice(&key.src_port.to_be_bytes());
+        transport[4..6].copy_from_slice(&len.to_be_bytes());
+        transport[6..8].fill(0);
+        transport[8..].copy_from_slice(payload);
+        return;
+    }
+    transport.copy_from_slice(payload);
+    // The kernel gave the ping an identifier of the socket's.
+    if let Some(identifier) = transport.get_mut(4..6) {
+        identifier.copy_from_slice(&key.src_port.to_be_bytes());
+    }
 }
 
 type Told = Result<(Option<Trouble>, Option<IpAddr>), Errno>;

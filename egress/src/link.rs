@@ -14,8 +14,8 @@ use nix::{
 };
 use weft_api::{forwarder::GATEWAY_MAC, names::Mac};
 use weft_wire::{
-    ETHERNET_LEN, Ethernet, FRAME_MAX, Packet, VnetHeader, checksum, ethertype, parse, protocol,
-    vnet,
+    ETHERNET_LEN, Ethernet, FRAME_MAX, Packet, VnetHeader, checksum, ethertype, parse,
+    parse::Fragment, protocol, vnet,
 };
 use zerocopy::IntoBytes;
 
@@ -156,6 +156,10 @@ fn finish(frame: &mut [u8], segments: Segments) {
 }
 
 fn leave_checksum(frame: &mut [u8], packet: &Packet, segments: Segments) -> VnetHeader {
+    // Of what is cut, the whole had one.
+    if packet.fragment != Fragment::Whole {
+        return VnetHeader::default();
+    }
     let key = &packet.key;
     let kind = match (key.protocol, packet.is_v4()) {
         (protocol::TCP, true) => vnet::GSO_TCPV4,

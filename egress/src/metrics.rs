@@ -26,6 +26,10 @@ macro_rules! counters {
         pub struct Counters {
             /// Flows that are open now.
             pub flows: AtomicU64,
+            /// Places on the node that are served for pods' ports,
+            pub published: AtomicU64,
+            /// and those that cannot be.
+            pub unpublished: AtomicU64,
             $(#[doc = $meaning] pub $name: Counter,)+
         }
 
@@ -44,25 +48,30 @@ counters! {
     tcp_refused: "TCP connections that outside refused.",
     tcp_unreachable: "TCP connections for which there was no way.",
     tcp_timed_out: "TCP connections that outside did not answer in time.",
+    tcp_accepted: "TCP connections that came by published ports.",
     tcp_reset_by_pods: "TCP connections that a pod reset.",
     tcp_reset_by_outside: "TCP connections that outside reset.",
     tcp_unknown: "TCP packets of no connection, answered by a reset.",
     tcp_bytes_to_outside: "Bytes that pods' connections carried to outside.",
     tcp_bytes_to_pods: "Bytes that pods' connections carried to pods.",
     udp_opened: "UDP flows that were opened.",
+    udp_accepted: "UDP flows that came by published ports.",
     echo_opened: "Flows of ICMP echo that were opened.",
     datagrams_to_outside: "Datagrams and pings that were sent outside.",
     datagrams_to_pods: "Datagrams and answers to pings that went to pods.",
     errors_to_pods: "ICMP errors from outside that pods were told.",
     flows_idle: "Flows of datagrams that ended for want of use.",
+    flows_orphaned: "Flows that ended because their pod, or its published port, is gone.",
     flows_evicted: "Flows of datagrams that ended to make room for others.",
     refused_limit: "Flows refused because the pod, or all pods, have as many as they may.",
+    refused_pace: "Datagrams lost because opening flows for them took more than their pod's share of time.",
     refused_forbidden: "Flows refused because they lead into the node or to no host.",
     refused_descriptors: "Flows refused because the kernel gave no socket.",
     refused_echo: "Pings lost because this user may open no ping sockets (net.ipv4.ping_group_range).",
     dropped_malformed: "Frames from the forwarder that are no whole packet.",
     dropped_checksum: "Packets with a wrong checksum.",
-    dropped_fragments: "Fragments.",
+    packets_joined: "Packets that were put together from fragments.",
+    dropped_fragments: "Fragments of packets that did not become whole, or whose parts overlap.",
     dropped_protocol: "Packets of a protocol that sockets do not carry.",
     dropped_outside: "Datagrams that the kernel did not take to send outside.",
     dropped_link: "Datagrams and answers that the forwarder did not take in time.",
@@ -86,13 +95,23 @@ struct Page(Arc<Counters>);
 
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let flows = ConstGauge::new(i64::try_from(self.0.flows.load(Relaxed)).unwrap_or(i64::MAX));
-        flows.encode(encoder.encode_descriptor(
-            "flows",
-            "Flows that are open.",
-            None,
-            flows.metric_type(),
-        )?)?;
+        for (name, meaning, value) in [
+            ("flows", "Flows that are open.", &self.0.flows),
+            (
+                "published",
+                "Addresses and ports of the node that lead to pods.",
+                &self.0.published,
+            ),
+            (
+                "unpublished",
+                "Addresses and ports of the node that should lead to pods and cannot.",
+                &self.0.unpublished,
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value.load(Relaxed)).unwrap_or(i64::MAX));
+            let kind = gauge.metric_type();
+            gauge.encode(encoder.encode_descriptor(name, meaning, None, kind)?)?;
+        }
         for (name, meaning, value) in self.0.each() {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(

@@ -1,34 +1,47 @@
 //! The loop: frames in, flows to whom something happened, timers.
 
+mod doors;
 mod frames;
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     io::{self, ErrorKind},
-    os::fd::{AsRawFd, OwnedFd},
+    net::IpAddr,
+    os::fd::AsRawFd,
+    path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Token, event::Event, unix::SourceFd};
+use mio::{Events, Interest, Poll, Token, Waker, event::Event, unix::SourceFd};
 use nix::sys::signal::Signal;
 use weft_socket::Signals;
 use weft_wire::{FRAME_MAX, vnet};
 
 use crate::{
+    attach::Attached,
     datagrams,
+    entrance::Entrance,
+    fragments::Fragments,
     link::{Came, Link},
     metrics::Counters,
     stack::Stack,
-    table::{Flow, Kind, Limits, Table},
+    table::{Kind, Limits, Table},
     target::Dns,
     tcp::{self, Turn},
+    watch::Watch,
 };
 
 const LINK: Token = Token(0);
 const SIGNALS: Token = Token(1);
-const FLOWS: usize = 2;
+const NEWS: Token = Token(2);
+const FLOWS: usize = 3;
+/// There are fewer flows than that.
+const DOORS: usize = usize::MAX / 2;
+
+/// What any link holds (RFC 8200 section 5), where it is not known.
+const MTU_MIN: u16 = 1280;
 
 /// Frames that are read before the flows have their turn: a few super-frames
 /// of each of some flows.
@@ -54,6 +67,22 @@ pub struct Outlet {
     buffer: Box<[u8]>,
     dns: Option<Dns>,
     counters: Arc<Counters>,
+    fragments: Fragments,
+    watch: Watch,
+    entrance: Entrance,
+    /// Of the pods' links.
+    mtus: HashMap<IpAddr, u16>,
+    /// When it was said that sockets are short.
+    warned: Option<Instant>,
+}
+
+/// What an outlet keeps to.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    pub limits: Limits,
+    pub dns: Option<Dns>,
+    /// What sequence numbers start from; nobody may guess it.
+    pub seed: u64,
 }
 
 /// Why the loop ended.
@@ -66,15 +95,15 @@ pub enum End {
 
 impl Outlet {
     pub fn new(
-        link: OwnedFd,
+        attached: Attached,
+        control: &Path,
         signals: &Signals,
-        limits: Limits,
-        dns: Option<Dns>,
+        rules: Rules,
         counters: Arc<Counters>,
-        seed: u64,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut link = Link::new(link);
+        let mut link = Link::new(attached.link);
+        let Rules { limits, dns, seed } = rules;
         let both = Interest::READABLE | Interest::WRITABLE;
         let registry = poll.registry();
         registry.register(&mut SourceFd(&link.as_raw_fd()), LINK, both)?;
@@ -83,6 +112,7 @@ impl Outlet {
             SIGNALS,
             Interest::READABLE,
         )?;
+        let watch = Watch::start(control, Waker::new(registry, NEWS)?)?;
         Ok(Self {
             stack: Stack::new(&mut link, seed, Instant::now()),
             poll,
@@ -93,6 +123,11 @@ impl Outlet {
             stalled: Vec::new(),
             buffer: vec![0; vnet::LEN + FRAME_MAX].into(),
             dns,
+            fragments: Fragments::default(),
+            watch,
+            entrance: Entrance::new(attached.pools, Arc::clone(&counters)),
+            mtus: HashMap::new(),
+            warned: None,
             counters,
         })
     }
@@ -102,7 +137,8 @@ impl Outlet {
         let mut events = Events::with_capacity(256);
         let mut more = true;
         loop {
-            let rest = match more || !self.touched.is_empty() {
+            let busy = more || !self.touched.is_empty() || self.is_called();
+            let rest = match busy {
                 true => Some(Duration::ZERO),
                 false => self.rest(),
             };
@@ -118,6 +154,8 @@ impl Outlet {
                             return Ok(End::Signal(signal));
                         }
                     }
+                    NEWS => {}
+                    Token(token) if token >= DOORS => self.knock(token - DOORS),
                     Token(token) => self.hear(token - FLOWS, event),
                 }
             }
@@ -128,6 +166,7 @@ impl Outlet {
                 Some(Came::Frame(_)) => true,
                 Some(Came::Nothing) | None => false,
             };
+            self.attend(now);
             self.expire(now);
             if self.link.is_free() {
                 for slot in std::mem::take(&mut self.stalled) {
@@ -142,8 +181,9 @@ impl Outlet {
     }
 
     fn rest(&self) -> Option<Duration> {
-        let next = self.timers.peek();
-        let due = next.map(|Reverse((due, ..))| due.saturating_duration_since(Instant::now()));
+        let timer = self.timers.peek().map(|Reverse((due, ..))| *due);
+        let next = timer.into_iter().chain(self.entrance.due()).min();
+        let due = next.map(|due| due.saturating_duration_since(Instant::now()));
         match self.link.is_free() {
             true => due,
             // A kernel without memory does not tell when it has some again.
@@ -219,12 +259,14 @@ impl Outlet {
                     counters: &self.counters,
                     now,
                     buffer: &mut self.buffer,
+                    mtu: mtu(&self.mtus, key.src),
                 };
                 if flow.turn(&mut tools, &key) {
                     self.touch(slot);
                 }
                 self.datagrams_end(slot, now)
             }
+            Kind::Caller(_) => self.datagrams_end(slot, now),
         };
         match turn {
             Turn::Over => self.remove(slot),
@@ -238,15 +280,10 @@ impl Outlet {
     }
 
     fn datagrams_end(&mut self, slot: usize, now: Instant) -> Turn {
-        let Some(Flow {
-            key,
-            kind: Kind::Datagrams(flow),
-            ..
-        }) = self.table.flow(slot)
-        else {
+        let flow = self.table.flow(slot);
+        let Some(ends) = flow.and_then(|flow| flow.kind.ends(&flow.key)) else {
             return Turn::Over;
         };
-        let ends = flow.ends(key);
         if ends > now {
             return Turn::Waits(Some(ends));
         }
@@ -270,6 +307,9 @@ impl Outlet {
                     .registry()
                     .deregister(&mut SourceFd(&flow.as_raw_fd()));
             }
+            Kind::Caller(caller) => {
+                self.entrance.callers.remove(&caller.call);
+            }
         }
     }
 
@@ -288,4 +328,8 @@ impl Outlet {
         self.buffer = buffer;
         came
     }
+}
+
+fn mtu(mtus: &HashMap<IpAddr, u16>, pod: IpAddr) -> usize {
+    mtus.get(&pod).copied().unwrap_or(MTU_MIN).into()
 }

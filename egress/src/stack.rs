@@ -2,7 +2,11 @@
 //! and for each TCP connection a socket set with that one socket, so that no
 //! connection pays for the others.
 
-use std::{net::IpAddr, num::NonZeroUsize, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    time::Instant,
+};
 
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet, SocketStorage},
@@ -26,6 +30,9 @@ const BUFFER: usize = 256 << 10;
 /// least that smoltcp sends.
 const MSS_DEFAULT: u16 = 536;
 const MSS_MIN: u16 = 48;
+
+/// TCP's SYN (RFC 9293 section 3.1).
+const SYN: u8 = 0x02;
 
 /// A pod that is silent for so long, asked every [`KEEP_ALIVE`], is gone.
 const SILENCE: time::Duration = time::Duration::from_secs(300);
@@ -83,6 +90,13 @@ impl End {
         }
     }
 
+    /// Takes note of the largest segment, if that is the header of a SYN.
+    pub fn learn(&mut self, header: &[u8]) {
+        if header.get(13).is_some_and(|flags| flags & SYN != 0) {
+            self.mss = mss(header);
+        }
+    }
+
     pub fn socket(&mut self) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(self.handle)
     }
@@ -125,6 +139,15 @@ impl Stack {
         end.mss = mss;
         let endpoint = (smoltcp::wire::IpAddress::from(address), port);
         end.socket().listen(endpoint).ok()?;
+        Some(end)
+    }
+
+    /// An end that calls the pod at `to`, as `from`.
+    pub fn call(&mut self, from: SocketAddr, to: SocketAddr) -> Option<End> {
+        let mut end = self.spare.pop().unwrap_or_else(End::new);
+        end.mss = MSS_DEFAULT;
+        let context = self.interface.context();
+        end.socket().connect(context, to, from).ok()?;
         Some(end)
     }
 

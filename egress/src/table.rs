@@ -9,13 +9,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use slab::Slab;
 use weft_wire::Key;
 
-use crate::{datagrams::Datagrams, tcp::Tcp};
+use crate::{caller::Caller, datagrams::Datagrams, pace::Pace, tcp::Tcp};
 
 #[derive(Debug)]
 pub struct Flow {
@@ -33,6 +33,36 @@ pub struct Flow {
 pub enum Kind {
     Tcp(Box<Tcp>),
     Datagrams(Datagrams),
+    Caller(Caller),
+}
+
+impl Kind {
+    /// When a flow of datagrams was used last. Connections are never idle.
+    fn used(&self) -> Option<Instant> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Datagrams(flow) => Some(flow.used),
+            Self::Caller(caller) => Some(caller.used),
+        }
+    }
+
+    /// The door that it came by.
+    pub fn door(&self) -> Option<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.door,
+            Self::Datagrams(_) => None,
+            Self::Caller(caller) => Some(caller.call.door),
+        }
+    }
+
+    /// When it ends for want of use.
+    pub fn ends(&self, key: &Key) -> Option<Instant> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Datagrams(flow) => Some(flow.ends(key)),
+            Self::Caller(caller) => Some(caller.ends()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,11 +78,13 @@ pub struct Table {
     pods: HashMap<IpAddr, Pod>,
     limits: Limits,
     serial: u64,
+    pace: Pace,
 }
 
 #[derive(Debug, Default)]
 struct Pod {
     flows: usize,
+    pace: Pace,
     /// Flows of datagrams, of which the one in front was idle longest when it
     /// was put there.
     datagrams: VecDeque<Seen>,
@@ -64,6 +96,11 @@ struct Seen {
     serial: u64,
     used: Instant,
 }
+
+/// Of the loop's time, what opening flows of datagrams may take: for all pods one
+/// part in so many, and for one of them.
+const PARTS: u32 = 2;
+const PARTS_OF_POD: u32 = 4;
 
 /// What a new flow finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +119,7 @@ impl Table {
             pods: HashMap::new(),
             limits,
             serial: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -95,6 +133,29 @@ impl Table {
 
     pub fn flow(&mut self, slot: usize) -> Option<&mut Flow> {
         self.flows.get_mut(slot)
+    }
+
+    /// The slots of the flows that are meant.
+    pub fn slots(&self, meant: impl Fn(&Flow) -> bool) -> Vec<usize> {
+        let flows = self.flows.iter();
+        flows
+            .filter(|(_, flow)| meant(flow))
+            .map(|(slot, _)| slot)
+            .collect()
+    }
+
+    /// Whether the pod may open one more flow of datagrams now.
+    pub fn is_paced(&self, pod: IpAddr, now: Instant) -> bool {
+        let pod = self.pods.get(&pod);
+        self.pace.may_spend(now) && pod.is_none_or(|pod| pod.pace.may_spend(now))
+    }
+
+    /// It took so long to open one.
+    pub fn spend(&mut self, pod: IpAddr, time: Duration, now: Instant) {
+        self.pace.spend(time, PARTS, now);
+        if let Some(pod) = self.pods.get_mut(&pod) {
+            pod.pace.spend(time, PARTS_OF_POD, now);
+        }
     }
 
     /// The room for one more flow of that pod.
@@ -127,20 +188,16 @@ impl Table {
     fn longest_idle(&mut self, pod: IpAddr) -> Option<usize> {
         let queue = &mut self.pods.get_mut(&pod)?.datagrams;
         while let Some(seen) = queue.pop_front() {
-            match self.flows.get(seen.slot) {
-                Some(Flow {
-                    serial,
-                    kind: Kind::Datagrams(flow),
-                    ..
-                }) if *serial == seen.serial => {
-                    if flow.used == seen.used {
-                        return Some(seen.slot);
-                    }
-                    // It was used since; the next may not have been.
-                    queue.push_back(Seen {
-                        used: flow.used,
-                        ..seen
-                    });
+            let Some(flow) = self.flows.get(seen.slot) else {
+                continue;
+            };
+            match flow.kind.used() {
+                Some(used) if flow.serial == seen.serial && used == seen.used => {
+                    return Some(seen.slot);
+                }
+                // It was used since; the next may not have been.
+                Some(used) if flow.serial == seen.serial => {
+                    queue.push_back(Seen { used, ..seen });
                 }
                 _ => {}
             }
@@ -151,10 +208,7 @@ impl Table {
     pub fn insert(&mut self, key: Key, kind: Kind) -> usize {
         self.serial += 1;
         let serial = self.serial;
-        let used = match &kind {
-            Kind::Datagrams(flow) => Some(flow.used),
-            Kind::Tcp(_) => None,
-        };
+        let used = kind.used();
         let slot = self.flows.insert(Flow {
             key,
             serial,

@@ -28,7 +28,8 @@ pub fn target(key: &Key, dns: Option<Dns>) -> Option<SocketAddr> {
     (named && is_outside(key.dst)).then_some(SocketAddr::new(key.dst, port))
 }
 
-fn is_outside(address: IpAddr) -> bool {
+/// Whether that names a host besides this one.
+pub fn is_outside(address: IpAddr) -> bool {
     // The kernel takes the unspecified address, and IPv4 written as IPv6, for
     // ways to itself too.
     let refused = address.is_loopback() || address.is_unspecified() || address.is_multicast();

@@ -38,6 +38,8 @@ pub struct Tcp {
     phase: Phase,
     pub readable: bool,
     pub writable: bool,
+    /// That it came by, if it was not the pod that called.
+    pub door: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -98,13 +100,28 @@ impl Tcp {
             },
             readable: false,
             writable: false,
+            door: None,
         })
     }
 
-    /// A packet of the pod's, from its IP header on.
-    pub fn hear(&mut self, tools: &mut Tools<'_>, key: &Key, packet: &[u8]) {
+    /// Passes on to a pod what has come by that door. `end` calls the pod.
+    pub fn call(stream: TcpStream, end: End, door: usize) -> Self {
+        // As above; where it cannot be set, small writes come later.
+        let _ = stream.set_nodelay(true);
+        Self {
+            stream,
+            phase: Phase::Joined(Joined::new(end)),
+            readable: false,
+            writable: false,
+            door: Some(door),
+        }
+    }
+
+    /// A packet of the pod's: from its IP header on, and from its TCP header.
+    pub fn hear(&mut self, tools: &mut Tools<'_>, key: &Key, packet: &[u8], header: &[u8]) {
         // While outside has not answered, what comes is the SYN again.
         if let Phase::Joined(joined) = &mut self.phase {
+            joined.end.learn(header);
             tools
                 .stack
                 .feed(tools.link, tools.now, key.dst, &mut joined.end, packet);
@@ -133,6 +150,16 @@ impl Tcp {
             writable: &mut self.writable,
         };
         joined.turn(streams, tools, key.dst)
+    }
+
+    /// Has both ends know that it is over.
+    pub fn cut(&mut self, tools: &mut Tools<'_>, key: &Key) {
+        reset(&self.stream);
+        if let Phase::Joined(joined) = &mut self.phase {
+            joined.end.socket().abort();
+            let Tools { stack, link, .. } = tools;
+            stack.flush(link, tools.now, key.dst, &mut joined.end);
+        }
     }
 
     /// Gives its memory back.
@@ -168,13 +195,7 @@ impl Tcp {
         tools
             .stack
             .feed(tools.link, tools.now, key.dst, &mut end, syn);
-        self.phase = Phase::Joined(Joined {
-            end,
-            eof: false,
-            heard_all: false,
-            shut: false,
-            failed: false,
-        });
+        self.phase = Phase::Joined(Joined::new(end));
     }
 
     fn fail(&mut self, tools: &mut Tools<'_>, key: &Key, error: &io::Error) -> Turn {
@@ -216,6 +237,16 @@ struct Streams<'a> {
 }
 
 impl Joined {
+    fn new(end: End) -> Self {
+        Self {
+            end,
+            eof: false,
+            heard_all: false,
+            shut: false,
+            failed: false,
+        }
+    }
+
     fn turn(&mut self, mut streams: Streams<'_>, tools: &mut Tools<'_>, address: IpAddr) -> Turn {
         if !self.failed {
             let moved = self
@@ -308,7 +339,7 @@ impl Joined {
 }
 
 /// Has the kernel reset the stream when it is closed.
-fn reset(stream: &TcpStream) {
+pub fn reset(stream: &TcpStream) {
     let at_once = libc::linger {
         l_onoff: 1,
         l_linger: 0,

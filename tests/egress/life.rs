@@ -91,19 +91,40 @@ fn a_second_egress_is_told_of_the_first() {
 #[test]
 fn flows_that_a_pod_forgets_make_room_for_others() {
     needs_namespaces!();
-    // A tenth of what a pod may have elsewhere, so that ten times as many are
-    // as good as a hundred thousand.
-    let world = World::new("ulimit 1088");
+    const FLOWS: u32 = 100_000;
+    let world = World::new("ulimit 4160");
     let flood = || {
-        for port in 1..20_000_u16 {
-            let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        let bind = |_| UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        let sockets = [0, 1].map(bind);
+        for (count, flow) in (0..FLOWS).enumerate() {
+            let port = u16::try_from(1 + flow / 2).expect("half of them");
+            let socket = &sockets[flow as usize % 2];
             // A full queue on the way is the flood's own loss.
             let _ = socket.send_to(b"forgotten", (OUTSIDE[0], port));
+            if count % 256 == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
         }
     };
-    world.pods[0].netns.run(flood).expect("enter");
-    assert!(world.count("flows_evicted_total") > 1000);
-    assert!(world.count("flows") <= 1024);
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| world.pods[0].netns.run(flood).expect("enter"));
+        while !flood.is_finished() {
+            exchange::bulk(&world.pods[1], &world.outside, Family::V4, 1 << 20)
+                .expect("the other pod is served");
+        }
+    });
+    let opened = world.count("udp_opened_total");
+    let refused = world.count("refused_pace_total");
+    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} not");
+    let evicted = world.count("flows_evicted_total");
+    assert_eq!(evicted, opened.saturating_sub(2048));
+    assert!(world.count("flows") <= 2048 + 1);
+    let pid = world.egress.as_ref().expect("it runs").pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let most = most.and_then(|text| text.trim().strip_suffix(" kB"));
+    let most: u64 = most.expect("a size").parse().expect("a number");
+    assert!(most < 32 << 10, "{most} KiB at its most");
     for pod in 0..2 {
         reaches(&world, pod);
     }

@@ -4,6 +4,7 @@
 mod bad_input;
 mod datagrams;
 mod life;
+mod published;
 mod tcp;
 mod world;
 

@@ -12,16 +12,22 @@ use nix::{
     libc,
     sys::socket::{setsockopt, sockopt},
 };
-use weft_lab::{exchange, probe::Family};
+use weft_lab::{exchange, probe::Family, workshop::run};
 use weft_testkit::needs_namespaces;
 
-use crate::world::{BLACK_HOLE, OUTSIDE, PATIENCE, World, address};
+use crate::world::{BLACK_HOLES, OUTSIDE, PATIENCE, World, address};
 
-fn both(world: &World) -> (TcpStream, TcpStream) {
-    exchange::connection(world.pod(), &world.outside, Family::V4).expect("connected")
+fn both(world: &World, family: Family) -> (TcpStream, TcpStream) {
+    exchange::connection(world.pod(), &world.outside, family).expect("connected")
 }
 
-fn reset(stream: TcpStream) {
+/// Who is first, over each family.
+fn cases() -> impl Iterator<Item = (Family, bool)> {
+    let both = |family| [(family, true), (family, false)];
+    Family::ALL.into_iter().flat_map(both)
+}
+
+pub fn reset(stream: TcpStream) {
     let at_once = libc::linger {
         l_onoff: 1,
         l_linger: 0,
@@ -92,8 +98,8 @@ fn a_thousand_connections_live_side_by_side() {
 fn each_side_may_end_first_and_still_listen() {
     needs_namespaces!();
     let world = World::new("");
-    for pod_first in [true, false] {
-        let (pod, outside) = both(&world);
+    for (family, pod_first) in cases() {
+        let (pod, outside) = both(&world, family);
         let (mut first, mut second) = if pod_first {
             (pod, outside)
         } else {
@@ -120,8 +126,8 @@ fn each_side_may_end_first_and_still_listen() {
 fn a_reset_passes_on_either_way() {
     needs_namespaces!();
     let world = World::new("");
-    for pod_first in [true, false] {
-        let (pod, outside) = both(&world);
+    for (family, pod_first) in cases() {
+        let (pod, outside) = both(&world, family);
         let (first, mut second) = if pod_first {
             (pod, outside)
         } else {
@@ -131,8 +137,8 @@ fn a_reset_passes_on_either_way() {
         let heard = second.read(&mut [0; 8]).expect_err("a reset");
         assert_eq!(heard.kind(), ErrorKind::ConnectionReset);
     }
-    world.await_count("tcp_reset_by_pods_total", 1);
-    world.await_count("tcp_reset_by_outside_total", 1);
+    world.await_count("tcp_reset_by_pods_total", 2);
+    world.await_count("tcp_reset_by_outside_total", 2);
     world.await_count("flows", 0);
 }
 
@@ -150,23 +156,31 @@ fn what_outside_refuses_is_refused_and_what_it_ignores_is_not_answered() {
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
     }
     assert_eq!(world.count("tcp_refused_total"), 2);
-    let drop_all = format!("ip route add blackhole {}", "198.51.100.0/24");
-    weft_lab::workshop::run(&world.outside.netns, &drop_all).expect("a route");
-    let error = connect(BLACK_HOLE).expect_err("nobody answers");
-    assert_eq!(error.kind(), ErrorKind::TimedOut);
-    let no_way = "ip route add unreachable 203.0.113.0/24";
-    weft_lab::workshop::run(&world.node, no_way).expect("a route");
-    let error = connect("203.0.113.1:80").expect_err("no way");
-    assert_eq!(error.kind(), ErrorKind::HostUnreachable);
-    assert_eq!(world.count("tcp_unreachable_total"), 1);
+    for net in ["198.51.100.0/24", "2001:db8:7::/64"] {
+        let drop_all = format!("ip route add blackhole {net}");
+        run(&world.outside.netns, &drop_all).expect("a route");
+    }
+    for to in BLACK_HOLES {
+        let error = connect(to).expect_err("nobody answers");
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{to}");
+    }
+    for net in ["203.0.113.0/24", "2001:db8:8::/64"] {
+        let no_way = format!("ip route add unreachable {net}");
+        run(&world.node, &no_way).expect("a route");
+    }
+    for to in ["203.0.113.1:80", "[2001:db8:8::1]:80"] {
+        let error = connect(to).expect_err("no way");
+        assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{to}");
+    }
+    assert_eq!(world.count("tcp_unreachable_total"), 2);
 }
 
 #[test]
 fn who_does_not_read_holds_back_who_writes() {
     needs_namespaces!();
     let world = World::new("");
-    for pod_writes in [true, false] {
-        let (pod, outside) = both(&world);
+    for (family, pod_writes) in cases() {
+        let (pod, outside) = both(&world, family);
         let (writer, reader) = if pod_writes {
             (pod, outside)
         } else {

@@ -4,23 +4,25 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     os::fd::AsRawFd,
     process::{self, Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use weft_api::forwarder::{Nodes, PortState, Request};
+use tempfile::NamedTempFile;
+use weft_api::forwarder::{Capabilities, Nodes, PortMapping, PortState, Protocol, Request};
 use weft_cni::{link::Attach, netns::Netns};
 use weft_lab::{
-    Forwarder, Ledger, NodePlan, Pod, PodPlan, Spec, use_executable,
+    Forwarder, Lab, Ledger, NodePlan, Pod, PodPlan, Spec, use_executable,
     workshop::{self, Workshop, run},
 };
 
 pub const MTU: u16 = 1500;
 pub const OUTSIDE: [&str; 2] = ["192.0.2.254", "2001:db8::fe"];
 /// Where outside has nobody who answers.
-pub const BLACK_HOLE: &str = "198.51.100.1:80";
+pub const BLACK_HOLES: [&str; 2] = ["198.51.100.1:80", "[2001:db8:7::1]:80"];
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 const POOLS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
@@ -31,6 +33,9 @@ pub struct World {
     pub outside: Pod,
     pub forwarder: Forwarder,
     pub node: Netns,
+    /// The node's own addresses.
+    pub own: [IpAddr; 2],
+    log: NamedTempFile,
     _workshop: Workshop,
 }
 
@@ -38,12 +43,17 @@ pub struct Egress(Child);
 
 impl World {
     pub fn new(arguments: &str) -> Self {
-        let mut world = Self::bare();
+        Self::published(&[], arguments)
+    }
+
+    /// The same, with ports of the node that stand for ports of the first pod.
+    pub fn published(mappings: &[PortMapping], arguments: &str) -> Self {
+        let mut world = Self::without_egress(mappings);
         world.egress = Some(world.start(arguments));
         world
     }
 
-    fn bare() -> Self {
+    pub fn without_egress(mappings: &[PortMapping]) -> Self {
         use_executable(env!("CARGO_BIN_EXE_weft"));
         let plan = Spec {
             nodes: 1,
@@ -69,9 +79,14 @@ impl World {
         });
         let mut client = forwarder.client().expect("a client");
         client.request(&nodes).expect("applied");
-        let pods = plan.pods.iter().map(|pod| {
+        let pods = plan.pods.iter().enumerate().map(|(place, pod)| {
             let pod = Pod::make(pod.clone(), 0).expect("a pod");
-            pod.plug(Attach::Tap { queues: 2 }, MTU, &node, &forwarder)
+            let capabilities = Capabilities {
+                port_mappings: mappings[..if place == 0 { mappings.len() } else { 0 }].into(),
+                ..Capabilities::default()
+            };
+            let attach = Attach::Tap { queues: 2 };
+            pod.plug_with(capabilities, attach, MTU, &node, &forwarder)
                 .expect("wired");
             pod
         });
@@ -81,6 +96,8 @@ impl World {
             outside,
             forwarder,
             node,
+            own: plan.underlay,
+            log: NamedTempFile::new().expect("a file"),
             _workshop: workshop,
         }
     }
@@ -100,6 +117,7 @@ impl World {
                 .args(arguments.split_whitespace())
                 .env("WEFT_CONTROL", &self.forwarder.control)
                 .stdin(Stdio::null())
+                .stderr(self.log.reopen().expect("a file"))
                 .spawn()
         };
         let child = self.node.run(start).expect("enter").expect("start");
@@ -146,6 +164,11 @@ impl World {
         line[name.len()..].parse().expect("a number")
     }
 
+    /// What the egress has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log.path()).expect("a file")
+    }
+
     pub fn await_count(&self, name: &str, number: u64) {
         let until = Instant::now() + PATIENCE;
         while self.count(name) != number {
@@ -167,7 +190,39 @@ impl World {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the egress said:\n{}", self.log());
+        }
+    }
+}
+
+pub fn mapping(protocol: Protocol, host: u16, container: u16, ip: Option<&str>) -> PortMapping {
+    let port = |number| NonZeroU16::new(number).expect("a port");
+    PortMapping {
+        host_port: port(host),
+        container_port: port(container),
+        protocol,
+        host_ip: ip.map(|text| text.parse().expect("an address")),
+    }
+}
+
 impl Egress {
+    /// One of a lab's node, which follows its IPAM server.
+    pub fn of_lab(lab: &Lab, node: usize) -> Self {
+        let node = &lab.nodes[node];
+        let forwarder = node.forwarder.as_ref().expect("a forwarder");
+        let start = || {
+            Command::new(env!("CARGO_BIN_EXE_weft"))
+                .arg("egress")
+                .env("WEFT_CONTROL", &forwarder.control)
+                .stdin(Stdio::null())
+                .spawn()
+        };
+        Self(node.netns.run(start).expect("enter").expect("start"))
+    }
+
     pub fn pid(&self) -> u32 {
         self.0.id()
     }

@@ -66,7 +66,7 @@ impl Question {
             .send_to(&request, to)
             .with_context(|| format!("ask {}", self.to))?;
         let until = Instant::now() + DEADLINE;
-        let mut bytes = [0; 4096];
+        let mut bytes = vec![0; 1 << 16];
         loop {
             let left = until.saturating_duration_since(Instant::now());
             socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;

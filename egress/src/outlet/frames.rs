@@ -1,7 +1,11 @@
 //! What a frame from a pod does: it goes on in its flow, opens one, or is
 //! answered why not.
 
-use std::{io, net::SocketAddr, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use mio::{Interest, Token, unix::SourceFd};
 use nix::errno::Errno;
@@ -10,7 +14,7 @@ use weft_wire::{
     vnet,
 };
 
-use super::{FLOWS, Outlet};
+use super::{FLOWS, Outlet, mtu};
 use crate::{
     datagrams::{self, Datagrams, is_ping},
     refusal::{Trouble, tell},
@@ -24,6 +28,9 @@ use crate::{
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
+/// Between two warnings of the same.
+const SILENCE: Duration = Duration::from_secs(60);
+
 impl Outlet {
     pub(super) fn frame(&mut self, message: &mut [u8], now: Instant) {
         let Some(header) = VnetHeader::read(message) else {
@@ -35,17 +42,36 @@ impl Outlet {
             _ => return self.counters.dropped_malformed.add(1),
         };
         if packet.fragment != Fragment::Whole {
-            return self.counters.dropped_fragments.add(1);
+            return self.fragment(frame, &packet, now);
         }
+        self.whole(frame, &packet, header, now);
+    }
+
+    fn fragment(&mut self, frame: &[u8], packet: &Packet, now: Instant) {
+        let taken = self.fragments.take(frame, packet, now);
+        self.counters.dropped_fragments.add(taken.lost);
+        let Some(mut frame) = taken.whole else {
+            return;
+        };
+        self.counters.packets_joined.add(1);
+        match parse(&frame) {
+            Ok(Ethernet::Ip(packet)) => {
+                self.whole(&mut frame, &packet, VnetHeader::default(), now);
+            }
+            _ => self.counters.dropped_malformed.add(1),
+        }
+    }
+
+    fn whole(&mut self, frame: &mut [u8], packet: &Packet, header: VnetHeader, now: Instant) {
         let vouched = header.needs_checksum() || header.flags & vnet::DATA_VALID != 0;
-        if !vouched && !checksum::verify(frame, &packet) {
+        if !vouched && !checksum::verify(frame, packet) {
             return self.counters.dropped_checksum.add(1);
         }
         match packet.key.protocol {
-            protocol::TCP => self.tcp_frame(frame, &packet, now),
-            protocol::UDP => self.datagram(frame, &packet, header, now),
+            protocol::TCP => self.tcp_frame(frame, packet, now),
+            protocol::UDP => self.datagram(frame, packet, header, now),
             protocol::ICMP | protocol::ICMPV6 if is_ping(&packet.key) => {
-                self.datagram(frame, &packet, header, now);
+                self.datagram(frame, packet, header, now);
             }
             _ => self.counters.dropped_protocol.add(1),
         }
@@ -66,7 +92,12 @@ impl Outlet {
                 ..
             }) = self.table.flow(slot)
             {
-                tcp.hear(&mut tools, &key, ip);
+                tcp.hear(
+                    &mut tools,
+                    &key,
+                    ip,
+                    &frame[packet.transport..packet.payload],
+                );
                 self.touch(slot);
             }
             return;
@@ -89,7 +120,7 @@ impl Outlet {
 
     fn refuse_connection(&mut self, key: &Key, syn: &[u8], error: &io::Error, now: Instant) {
         if is_want_of_descriptors(error.raw_os_error()) {
-            self.counters.refused_descriptors.add(1);
+            self.want_descriptors(now);
             return self.stack.refuse(&mut self.link, now, key.dst, syn);
         }
         let mut tools = tcp::Tools {
@@ -105,15 +136,12 @@ impl Outlet {
         let key = packet.key;
         let slot = match self.table.find(&key) {
             Some(slot) => slot,
+            None if !self.table.is_paced(key.src, now) => return self.counters.refused_pace.add(1),
             None => {
-                let ip = &frame[ETHERNET_LEN..packet.end];
-                let Some(to) = target(&key, self.dns) else {
-                    return self.forbid(&key, ip);
-                };
-                if !self.make_room(&key) {
-                    return self.say(&key, ip, Trouble::prohibited(key.src.is_ipv4()));
-                }
-                match self.open(&key, to, ip, now) {
+                let started = Instant::now();
+                let slot = self.begin(frame, packet, now);
+                self.table.spend(key.src, started.elapsed(), now);
+                match slot {
                     Some(slot) => slot,
                     None => return,
                 }
@@ -124,19 +152,37 @@ impl Outlet {
             _ => packet.transport..packet.end,
         };
         let size = (header.gso_kind() == vnet::GSO_UDP_L4).then_some(header.gso_size);
-        if let Some(Flow {
-            kind: Kind::Datagrams(flow),
-            ..
-        }) = self.table.flow(slot)
-        {
-            let mut tools = datagrams::Tools {
-                link: &mut self.link,
-                counters: &self.counters,
-                now,
-                buffer: &mut self.buffer,
-            };
-            flow.send(&mut tools, &key, packet.hop_limit, &frame[payload], size);
+        let Some(flow) = self.table.flow(slot) else {
+            return;
+        };
+        let mut tools = datagrams::Tools {
+            link: &mut self.link,
+            counters: &self.counters,
+            now,
+            buffer: &mut self.buffer,
+            mtu: mtu(&self.mtus, key.src),
+        };
+        match &mut flow.kind {
+            Kind::Datagrams(flow) => {
+                flow.send(&mut tools, &key, packet.hop_limit, &frame[payload], size);
+            }
+            Kind::Caller(caller) => caller.send(&tools, &frame[payload], size),
+            Kind::Tcp(_) => {}
         }
+    }
+
+    fn begin(&mut self, frame: &[u8], packet: &Packet, now: Instant) -> Option<usize> {
+        let key = packet.key;
+        let ip = &frame[ETHERNET_LEN..packet.end];
+        let Some(to) = target(&key, self.dns) else {
+            self.forbid(&key, ip);
+            return None;
+        };
+        if !self.make_room(&key) {
+            self.say(&key, ip, Trouble::prohibited(key.src.is_ipv4()));
+            return None;
+        }
+        self.open(&key, to, ip, now)
     }
 
     fn open(&mut self, key: &Key, to: SocketAddr, ip: &[u8], now: Instant) -> Option<usize> {
@@ -157,7 +203,7 @@ impl Outlet {
                 None
             }
             Err(errno) if is_want_of_descriptors(Some(errno as i32)) => {
-                self.counters.refused_descriptors.add(1);
+                self.want_descriptors(now);
                 None
             }
             Err(_) => {
@@ -168,7 +214,7 @@ impl Outlet {
         }
     }
 
-    fn admit(&mut self, key: Key, kind: Kind, now: Instant) {
+    pub(super) fn admit(&mut self, key: Key, kind: Kind, now: Instant) {
         let slot = self.table.insert(key, kind);
         let Some(flow) = self.table.flow(slot) else {
             return;
@@ -183,6 +229,8 @@ impl Outlet {
             Kind::Datagrams(flow) => {
                 registry.register(&mut SourceFd(&flow.as_raw_fd()), token, Interest::READABLE)
             }
+            // Its door's socket is.
+            Kind::Caller(_) => Ok(()),
         };
         if let Err(error) = watched {
             tracing::warn!("a flow's socket cannot be watched: {error}; the flow is dropped");
@@ -190,17 +238,14 @@ impl Outlet {
             self.remove(slot);
             return;
         }
-        let due = match &flow.kind {
-            Kind::Tcp(_) => None,
-            Kind::Datagrams(datagrams) => Some(datagrams.ends(&key)),
-        };
+        let due = flow.kind.ends(&key);
         self.wake_at(slot, due.map(|due| due.max(now)));
         // A connection may be there at once; else its turn says when to give
         // up.
         self.touch(slot);
     }
 
-    fn make_room(&mut self, key: &Key) -> bool {
+    pub(super) fn make_room(&mut self, key: &Key) -> bool {
         match self.table.room(key.src) {
             Room::Free => true,
             Room::Instead(slot) => {
@@ -212,6 +257,17 @@ impl Outlet {
                 self.counters.refused_limit.add(1);
                 false
             }
+        }
+    }
+
+    pub(super) fn want_descriptors(&mut self, now: Instant) {
+        self.counters.refused_descriptors.add(1);
+        if self.warned.is_none_or(|warned| now >= warned + SILENCE) {
+            self.warned = Some(now);
+            tracing::warn!(
+                "the kernel gives no more sockets, flows are refused (refused_descriptors); \
+                 raise the limit of open files (ulimit -n, LimitNOFILE=), or lower --flows"
+            );
         }
     }
 
@@ -227,7 +283,7 @@ impl Outlet {
     }
 }
 
-fn is_want_of_descriptors(errno: Option<i32>) -> bool {
+pub(super) fn is_want_of_descriptors(errno: Option<i32>) -> bool {
     let errno = errno.map(Errno::from_raw);
     matches!(
         errno,
