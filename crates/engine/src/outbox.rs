@@ -168,6 +168,19 @@ fn form(way: Way, vxlan: &[u8]) -> (&[u8], usize) {
 }
 
 impl Send {
+    /// One datagram alone.
+    pub fn one(way: Way, bytes: Vec<u8>) -> Self {
+        Self {
+            peer: PeerId(0),
+            way,
+            socket: 0,
+            ecn: 0,
+            size: bytes.len().max(1),
+            bytes,
+            closed: true,
+        }
+    }
+
     /// Bytes of the inner Ethernet frames, or of what they would be, in
     /// `count` datagrams of `bytes` together.
     pub fn inner(&self, bytes: usize, count: usize) -> usize {

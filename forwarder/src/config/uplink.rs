@@ -9,7 +9,7 @@ use weft_api::{
 };
 
 use super::{ConfigError, value, within};
-use crate::{links, sys, uplink::UplinkConfig};
+use crate::{links, uplink::UplinkConfig};
 
 const ENTROPY_PORTS_DEFAULT: u16 = 16;
 const ENTROPY_PORTS_MAX: u16 = 1024;
@@ -69,11 +69,12 @@ impl Uplink {
             1,
             ENTROPY_PORTS_MAX,
         )?;
-        let mtu = self.mtu()?;
+        let (mtu, mtu_of_links) = (self.mtu()?, self.mtu.is_none());
         Ok(UplinkConfig {
             addresses: self.addresses,
             port,
             mtu,
+            mtu_of_links,
             entropy_ports,
             gso: self.gso,
             gro: self.gro,
@@ -87,13 +88,8 @@ impl Uplink {
         if let Some(mtu) = self.mtu {
             return within("uplink.mtu", mtu, MTU_MIN, u16::MAX);
         }
-        let held =
-            links::held().map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
-        let least = held
-            .iter()
-            .filter(|held| self.addresses.contains(&held.net.addr()))
-            .filter_map(|held| sys::link::mtu(&held.link).ok())
-            .min();
+        let least = links::mtu_of(&self.addresses)
+            .map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
         within(
             "uplink.mtu",
             least.unwrap_or(MTU_DEFAULT),

@@ -101,7 +101,19 @@ mod tests {
             window.lost();
         }
         assert_eq!(window.times(), None);
-        assert_eq!(window.recent(), Tally { asked: 32, lost: 32 });
-        assert_eq!(window.total(), Tally { asked: 37, lost: 33 });
+        assert_eq!(
+            window.recent(),
+            Tally {
+                asked: 32,
+                lost: 32
+            }
+        );
+        assert_eq!(
+            window.total(),
+            Tally {
+                asked: 37,
+                lost: 33
+            }
+        );
     }
 }
