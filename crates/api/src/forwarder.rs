@@ -13,10 +13,12 @@ use crate::names::{Mac, Name, Vni};
 
 mod bandwidth;
 mod mapping;
+mod path;
 pub mod sound;
 
 pub use bandwidth::{Bandwidth, Limit};
 pub use mapping::{PortMapping, Protocol};
+pub use path::{Path, PathState, RoundTrip};
 
 /// Longest request line in bytes, newline included.
 pub const REQUEST_MAX: usize = 8 << 20;
@@ -290,6 +292,8 @@ pub struct Peer {
     pub node: Node,
     pub to_peer: Traffic,
     pub from_peer: Traffic,
+    #[serde(default)]
+    pub path: Path,
 }
 
 /// Packets count as they would on a wire: a super-frame is as many as it

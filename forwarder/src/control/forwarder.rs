@@ -38,7 +38,7 @@ mod file;
 mod report;
 
 use file::NodesFile;
-use report::{over_bandwidth, peer};
+use report::over_bandwidth;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -206,7 +206,7 @@ impl Forwarder {
             Request::Detach { name } => self.detach(&name),
             Request::Apply(nodes) => self.apply(nodes),
             Request::List => Ok(Reply::Ports(self.ports())),
-            Request::Peers => Ok(Reply::Peers(self.state.peers().iter().map(peer).collect())),
+            Request::Peers => Ok(Reply::Peers(self.peers())),
             Request::Counters => Ok(Reply::Counters(Box::new(self.counters()))),
             Request::Drops => Ok(Reply::Drops(self.drops())),
             Request::Status => Ok(Reply::Status(Box::new(self.status()))),
@@ -231,6 +231,7 @@ impl Forwarder {
             ports: self.state.ports().map(port).collect(),
             over_bandwidth: self.state.ports().filter_map(over).collect(),
             peers: self.state.peers().iter().map(peer).collect(),
+            paths: self.probed(),
             ports_gone: self
                 .open
                 .iter()

@@ -11,7 +11,7 @@ use crate::paths::{Mtus, Target, Tunnel};
 
 impl State {
     /// Bytes of the largest outer packet to the node.
-    pub(super) fn outer_mtu(&self, node: &Node) -> u16 {
+    pub fn outer_mtu(&self, node: &Node) -> u16 {
         let found = self.mtus.get(&node.name).copied();
         found.unwrap_or(self.uplink_mtu)
     }
