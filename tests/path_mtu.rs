@@ -16,6 +16,7 @@ use weft_api::forwarder::{Nodes, Path, PathState, Request};
 use weft_cni::{ethtool, link::Attach, netns::Netns};
 use weft_lab::{
     Forwarder, Ledger, NodePlan, Outer, Pod, Spec,
+    icmp::{Question, Says},
     probe::{Family, Probe},
     use_executable,
     workshop::{self, Workshop, run},
@@ -291,17 +292,23 @@ impl Pair {
         } else {
             70
         };
-        let inner = outer - overhead;
-        let ping = |size: u16| {
-            let size = size - 28;
-            let to = other.v4();
-            let ping = format!("ping -M probe -c 1 -W 2 -s {size} {to}");
-            run(&pod.netns, &ping)
-        };
-        ping(inner).expect("it fits");
-        let told = ping(inner + 1).expect_err("one byte too many");
-        let route = run(&pod.netns, &format!("ip route get {}", other.v4())).expect("a route");
-        assert!(route.contains(&format!("mtu {inner}")), "{route} {told:#}");
+        let mtu = u32::from(outer - overhead);
+        for family in Family::ALL {
+            // What the pod's kernel has been told already, it would not ask.
+            for flush in ["ip route flush cache", "ip -6 route flush cache"] {
+                run(&pod.netns, flush).expect("flushed");
+            }
+            let headers = if family == Family::V4 { 28 } else { 48 };
+            let says = |len: u32| {
+                let question = Question {
+                    size: usize::try_from(len).expect("small") - headers,
+                    ..Question::to(family.of(other))
+                };
+                question.ask(&pod.netns).expect("an answer").says
+            };
+            assert_eq!(says(mtu), Says::Here, "{family}");
+            assert_eq!(says(mtu + 2), Says::TooBig { mtu }, "{family}");
+        }
     }
 
     /// What `weft status` shows.
