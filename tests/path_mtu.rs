@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_api::forwarder::{Nodes, Path, PathState, Request};
+use weft_api::{
+    forwarder::{Node, Nodes, Path, PathState, Request, Way},
+    names::Name,
+};
 use weft_cni::{ethtool, link::Attach, netns::Netns};
 use weft_lab::{
     Forwarder, Ledger, NodePlan, Outer, Pod, Spec,
@@ -47,6 +50,13 @@ fn a_router_that_complains_is_heard() {
         live.carry();
         pair.check_told(0, 1400);
         all(&pair.middle, &["ip link set r2 mtu 1500"]);
+        // What routers have said of a route, the kernel forgets with it.
+        for verb in ["del", "add"] {
+            all(
+                &pair.nodes[0],
+                &route(verb, 1).each_ref().map(String::as_str),
+            );
+        }
         pair.await_path(0, PathState::Good, 1500);
         live.carry();
     }
@@ -73,6 +83,64 @@ fn a_black_hole_is_found_and_left_again() {
     pair.await_path(0, PathState::Good, 1500);
     live.carry();
     assert!(!pair.page().contains("BLACK HOLE"));
+}
+
+#[test]
+fn every_way_is_asked() {
+    needs_namespaces!();
+    let l3 = |peer: &mut Node| {
+        let all = peer.blocks.iter().map(|&block| (block, Way::VxlanL3));
+        peer.ways = all.collect();
+    };
+    let ipip = |peer: &mut Node| {
+        let v4 = peer.blocks.iter().filter(|block| block.addr().is_ipv4());
+        peer.ways = v4.map(|&block| (block, Way::Ipip)).collect();
+    };
+    for by in [l3, ipip] {
+        let pair = Pair::behind_switch_by(by);
+        pair.await_path(0, PathState::Good, 1500);
+        let live = Live::new(&pair.pods[0], &pair.pods[1]);
+        all(&pair.middle, &["ip link set r2 mtu 1350"]);
+        pair.await_path(0, PathState::BlackHole, 1350);
+        live.carry();
+    }
+}
+
+/// However many peers there are, few packets leave.
+#[test]
+fn peers_share_a_budget() {
+    needs_namespaces!();
+    let (_ours, _theirs, forwarder, _workshop) = kernel_peer("[probes]\ninterval_ms = 200\n");
+    let plan = Spec::default().plan();
+    let record = |plan: &NodePlan| {
+        let mut record = plan.record().expect("a record");
+        record.underlay.truncate(1);
+        record
+    };
+    let peer = |number: u32| {
+        let [.., high, low] = number.to_be_bytes();
+        let mut peer = record(&plan[1]);
+        peer.name = Name::new(format!("peer{number}")).expect("a name");
+        peer.underlay = vec![Ipv4Addr::new(192, 0, 2 + high, low).into()];
+        peer.tunnel = vec![Ipv4Addr::new(10, 245, high, low).into()];
+        peer.blocks.clear();
+        peer
+    };
+    let nodes = Nodes {
+        node: record(&plan[0]),
+        peers: (3..1003)
+            .filter(|number| number % 256 != 101)
+            .map(peer)
+            .collect(),
+    };
+    let mut client = forwarder.client().expect("a client");
+    let before = Ledger::now(&forwarder).expect("told").value("originated");
+    let since = Instant::now();
+    client.request(&Request::Apply(nodes)).expect("applied");
+    thread::sleep(Duration::from_secs(3));
+    let sent = Ledger::now(&forwarder).expect("told").value("originated") - before;
+    let most = (since.elapsed().as_secs() + 2) * 200;
+    assert!((1..=most).contains(&sent), "{sent} of at most {most}");
 }
 
 #[test]
@@ -173,7 +241,6 @@ impl Pair {
         let plan = plan(outer);
         let nodes: Vec<_> = plan.iter().map(|node| wired(node, &middle)).collect();
         for (number, node) in (1..=2).zip(&nodes) {
-            let other = 3 - number;
             all(
                 &middle,
                 &[
@@ -186,23 +253,20 @@ impl Pair {
                 &[
                     &format!("ip address add 192.0.{number}0.1/24 dev eth0"),
                     &format!("ip address add 2001:db8:{number}::1/64 dev eth0 nodad"),
-                    &format!("ip route add 192.0.{other}0.0/24 via 192.0.{number}0.254"),
-                    &format!("ip route add 2001:db8:{other}::/64 via 2001:db8:{number}::fe"),
+                    &route("add", number)[0],
+                    &route("add", number)[1],
                 ],
             );
-            // What routers have said is forgotten soon.
-            let forget = || {
-                for family in ["ipv4", "ipv6"] {
-                    let knob = format!("/proc/sys/net/{family}/route/mtu_expires");
-                    fs::write(knob, "2").expect("sysctl");
-                }
-            };
-            node.run(forget).expect("enter");
         }
-        Self::of(plan, nodes, middle)
+        Self::of(plan, nodes, middle, |_| {})
     }
 
     fn behind_switch() -> Self {
+        Self::behind_switch_by(|_| {})
+    }
+
+    /// `edit` changes what each node is told of the other.
+    fn behind_switch_by(edit: fn(&mut Node)) -> Self {
         let middle = workshop::node("switch").expect("a switch");
         all(
             &middle,
@@ -223,10 +287,10 @@ impl Pair {
                 &[&format!("ip address add 192.0.2.{number}/24 dev eth0")],
             );
         }
-        Self::of(plan, nodes, middle)
+        Self::of(plan, nodes, middle, edit)
     }
 
-    fn of(plan: Vec<NodePlan>, nodes: Vec<Netns>, middle: Netns) -> Self {
+    fn of(plan: Vec<NodePlan>, nodes: Vec<Netns>, middle: Netns, edit: fn(&mut Node)) -> Self {
         use_executable(env!("CARGO_BIN_EXE_weft"));
         let workshop = Workshop::open().expect("a workshop");
         let start = |(plan, netns): (&NodePlan, &Netns)| {
@@ -253,12 +317,12 @@ impl Pair {
             middle,
             _workshop: workshop,
         };
-        pair.apply(|_| {});
+        pair.apply(edit);
         pair
     }
 
     /// Tells each node of the other, whose record `edit` changes.
-    fn apply(&self, edit: impl Fn(&mut weft_api::forwarder::Node)) {
+    fn apply(&self, edit: impl Fn(&mut Node)) {
         for (place, forwarder) in self.forwarders.iter().enumerate() {
             let record = |place: usize| {
                 let mut record = self.plan[place].record().expect("a record");
@@ -338,6 +402,15 @@ fn plan(outer: Outer) -> Vec<NodePlan> {
         };
     }
     plan
+}
+
+/// To the other node, of one behind a router.
+fn route(verb: &str, number: u8) -> [String; 2] {
+    let other = 3 - number;
+    [
+        format!("ip route {verb} 192.0.{other}0.0/24 via 192.0.{number}0.254"),
+        format!("ip route {verb} 2001:db8:{other}::/64 via 2001:db8:{number}::fe"),
+    ]
 }
 
 /// A node with a wire to the middle. Its super-frames are cut before they

@@ -26,6 +26,7 @@ use crossbeam::channel;
 use mio::{Poll, Token, Waker};
 use weft_api::names::Name;
 use weft_engine::{Counters, Heard, Way, gateway::probe::Seal, path::Pace};
+use weft_socket::confine::confine;
 use weft_wire::Mac;
 
 use crate::uplink::question::Questioner;
@@ -70,6 +71,8 @@ pub struct Ears {
     /// None if nothing is asked.
     pub seal: Option<Arc<Seal>>,
     answers: channel::Sender<Heard>,
+    /// A datagram was too big for the underlay.
+    too_big: Arc<AtomicBool>,
     waker: Arc<Waker>,
 }
 
@@ -105,6 +108,7 @@ impl Quiet {
         let ears = Ears {
             seal,
             answers: sender,
+            too_big: Arc::default(),
             waker,
         };
         Ok(Self {
@@ -118,9 +122,7 @@ impl Quiet {
         self.ears.clone()
     }
 
-    /// Starts to watch the underlay, and to ask if it is to. `cap` is the MTU
-    /// above which nothing is tried, `follow_links` whether it is that of the
-    /// links.
+    /// Starts to watch the underlay, and to ask if it is to.
     pub fn start(
         self,
         config: &ProbesConfig,
@@ -137,6 +139,7 @@ impl Quiet {
             answers: self.answers,
             targets,
             seal: self.ears.seal,
+            too_big: self.ears.too_big,
             pace: config.pace,
             underlay,
             questioner,
@@ -145,7 +148,17 @@ impl Quiet {
             stop: Arc::clone(&stop),
         });
         let builder = std::thread::Builder::new().name("weft-paths".to_owned());
-        let thread = builder.spawn(move || asking.run())?;
+        let (settled, is_settled) = channel::bounded(1);
+        let thread = builder.spawn(move || {
+            if let Err(error) = confine() {
+                tracing::error!(%error, "the thread that asks peers cannot confine itself");
+                return;
+            }
+            let _ = settled.send(());
+            asking.run();
+        })?;
+        // Before it has given up its capabilities, nothing is served.
+        is_settled.recv().map_err(io::Error::other)?;
         Ok(Paths {
             board,
             targets: sender,
@@ -169,6 +182,14 @@ impl Ears {
     /// Brings an answer. One that finds no room is as one that was lost.
     pub fn hear(&self, heard: Heard) {
         if self.answers.try_send(heard).is_ok() {
+            wake(&self.waker);
+        }
+    }
+
+    /// The kernel refused a datagram as too big, and so knows more than was
+    /// known of a path.
+    pub fn hear_too_big(&self) {
+        if !self.too_big.swap(true, Relaxed) {
             wake(&self.waker);
         }
     }

@@ -135,7 +135,8 @@ impl Workers {
             index,
             workers: self.shared.count,
         };
-        let dispatch = Dispatch::new(steering, counters, Arc::clone(&self.sender), spread);
+        let (sender, ears) = (Arc::clone(&self.sender), self.shared.ears.clone());
+        let dispatch = Dispatch::new(steering, counters, sender, ears, spread);
         let worker = Worker::new(steering, Arc::clone(&self.shared), poll, receiver, dispatch)?;
         let name = format!("weft-worker-{index}");
         let shared = Arc::clone(&self.shared);

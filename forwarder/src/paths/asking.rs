@@ -21,7 +21,6 @@ use weft_engine::{
     outbox,
     path::{Bounds, Pace, Path, Question, Size},
 };
-use weft_socket::confine::confine;
 
 use super::{Found, KERNEL, Target, Tunnel, Underlay, board::Board, watch::Watch};
 use crate::{links, uplink::question::Questioner};
@@ -50,6 +49,7 @@ pub(super) struct Parts {
     pub answers: channel::Receiver<Heard>,
     pub targets: channel::Receiver<Vec<Target>>,
     pub seal: Option<Arc<Seal>>,
+    pub too_big: Arc<AtomicBool>,
     pub pace: Pace,
     pub underlay: Underlay,
     pub questioner: Questioner,
@@ -111,10 +111,6 @@ impl Asking {
     }
 
     pub fn run(mut self) {
-        if let Err(error) = confine() {
-            tracing::error!(%error, "the thread that asks peers cannot confine itself");
-            std::process::exit(1);
-        }
         let mut events = Events::with_capacity(8);
         while !self.parts.stop.load(Relaxed) {
             if let Err(error) = self.parts.poll.poll(&mut events, self.rest())
@@ -130,10 +126,12 @@ impl Asking {
                 self.take(targets);
             }
             let now = Instant::now();
-            if self.watch.as_ref().is_some_and(Watch::has_news) {
+            let moved = self.watch.as_ref().is_some_and(Watch::has_news);
+            if moved || self.parts.too_big.load(Relaxed) {
                 self.look_at.get_or_insert(now + SETTLE);
             }
             if self.look_at.take_if(|at| *at <= now).is_some() {
+                self.parts.too_big.store(false, Relaxed);
                 self.look(now);
             }
             self.attend(now);
