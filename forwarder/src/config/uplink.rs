@@ -69,7 +69,7 @@ impl Uplink {
             1,
             ENTROPY_PORTS_MAX,
         )?;
-        let (mtu, mtu_of_links) = (self.mtu()?, self.mtu.is_none());
+        let (mtu, mtu_of_links) = self.mtu()?;
         Ok(UplinkConfig {
             addresses: self.addresses,
             port,
@@ -83,18 +83,15 @@ impl Uplink {
     }
 
     /// What the file says, else the least MTU among the interfaces that hold
-    /// the addresses.
-    fn mtu(&self) -> Result<u16, ConfigError> {
+    /// the addresses, and whether it is that.
+    fn mtu(&self) -> Result<(u16, bool), ConfigError> {
+        let key = "uplink.mtu";
         if let Some(mtu) = self.mtu {
-            return within("uplink.mtu", mtu, MTU_MIN, u16::MAX);
+            return Ok((within(key, mtu, MTU_MIN, u16::MAX)?, false));
         }
         let least = links::mtu_of(&self.addresses)
-            .map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
-        within(
-            "uplink.mtu",
-            least.unwrap_or(MTU_DEFAULT),
-            MTU_MIN,
-            u16::MAX,
-        )
+            .map_err(|problem| value(key, problem, "set it by hand"))?;
+        let mtu = least.unwrap_or(MTU_DEFAULT);
+        Ok((within(key, mtu, MTU_MIN, u16::MAX)?, least.is_some()))
     }
 }
