@@ -25,9 +25,8 @@ use weft_engine::{
 use super::{Found, KERNEL, Target, Tunnel, Underlay, board::Board, watch::Watch};
 use crate::{links, uplink::question::Questioner};
 
-/// Rounds a second, of two questions each, however many peers there are: what
-/// costs a fraction of a percent of a processor. More peers than that allows
-/// wait for their turn.
+/// Rounds a second, of two questions each, however many peers there are. More
+/// peers than that allows wait for their turn.
 const ROUNDS_PER_SECOND: u32 = 100;
 const ROUNDS_BURST: u32 = 10;
 const TURN: Duration = Duration::from_millis(10);
