@@ -2,23 +2,23 @@
 //! up.
 
 mod host;
+mod peers;
 
 use std::process::ExitCode;
 
-use ipnet::IpNet;
 use serde::Serialize;
 use weft_api::forwarder::{
-    Counters, Driver, Ipam, Limit, Node, NodesFile, Peer, Port, PortState, Reply, Request, Status,
-    Traffic, Way,
+    Counters, Driver, Ipam, Limit, NodesFile, Peer, Port, PortState, Reply, Request, Status,
+    Traffic,
 };
 
 use crate::{
-    ipam::words::{joined, word},
+    ipam::words::joined,
     output::{bytes, counted, grouped, lines, show, show_json, table},
     target::{Target, ask},
 };
-
 use host::{around, host};
+use peers::{paths_table, peers_table};
 
 /// Show a running forwarder: its uplink, ports, peers and counts.
 #[derive(Debug, clap::Args)]
@@ -82,6 +82,8 @@ fn page(report: &Report) -> String {
     if !peers.is_empty() {
         page += "\n";
         page += &peers_table(peers);
+        page += "\n";
+        page += &paths_table(peers);
     }
     page += "\n";
     let mut totals = table(&["counter", ""]);
@@ -237,29 +239,6 @@ fn limit(limit: Option<Limit>) -> String {
             grouped(burst.get())
         ),
     }
-}
-
-fn peers_table(peers: &[Peer]) -> String {
-    let mut rows = table(&["peer", "underlay", "blocks", "to peer", "from peer"]);
-    for peer in peers {
-        rows.add_row([
-            peer.node.name.to_string(),
-            joined(&peer.node.underlay),
-            joined(&blocks(&peer.node)),
-            traffic(peer.to_peer),
-            traffic(peer.from_peer),
-        ]);
-    }
-    lines(&rows)
-}
-
-/// Each with its way, if that is another than VXLAN.
-fn blocks(node: &Node) -> Vec<String> {
-    let told = |block: &IpNet| match node.ways.get(block) {
-        None | Some(Way::Vxlan) => block.to_string(),
-        Some(way) => format!("{block} ({})", word(way)),
-    };
-    node.blocks.iter().map(told).collect()
 }
 
 fn balance(counters: &Counters) -> String {

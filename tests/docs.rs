@@ -77,12 +77,17 @@ fn counters_are_documented() {
              a port that has one. |\n\
              | `weft_peer_packets_total{peer,direction}` | Packets `to_peer` and `from_peer`. |\n\
              | `weft_peer_traffic_bytes_total{peer,direction}` | Bytes of their inner Ethernet frames. |\n\
+             | `weft_peer_probes_total{peer,result}` | Small probes of the peer, `answered` and `lost`. |\n\
              \n\
              The gauges are `weft_ports`, `weft_ports_gone`, `weft_peers`, `weft_workers`,\n\
              `weft_epoch`, `weft_uplink_gso` and `weft_uplink_gro`, and where an IPAM server\n\
              is followed `weft_ipam_connected` and `weft_ipam_revision`, where the nodes\n\
              come from a file `weft_nodes_file_in_force`, and where there are policies\n\
-             `weft_connections` and `weft_policy_edition`; `weft_forwarder_info` bears the version.\n";
+             `weft_connections` and `weft_policy_edition`; `weft_forwarder_info` bears the version.\n\
+             Of each peer there are `weft_peer_path_mtu_bytes{peer}`,\n\
+             `weft_peer_path_state{peer,state}`, 1 for the state that its path is in, and once it\n\
+             has answered `weft_peer_round_trip_seconds{peer,statistic}` with `last`, `least`,\n\
+             `mean` and `jitter`; [mtu.md](mtu.md) tells what they mean.\n";
     compare("docs/metrics.md", &page);
 }
 

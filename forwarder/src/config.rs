@@ -1,6 +1,7 @@
 //! The configuration file: TOML, every key optional, no key unknown. What
 //! leaves this file is complete and within its limits.
 
+mod probes;
 mod uplink;
 
 use std::{
@@ -22,8 +23,10 @@ use weft_api::{
 use crate::{
     links,
     nodes::{self, NodesError},
+    paths::ProbesConfig,
     uplink::UplinkConfig,
 };
+use probes::Probes;
 use uplink::Uplink;
 
 /// Workers that start unless told otherwise, where the machine has the
@@ -39,6 +42,7 @@ pub struct Config {
     pub vtep_mac: Mac,
     pub metrics: Option<SocketAddr>,
     pub uplink: UplinkConfig,
+    pub probes: ProbesConfig,
     pub vni: Vni,
     /// The control socket's file mode.
     pub mode: u32,
@@ -154,6 +158,7 @@ struct File {
     vtep_mac: Option<Mac>,
     metrics: Option<SocketAddr>,
     uplink: Uplink,
+    probes: Probes,
     control: Control,
     ipam: Ipam,
 }
@@ -205,6 +210,7 @@ impl File {
             metrics: self.metrics,
             vni: self.uplink.vni,
             uplink: self.uplink.complete()?,
+            probes: self.probes.complete()?,
             mode: self.control.mode()?,
             uids: self.control.uids,
             nodes: self.nodes,

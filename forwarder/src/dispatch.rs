@@ -9,13 +9,14 @@ use weft_engine::{
 };
 use weft_wire::{Ethernet, checksum, parse, vnet};
 
-use crate::{held::Held, port::Port, steer::Steering, tables::Tables, uplink::Sender};
+use crate::{held::Held, paths::Ears, port::Port, steer::Steering, tables::Tables, uplink::Sender};
 
 #[derive(Debug)]
 pub struct Dispatch {
     steering: Steering,
     counters: Arc<Counters>,
     sender: Arc<Sender>,
+    ears: Ears,
     outbox: Outbox,
     held: Held,
 }
@@ -26,12 +27,14 @@ impl Dispatch {
         steering: Steering,
         counters: Arc<Counters>,
         sender: Arc<Sender>,
+        ears: Ears,
         spread: u16,
     ) -> Self {
         Self {
             steering,
             counters,
             sender,
+            ears,
             outbox: Outbox::new(spread),
             held: Held::default(),
         }
@@ -120,6 +123,9 @@ impl Dispatch {
             self.counters.sent_to_peers.add(sent.datagrams);
             if let Some((reason, datagrams)) = sent.lost {
                 self.counters.lose(reason, datagrams);
+                if reason == DropReason::UplinkTooBig {
+                    self.ears.hear_too_big();
+                }
             }
             let inner = send.inner(sent.bytes, sent.datagrams as usize);
             peer.to_peer.add(sent.datagrams, inner);

@@ -12,7 +12,8 @@
 //! batch to completion. The control thread ([`control`]) builds new
 //! [`tables`] and publishes them; workers never wait for it. What nodes there
 //! are it hears by `apply`, from an IPAM server ([`ipam`]) or from a file
-//! ([`nodes`]); who may speak to whom, from the [`feeds`].
+//! ([`nodes`]); who may speak to whom, from the [`feeds`]. A thread of its own
+//! finds out what the underlay carries to each peer ([`paths`]).
 
 pub mod cli;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod ipam;
 pub mod links;
 pub mod metrics;
 pub mod nodes;
+pub mod paths;
 pub mod port;
 pub mod probe;
 pub mod publish;

@@ -5,6 +5,8 @@ use std::{io, net::IpAddr};
 use ipnet::IpNet;
 use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 
+use crate::sys;
+
 /// An address and the link that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
@@ -34,6 +36,16 @@ pub fn subnets_of(addresses: &[IpAddr]) -> io::Result<Vec<IpNet>> {
         known.map_or_else(|| IpNet::from(*address), |held| held.net)
     };
     Ok(addresses.iter().map(subnet).collect())
+}
+
+/// The least MTU among the links that hold any of the addresses.
+pub fn mtu_of(addresses: &[IpAddr]) -> io::Result<Option<u16>> {
+    let held = held()?;
+    let holds = |held: &&Held| addresses.contains(&held.net.addr());
+    let mtus = held.iter().filter(holds);
+    Ok(mtus
+        .filter_map(|held| sys::link::mtu(&held.link).ok())
+        .min())
 }
 
 fn ip(storage: SockaddrStorage) -> Option<IpAddr> {

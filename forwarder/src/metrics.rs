@@ -9,7 +9,10 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
-use weft_engine::{Counters, DropReason, counters::Traffic};
+use weft_api::forwarder::Path;
+use weft_engine::{Counters, DropReason, counters::Traffic, path::Tally};
+
+mod paths;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -53,6 +56,7 @@ pub struct Scrape {
     /// and to it.
     pub over_bandwidth: Vec<(String, [u64; 2])>,
     pub peers: Vec<Flow>,
+    pub paths: Vec<Probed>,
     pub ports_gone: usize,
     pub workers: usize,
     pub epoch: u64,
@@ -67,6 +71,15 @@ pub struct Scrape {
     /// Where there are policies: how many connections are tracked, and the
     /// edition of the rules.
     pub policy: Option<(u64, u64)>,
+}
+
+/// What is known of the path to one peer.
+#[derive(Debug)]
+pub struct Probed {
+    pub peer: String,
+    pub path: Path,
+    /// All small probes since the beginning.
+    pub total: Tally,
 }
 
 /// The traffic of one port or peer.
@@ -192,7 +205,8 @@ impl Collector for Scrape {
             }
         }
         flows(&mut encoder, "port", ["from_pod", "to_pod"], &self.ports)?;
-        flows(&mut encoder, "peer", ["from_peer", "to_peer"], &self.peers)
+        flows(&mut encoder, "peer", ["from_peer", "to_peer"], &self.peers)?;
+        paths::encode(&mut encoder, &self.paths)
     }
 }
 
@@ -232,6 +246,8 @@ fn sample(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -
 
 #[cfg(test)]
 mod tests {
+    use weft_api::forwarder::{PathState, RoundTrip};
+
     use super::*;
 
     fn scrape() -> Scrape {
@@ -248,6 +264,20 @@ mod tests {
             ports: vec![Flow::new("n1p1", &from, &to)],
             over_bandwidth: vec![("n1p1".to_owned(), [0, 17])],
             peers: vec![Flow::new("n2", &to, &from)],
+            paths: vec![Probed {
+                peer: "n2".to_owned(),
+                path: Path {
+                    state: PathState::BlackHole,
+                    mtu: 1400,
+                    inner_mtu: 1350,
+                    round_trip: Some(RoundTrip {
+                        mean_us: 1500,
+                        ..RoundTrip::default()
+                    }),
+                    ..Path::default()
+                },
+                total: Tally { asked: 9, lost: 2 },
+            }],
             ports_gone: 0,
             workers: 2,
             epoch: 8,
@@ -289,6 +319,12 @@ mod tests {
             "weft_port_over_bandwidth_total{port=\"n1p1\",direction=\"to_pod\"} 17",
             "weft_peer_packets_total{peer=\"n2\",direction=\"to_peer\"} 5",
             "weft_peer_packets_total{peer=\"n2\",direction=\"from_peer\"} 0",
+            "weft_peer_path_mtu_bytes{peer=\"n2\"} 1400",
+            "weft_peer_path_state{peer=\"n2\",state=\"black_hole\"} 1",
+            "weft_peer_path_state{peer=\"n2\",state=\"good\"} 0",
+            "weft_peer_round_trip_seconds{peer=\"n2\",statistic=\"mean\"} 0.0015",
+            "weft_peer_probes_total{peer=\"n2\",result=\"answered\"} 7",
+            "weft_peer_probes_total{peer=\"n2\",result=\"lost\"} 2",
             "weft_epoch 8",
             "weft_uplink_gso 1",
             "weft_uplink_gro 0",

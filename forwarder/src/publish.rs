@@ -3,6 +3,7 @@
 //! refused change has changed nothing. No fd, thread or socket is known here.
 
 pub(crate) mod checks;
+mod paths;
 mod ports;
 pub mod unique;
 pub mod ways;
@@ -23,6 +24,8 @@ use weft_engine::{
 };
 use weft_wire::ipip;
 
+use crate::paths::Mtus;
+
 /// Everything that was asked for and granted.
 #[derive(Debug, Clone)]
 pub struct State {
@@ -30,6 +33,8 @@ pub struct State {
     /// The addresses that the uplink is bound to.
     uplink: Arc<[IpAddr]>,
     uplink_mtu: u16,
+    /// The MTU of the outer packet by peer, where it is known.
+    mtus: Arc<Mtus>,
     /// The uplink has a raw socket.
     ipip: bool,
     /// Each at its `PortId`.
@@ -66,6 +71,7 @@ impl State {
             own,
             uplink,
             uplink_mtu,
+            mtus: Arc::default(),
             ipip: false,
             ports: Vec::new(),
             peers: Arc::default(),
@@ -105,6 +111,11 @@ impl State {
         self.check_own(&own)?;
         unique::check(&own, &peers)?;
         ways::check(self.ipip, &peers)?;
+        self.with_rows(own, peers)
+    }
+
+    /// Nodes that are known to be sound.
+    fn with_rows(&self, own: Node, peers: Vec<Node>) -> Result<Self, Error> {
         let known: HashMap<&Name, &Arc<Peer>> = self
             .peers
             .iter()
@@ -192,12 +203,13 @@ impl State {
         let common = |theirs: &&IpAddr| self.uplink.iter().any(|a| a.is_ipv4() == theirs.is_ipv4());
         let remote = node.underlay.iter().find(common);
         let overhead = ways::vxlan_overhead(node, remote.is_some_and(IpAddr::is_ipv4));
+        let outer = self.outer_mtu(node);
         Peer {
             remote: remote.map(|&address| SocketAddr::new(address, node.port)),
             underlay: node.underlay.clone(),
             mac: node.vtep_mac.0,
             vni: node.vni.value(),
-            mtu: usize::from(self.uplink_mtu.saturating_sub(overhead)),
+            mtu: usize::from(outer.saturating_sub(overhead)),
             l3: ways::is_l3(node),
             ipip: self.ipip(node),
             blocks: ways::of(node),
@@ -216,7 +228,7 @@ impl State {
         });
         remote.map(|remote| Ipip {
             remote,
-            mtu: usize::from(self.uplink_mtu.saturating_sub(ipip::OVERHEAD)),
+            mtu: usize::from(self.outer_mtu(node).saturating_sub(ipip::OVERHEAD)),
         })
     }
 }

@@ -93,6 +93,22 @@ pub fn raw_socket(protocol: u8) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// An int-sized socket option.
+pub fn option(fd: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `value`.
+    let result = unsafe {
+        let value = (&raw mut value).cast();
+        libc::getsockopt(fd.as_fd().as_raw_fd(), level, name, value, &raw mut len)
+    };
+    if result == 0 {
+        Ok(value)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Sets an int-sized socket option.
 pub fn set_option(
     fd: impl AsFd,

@@ -102,7 +102,7 @@ impl Worker {
             counters: Arc::clone(&shared.counters[steering.index]),
             receiver,
             dispatch,
-            engine: Engine::new(shared.seed),
+            engine: Engine::new(shared.seed).listening(shared.ears.seal.clone()),
             batch: Batch::new(BATCH),
             replies: Batch::new(REPLIES),
             inbox: Inbox::new(TRAINS),
@@ -243,6 +243,9 @@ impl Worker {
             };
             self.engine
                 .from_uplink(&mut scene, &mut self.inbox, &mut self.runs);
+            self.engine
+                .take_heard()
+                .for_each(|heard| self.shared.ears.hear(heard));
             self.dispatch.runs(&tables, &self.runs);
             self.dispatch.frames(&tables, &mut self.replies);
         }

@@ -18,6 +18,7 @@ use weft_socket::confine::confine;
 
 use crate::{
     dispatch::Dispatch,
+    paths::Ears,
     steer::Steering,
     tables::Tables,
     uplink::{Receiver, Sender, UplinkConfig, UplinkError},
@@ -44,6 +45,8 @@ pub struct Workers {
     acknowledged: channel::Receiver<(usize, Epoch)>,
     threads: Vec<JoinHandle<()>>,
     sender: Arc<Sender>,
+    /// One per worker, and that of the probes.
+    all_counters: Vec<Arc<Counters>>,
     gro: bool,
 }
 
@@ -55,6 +58,8 @@ pub struct Shared {
     pub count: usize,
     /// One per worker.
     pub counters: Vec<Arc<Counters>>,
+    /// Where answers to probes go.
+    pub ears: Ears,
     /// Hides from senders which flows collide; one for all, so that a flow
     /// has one outer source port.
     pub seed: u64,
@@ -79,6 +84,7 @@ impl Workers {
         count: usize,
         uplink: &UplinkConfig,
         tables: Tables,
+        ears: Ears,
     ) -> Result<Self, WorkersError> {
         let count = count.max(1);
         let (acknowledge, acknowledged) = channel::unbounded();
@@ -86,6 +92,7 @@ impl Workers {
             tables: ArcSwap::from_pointee(tables),
             count,
             counters: (0..count).map(|_| Arc::default()).collect(),
+            ears,
             seed: seed(),
             stop: AtomicBool::new(false),
             acknowledge,
@@ -99,8 +106,11 @@ impl Workers {
             first.add_ipip(reader.map_err(|source| WorkersError::Start { index: 0, source })?);
         }
         let gro = receivers.iter().all(Receiver::gro);
+        let probes = Arc::<Counters>::default();
+        let all_counters = shared.counters.iter().cloned().chain([probes]).collect();
         let mut workers = Self {
             shared,
+            all_counters,
             wakers: Vec::new(),
             acknowledged,
             threads: Vec::new(),
@@ -125,7 +135,8 @@ impl Workers {
             index,
             workers: self.shared.count,
         };
-        let dispatch = Dispatch::new(steering, counters, Arc::clone(&self.sender), spread);
+        let (sender, ears) = (Arc::clone(&self.sender), self.shared.ears.clone());
+        let dispatch = Dispatch::new(steering, counters, sender, ears, spread);
         let worker = Worker::new(steering, Arc::clone(&self.shared), poll, receiver, dispatch)?;
         let name = format!("weft-worker-{index}");
         let shared = Arc::clone(&self.shared);
@@ -173,9 +184,14 @@ impl Workers {
         self.shared.tables.load_full()
     }
 
-    /// One per worker.
+    /// One per worker, and the last that of the probes.
     pub fn counters(&self) -> &[Arc<Counters>] {
-        &self.shared.counters
+        &self.all_counters
+    }
+
+    /// What all send by.
+    pub fn sender(&self) -> &Arc<Sender> {
+        &self.sender
     }
 
     /// Whether sends use UDP_SEGMENT; false after the kernel refused it.
@@ -243,7 +259,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::publish::State;
+    use crate::{
+        paths::{ProbesConfig, Quiet},
+        publish::State,
+    };
 
     fn uplink() -> UplinkConfig {
         let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
@@ -252,11 +271,22 @@ mod tests {
             addresses: vec![free.ip()],
             port: free.port(),
             mtu: 1500,
+            mtu_of_links: false,
             entropy_ports: 1,
             gso: false,
             gro: false,
             ipip: false,
         }
+    }
+
+    fn ears() -> Ears {
+        let pace = weft_engine::path::Pace {
+            interval: Duration::from_secs(5),
+            raise: Duration::from_secs(600),
+        };
+        let enabled = false;
+        let quiet = Quiet::new(&ProbesConfig { enabled, pace });
+        quiet.expect("a poll").ears()
     }
 
     fn tables(uplink: &UplinkConfig, epoch: u64) -> Tables {
@@ -282,7 +312,7 @@ mod tests {
     #[test]
     fn no_worker_holds_old_tables_once_new_ones_are_in_force() {
         let uplink = uplink();
-        let workers = Workers::start(2, &uplink, tables(&uplink, 0)).expect("workers");
+        let workers = Workers::start(2, &uplink, tables(&uplink, 0), ears()).expect("workers");
         for epoch in 1..2000 {
             let old = workers.tables();
             workers.publish(tables(&uplink, epoch));

@@ -152,8 +152,8 @@ fn no_thread_of_it_keeps_a_capability() {
         seen += 1;
     }
     assert_eq!(
-        seen, 4,
-        "two workers, the control thread and who closes ports"
+        seen, 5,
+        "two workers, the control thread, who closes ports and who asks peers"
     );
 }
 

@@ -13,12 +13,14 @@ use crate::names::{Mac, Name, Vni};
 
 mod bandwidth;
 mod mapping;
+mod path;
 mod policy;
 pub mod sound;
 mod status;
 
 pub use bandwidth::{Bandwidth, Limit};
 pub use mapping::{PortMapping, Protocol};
+pub use path::{Path, PathState, RoundTrip};
 pub use policy::{
     Decision, Denied, DeniedFlow, Explain, Explanation, Nearest, ObjectRef, Policies, PolicyChange,
     PolicyRow, PolicySource, Rules,
@@ -320,6 +322,8 @@ pub struct Peer {
     pub node: Node,
     pub to_peer: Traffic,
     pub from_peer: Traffic,
+    #[serde(default)]
+    pub path: Path,
 }
 
 /// Packets count as they would on a wire: a super-frame is as many as it

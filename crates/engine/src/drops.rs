@@ -95,6 +95,7 @@ reasons! {
     WrongVtep "wrong_vtep" Suspect "The inner frame is addressed to a MAC that is not this node's.";
     ForeignSource "foreign_source" Suspect "The inner source address lies outside the peer's blocks.";
     NotHere "not_here" Normal "A peer sent a packet whose destination is not on this node; it is not sent on.";
+    ForgedAnswer "forged_answer" Suspect "An answer to a probe of this node bears no token of its, or does not come from the node that was asked.";
     CongestionUnmarked "congestion_unmarked" Trouble "The underlay marked congestion on a packet that cannot bear the mark (RFC 6040).";
     DatagramTruncated "datagram_truncated" Trouble "A datagram was larger than any that this node accepts.";
 

@@ -1,13 +1,13 @@
 //! The whole way of a packet, from either side: [`from_port`] and
 //! [`from_uplink`] decide, [`answer`] makes what the gateway says.
 
-use std::time::Instant;
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use weft_wire::{Packet, ParseError, edit, ipip::IpipError, vxlan::VxlanError};
 
 use crate::{
     Batch, Counters, DropReason, Inbox, Port, Route, Runs, Snapshot, Tunnel, Verdict,
-    flow::FlowCache, limit::Bucket, pieces::Pieces, policy::Ends,
+    flow::FlowCache, gateway::probe::Seal, limit::Bucket, pieces::Pieces, policy::Ends,
 };
 
 mod answer;
@@ -21,6 +21,18 @@ pub struct Engine {
     pieces: Pieces,
     complaints: Bucket,
     reply: Vec<u8>,
+    seal: Option<Arc<Seal>>,
+    /// Answers to probes.
+    heard: Vec<Heard>,
+}
+
+/// An answer to a probe, as soon as it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The peer's address in the pod network.
+    pub from: IpAddr,
+    pub number: u16,
+    pub at: Instant,
 }
 
 /// ICMP errors a second, and at once (RFC 4443 section 2.4(f)); Linux's own
@@ -46,7 +58,20 @@ impl Engine {
             pieces: Pieces::new(seed),
             complaints: Bucket::new(COMPLAINTS_PER_SECOND, COMPLAINTS_BURST),
             reply: Vec::new(),
+            seal: None,
+            heard: Vec::new(),
         }
+    }
+
+    /// Takes answers to questions under `seal` for this node's probes.
+    #[must_use]
+    pub fn listening(self, seal: Option<Arc<Seal>>) -> Self {
+        Self { seal, ..self }
+    }
+
+    /// The answers to probes since the last time.
+    pub fn take_heard(&mut self) -> impl Iterator<Item = Heard> {
+        self.heard.drain(..)
     }
 
     /// Decides each frame of a batch that came from one port.

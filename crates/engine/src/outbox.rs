@@ -77,11 +77,7 @@ impl Outbox {
             return Err(DropReason::MalformedIp);
         };
         let vxlan = vxlan::header(vni);
-        let (header, strip) = match tunnel.way {
-            Way::Vxlan => (&vxlan[..], 0),
-            Way::VxlanL3 => (&vxlan[..], ETHERNET_LEN),
-            Way::Ipip => (&[][..], ETHERNET_LEN),
-        };
+        let (header, strip) = form(tunnel.way, &vxlan);
         if frame.vnet.is_super_frame() {
             let emitted = segment(bytes, &packet, &frame.vnet, |headers, payload| {
                 self.add(tunnel, &[header, &headers[strip..], &bytes[payload]]);
@@ -154,7 +150,37 @@ impl Outbox {
     }
 }
 
+/// The frame as it goes by `way`, in all but IP-in-IP's outer header: what
+/// the kernel adds is its IP header, and UDP's.
+pub fn encapsulate(way: Way, vni: u32, frame: &[u8]) -> Vec<u8> {
+    let vxlan = vxlan::header(vni);
+    let (header, strip) = form(way, &vxlan);
+    [header, &frame[strip..]].concat()
+}
+
+/// What stands before the packet, and how much of the frame does not.
+fn form(way: Way, vxlan: &[u8]) -> (&[u8], usize) {
+    match way {
+        Way::Vxlan => (vxlan, 0),
+        Way::VxlanL3 => (vxlan, ETHERNET_LEN),
+        Way::Ipip => (&[], ETHERNET_LEN),
+    }
+}
+
 impl Send {
+    /// One datagram alone.
+    pub fn one(way: Way, bytes: Vec<u8>) -> Self {
+        Self {
+            peer: PeerId(0),
+            way,
+            socket: 0,
+            ecn: 0,
+            size: bytes.len().max(1),
+            bytes,
+            closed: true,
+        }
+    }
+
     /// Bytes of the inner Ethernet frames, or of what they would be, in
     /// `count` datagrams of `bytes` together.
     pub fn inner(&self, bytes: usize, count: usize) -> usize {

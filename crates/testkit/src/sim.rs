@@ -10,8 +10,9 @@ use std::{
 };
 
 use weft_engine::{
-    Batch, Counters, DropReason, Engine, Inbox, Outbox, Peer, PeerId, Port, PortId, Runs, Scene,
-    Snapshot, Verdict, Way, batch::Frame, fragment::fragment, inbox::Train, outbox::Send,
+    Batch, Counters, DropReason, Engine, Heard, Inbox, Outbox, Peer, PeerId, Port, PortId, Runs,
+    Scene, Snapshot, Verdict, Way, batch::Frame, fragment::fragment, gateway::probe::Seal,
+    inbox::Train, outbox::Send,
 };
 use weft_wire::{ETHERNET_LEN, Ethernet, VnetHeader, parse, vnet};
 
@@ -91,6 +92,16 @@ impl Node {
     pub fn open_host(&mut self, node: usize) {
         let ports = vec![port(node, 0), port(node, 1), host(node)];
         self.tables = tables_of(node, self.tables.epoch.0 + 1, ports, vec![peer(1 - node)]);
+    }
+
+    /// Takes answers to questions under `seal` for the node's own.
+    pub fn listen(&mut self, seal: Arc<Seal>) {
+        self.engine = Engine::new(42).listening(Some(seal));
+    }
+
+    /// The answers since the last time.
+    pub fn heard(&mut self) -> Vec<Heard> {
+        self.engine.take_heard().collect()
     }
 
     fn port_reads(

@@ -33,6 +33,8 @@ fn the_documented_file_tells_the_defaults() {
         format!("{:?}", documented.uplink),
         format!("{:?}", bare.uplink)
     );
+    let probes = [&documented, &bare].map(|config| format!("{:?}", config.probes));
+    assert_eq!(probes[0], probes[1]);
 }
 
 #[test]
@@ -41,6 +43,7 @@ fn every_key_is_taken() {
         "node = 'n1'\nworkers = 3\nvtep_mac = '02:00:00:00:00:07'\nmetrics = '[::1]:9100'\n\
          [uplink]\naddresses = ['192.0.2.1', '2001:db8::1']\nport = 8472\nvni = 1\nmtu = 9000\n\
          entropy_ports = 4\ngso = false\ngro = false\n[control]\nmode = '0660'\nuids = [7]\n\
+         [probes]\nenabled = false\ninterval_ms = 900\nraise_seconds = 7\n\
          [ipam]\nsocket = '/run/weft/ipam.sock'\nregister = true\n\
          labels = { rack = 'a' }\n",
     )
@@ -53,6 +56,9 @@ fn every_key_is_taken() {
     assert_eq!((config.uplink.port, config.uplink.entropy_ports), (8472, 4));
     assert_eq!((config.uplink.gso, config.uplink.gro), (false, false));
     assert_eq!((config.mode, &config.uids), (0o660, &vec![7]));
+    let pace = config.probes.pace;
+    assert!(!config.probes.enabled);
+    assert_eq!((pace.interval.as_millis(), pace.raise.as_secs()), (900, 7));
     assert_eq!(config.ipam, Some("/run/weft/ipam.sock".into()));
     let node = config.registration().expect("it has all it needs");
     let node = serde_json::to_value(node).expect("JSON");
@@ -83,6 +89,11 @@ fn what_is_wrong_is_named() {
             "uplink.addresses",
         ),
         ("[uplink]\naddresses = ['224.0.0.1']", "uplink.addresses"),
+        (
+            "[probes]\ninterval_ms = 199",
+            "probes.interval_ms: 199 is out of range; give 200 to 3600000",
+        ),
+        ("[probes]\nraise_seconds = 0", "probes.raise_seconds"),
         ("[control]\nmode = '0999'", "control.mode"),
         ("[control]\nmode = '01000'", "control.mode"),
     ] {
@@ -113,6 +124,7 @@ fn the_mtu_is_that_of_the_interface_that_holds_the_address() {
         config.uplink.mtu,
         crate::sys::link::mtu("lo").expect("loopback exists")
     );
+    assert!(config.uplink.mtu_of_links);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use weft_api::{
 };
 
 use super::{ConfigError, value, within};
-use crate::{links, sys, uplink::UplinkConfig};
+use crate::{links, uplink::UplinkConfig};
 
 const ENTROPY_PORTS_DEFAULT: u16 = 16;
 const ENTROPY_PORTS_MAX: u16 = 1024;
@@ -69,11 +69,12 @@ impl Uplink {
             1,
             ENTROPY_PORTS_MAX,
         )?;
-        let mtu = self.mtu()?;
+        let (mtu, mtu_of_links) = self.mtu()?;
         Ok(UplinkConfig {
             addresses: self.addresses,
             port,
             mtu,
+            mtu_of_links,
             entropy_ports,
             gso: self.gso,
             gro: self.gro,
@@ -82,23 +83,15 @@ impl Uplink {
     }
 
     /// What the file says, else the least MTU among the interfaces that hold
-    /// the addresses.
-    fn mtu(&self) -> Result<u16, ConfigError> {
+    /// the addresses, and whether it is that.
+    fn mtu(&self) -> Result<(u16, bool), ConfigError> {
+        let key = "uplink.mtu";
         if let Some(mtu) = self.mtu {
-            return within("uplink.mtu", mtu, MTU_MIN, u16::MAX);
+            return Ok((within(key, mtu, MTU_MIN, u16::MAX)?, false));
         }
-        let held =
-            links::held().map_err(|problem| value("uplink.mtu", problem, "set it by hand"))?;
-        let least = held
-            .iter()
-            .filter(|held| self.addresses.contains(&held.net.addr()))
-            .filter_map(|held| sys::link::mtu(&held.link).ok())
-            .min();
-        within(
-            "uplink.mtu",
-            least.unwrap_or(MTU_DEFAULT),
-            MTU_MIN,
-            u16::MAX,
-        )
+        let least = links::mtu_of(&self.addresses)
+            .map_err(|problem| value(key, problem, "set it by hand"))?;
+        let mtu = least.unwrap_or(MTU_DEFAULT);
+        Ok((within(key, mtu, MTU_MIN, u16::MAX)?, least.is_some()))
     }
 }

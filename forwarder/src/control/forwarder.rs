@@ -25,13 +25,14 @@ use crate::{
     feeds::{Feeds, gather::Gathering},
     ipam::{Following, Told},
     metrics::{Flow, Scrape, Totals},
+    paths::{Paths, Quiet, Underlay},
     port::Port,
     publish::{
         PeerRow, State, Takes, refusal,
         ways::{self, Unserved},
     },
     tables::Tables,
-    uplink::{self, UplinkError},
+    uplink::{self, UplinkError, question::Questioner},
     workers::{Workers, WorkersError},
 };
 
@@ -40,7 +41,7 @@ mod policy;
 mod report;
 
 use file::NodesFile;
-use report::{over_bandwidth, peer};
+use report::over_bandwidth;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -51,6 +52,7 @@ pub struct Forwarder {
     open: Vec<Option<Arc<Port>>>,
     epoch: Epoch,
     count: usize,
+    paths: Paths,
     workers: Workers,
     closing: Closing,
     source: Option<Source>,
@@ -81,6 +83,8 @@ pub enum StartError {
     Tables(#[from] Error),
     #[error("start the thread that closes ports: {0}")]
     Closing(io::Error),
+    #[error("start the thread that asks peers: {0}")]
+    Paths(io::Error),
 }
 
 impl Forwarder {
@@ -103,10 +107,12 @@ impl Forwarder {
             ports: Vec::new(),
         };
         uplink::check_free(&config.uplink)?;
-        let workers = Workers::start(config.workers, &config.uplink, tables)?;
+        let quiet = Quiet::new(&config.probes).map_err(StartError::Paths)?;
+        let workers = Workers::start(config.workers, &config.uplink, tables, quiet.ears())?;
         state.set_ipip(workers.ipip());
         Ok(Self {
             state,
+            paths: start_paths(quiet, config, &workers)?,
             open: Vec::new(),
             epoch,
             count: config.workers,
@@ -125,7 +131,7 @@ impl Forwarder {
         &mut self,
         socket: &Path,
         registration: Option<ipam::Node>,
-        waker: Waker,
+        waker: Arc<Waker>,
     ) -> io::Result<()> {
         let own = self.state.own().clone();
         self.source = Some(Source {
@@ -180,6 +186,26 @@ impl Forwarder {
         self.source = Some(source);
     }
 
+    /// Has news of the paths to peers come with `waker`.
+    pub fn listen(&self, waker: Arc<Waker>) {
+        self.paths.board().tell(waker);
+    }
+
+    /// Puts in force what was found out about the paths to peers.
+    pub fn hear_paths(&mut self) {
+        let Some((uplink_mtu, mtus)) = self.paths.board().news() else {
+            return;
+        };
+        let published = match self.state.with_paths(uplink_mtu, mtus) {
+            Ok(Some(state)) => self.publish(state, self.open.clone()).map(drop),
+            Ok(None) => Ok(()),
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = published {
+            error!("the paths' MTUs are not put in force: {refusal}");
+        }
+    }
+
     /// `fds` are those that came with the request. `client` tells who asks from
     /// all others, until [`Self::forget`].
     pub fn answer(&mut self, client: usize, request: Request, fds: Vec<OwnedFd>) -> Answer {
@@ -188,7 +214,7 @@ impl Forwarder {
             Request::Detach { name } => self.detach(&name),
             Request::Apply(nodes) => self.apply(nodes),
             Request::List => Ok(Reply::Ports(self.ports())),
-            Request::Peers => Ok(Reply::Peers(self.state.peers().iter().map(peer).collect())),
+            Request::Peers => Ok(Reply::Peers(self.peers())),
             Request::Counters => Ok(Reply::Counters(Box::new(self.counters()))),
             Request::Drops => Ok(Reply::Drops(self.drops())),
             Request::Status => Ok(Reply::Status(Box::new(self.status()))),
@@ -220,6 +246,7 @@ impl Forwarder {
             ports: self.state.ports().map(port).collect(),
             over_bandwidth: self.state.ports().filter_map(over).collect(),
             peers: self.state.peers().iter().map(peer).collect(),
+            paths: self.probed(),
             ports_gone: self
                 .open
                 .iter()
@@ -301,6 +328,9 @@ impl Forwarder {
     fn publish(&mut self, state: State, open: Vec<Option<Arc<Port>>>) -> Result<Reply, Error> {
         let epoch = Epoch(self.epoch.0 + 1);
         let mut snapshot = state.snapshot(epoch)?;
+        if !state.has_same_nodes(&self.state) {
+            self.paths.follow(state.targets(&snapshot));
+        }
         snapshot.policy = self.feeds.policy();
         self.workers.publish(Tables {
             snapshot,
@@ -309,6 +339,18 @@ impl Forwarder {
         (self.state, self.open, self.epoch) = (state, open, epoch);
         Ok(Reply::Done { epoch: epoch.0 })
     }
+}
+
+fn start_paths(quiet: Quiet, config: &Config, workers: &Workers) -> Result<Paths, StartError> {
+    let questioner = Questioner::open(&config.uplink, Arc::clone(workers.sender()))?;
+    let underlay = Underlay {
+        addresses: config.uplink.addresses.clone(),
+        mtu: config.uplink.mtu,
+        follow_links: config.uplink.mtu_of_links,
+    };
+    let counters = workers.counters().last().cloned().unwrap_or_default();
+    let started = quiet.start(&config.probes, underlay, questioner, counters);
+    started.map_err(StartError::Paths)
 }
 
 fn check_count(spec: &Attach, fds: usize) -> Result<(), Error> {

@@ -15,6 +15,7 @@ use std::{
     io::{self, ErrorKind, Write},
     net::SocketAddr,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -55,7 +56,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CONTROL: Token = Token(0);
 const METRICS: Token = Token(1);
 const SIGNALS: Token = Token(2);
-const IPAM: Token = Token(3);
+const NEWS: Token = Token(3);
 const FIRST_GUEST: usize = 16;
 
 /// What a guest needs next.
@@ -91,6 +92,8 @@ pub struct Server {
     /// When to look at the file that names the nodes.
     look_at: Option<Instant>,
     forwarder: Forwarder,
+    /// Tells of news from the IPAM server and of the paths.
+    waker: Arc<Waker>,
 }
 
 /// Listens for visitors at `address`.
@@ -105,8 +108,12 @@ impl Server {
         signals: Signals,
         forwarder: Forwarder,
     ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), NEWS)?);
+        forwarder.listen(Arc::clone(&waker));
         let mut server = Self {
-            poll: Poll::new()?,
+            poll,
+            waker,
             socket,
             metrics,
             signals,
@@ -131,7 +138,7 @@ impl Server {
     /// Takes the nodes from the IPAM server at `socket` from now on.
     /// `registration` is what that server is told of this node, if anything.
     pub fn follow(&mut self, socket: &Path, registration: Option<ipam::Node>) -> io::Result<()> {
-        let waker = Waker::new(self.poll.registry(), IPAM)?;
+        let waker = Arc::clone(&self.waker);
         self.forwarder.follow(socket, registration, waker)
     }
 
@@ -161,7 +168,10 @@ impl Server {
                             return Ok(signal);
                         }
                     }
-                    IPAM => self.forwarder.hear_news(),
+                    NEWS => {
+                        self.forwarder.hear_news();
+                        self.forwarder.hear_paths();
+                    }
                     guest => self.turn(guest, now),
                 }
             }

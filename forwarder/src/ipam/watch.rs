@@ -62,7 +62,7 @@ impl Following {
         socket: &Path,
         own: Node,
         registration: Option<ipam::Node>,
-        waker: Waker,
+        waker: Arc<Waker>,
     ) -> io::Result<Self> {
         let told = Arc::<Mutex<Told>>::default();
         let mut listener = Listener {
@@ -115,7 +115,7 @@ struct Listener {
     nodes: Option<Nodes>,
     left_out: Vec<LeftOut>,
     told: Arc<Mutex<Told>>,
-    waker: Waker,
+    waker: Arc<Waker>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -193,6 +193,7 @@ mod tests {
             addresses: vec![address.parse().expect("an address")],
             port: 4789,
             mtu: 1500,
+            mtu_of_links: false,
             entropy_ports: 1,
             gso: true,
             gro: true,

@@ -3,7 +3,8 @@
 //! Each worker receives on its own socket of the VXLAN port
 //! ([`receive`], SO_REUSEPORT); all workers send from one set of sockets
 //! whose source ports spread the flows ([`send`]). Beside them is one raw
-//! socket for IP-in-IP ([`ipip`]), from which one worker receives.
+//! socket for IP-in-IP ([`ipip`]), from which one worker receives, and for each
+//! address a socket that asks what the path carries ([`question`]).
 
 use std::{
     io,
@@ -18,6 +19,7 @@ use nix::sys::socket::{
 use crate::sys;
 
 pub mod ipip;
+pub mod question;
 pub mod receive;
 pub mod send;
 
@@ -31,6 +33,8 @@ pub struct UplinkConfig {
     pub port: u16,
     /// The underlay's MTU in bytes of IP packet.
     pub mtu: u16,
+    /// Whether that is what the links say, and follows them.
+    pub mtu_of_links: bool,
     /// Sockets, and so source ports, over which flows are spread.
     pub entropy_ports: u16,
     /// Try UDP_SEGMENT and UDP_GRO.

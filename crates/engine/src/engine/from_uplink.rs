@@ -7,7 +7,7 @@ use weft_wire::{
     parse::dst_mac, vxlan,
 };
 
-use super::{Engine, Scene};
+use super::{Engine, Heard, Scene};
 use crate::{
     DropReason, Peer, PeerId, Port, Runs, Way,
     admit::{self, largest},
@@ -197,6 +197,9 @@ impl Engine {
         if dst_mac(frame) != tables.vtep.mac {
             return Err(DropReason::WrongVtep);
         }
+        if self.hears_answer(scene, peer, frame, packet)? {
+            return Ok(Next::Answered);
+        }
         let Some(egress) = self.egress_from_peer(scene, peer, frame, packet)? else {
             return Ok(Next::Answered);
         };
@@ -283,6 +286,33 @@ impl Engine {
             self.complain_to_peer(scene, Complaint::NoRoute, frame, packet, peer);
         }
         egress.map(Some)
+    }
+
+    /// Whether the packet is the peer's answer to a probe of this node, which
+    /// is noted.
+    fn hears_answer(
+        &mut self,
+        scene: &Scene<'_>,
+        peer: PeerId,
+        frame: &[u8],
+        packet: &Packet,
+    ) -> Result<bool, DropReason> {
+        let tables = scene.tables;
+        let Some(seal) = self.seal.as_ref().filter(|seal| {
+            seal.is_claimed(frame, packet) && tables.vtep.addresses.contains(&packet.key.dst)
+        }) else {
+            return Ok(false);
+        };
+        let answer = seal.read(frame, packet);
+        let is_whole = checksum::verify(frame, packet) || checksum::is_partial(frame, packet);
+        let answer = answer.filter(|answer| tables.peer_of(answer.from) == Some(peer) && is_whole);
+        let answer = answer.ok_or(DropReason::ForgedAnswer)?;
+        self.heard.push(Heard {
+            from: answer.from,
+            number: answer.number,
+            at: scene.now,
+        });
+        Ok(true)
     }
 
     fn answer_peer(

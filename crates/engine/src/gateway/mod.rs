@@ -6,6 +6,7 @@ pub mod arp;
 mod envelope;
 pub mod icmp;
 pub mod ndp;
+pub mod probe;
 
 #[cfg(test)]
 mod tests;

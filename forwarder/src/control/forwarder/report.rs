@@ -1,11 +1,21 @@
 //! What the forwarder answers about itself: its ports, counters, drops and
 //! status.
 
-use weft_api::forwarder::{self as api, OverBandwidth, PortState};
-use weft_engine::{DropReason, Shaper, counters::Traffic};
+use std::time::Duration;
+
+use weft_api::forwarder::{self as api, OverBandwidth, PathState, PortState};
+use weft_engine::{
+    DropReason, Shaper,
+    counters::Traffic,
+    path::{State, Times},
+};
 
 use super::{Forwarder, NodesFile, VERSION};
-use crate::{metrics::Totals, publish::PeerRow};
+use crate::{
+    metrics::{Probed, Totals},
+    paths::Found,
+    publish::PeerRow,
+};
 
 impl Forwarder {
     pub(super) fn ports(&self) -> Vec<api::Port> {
@@ -34,6 +44,47 @@ impl Forwarder {
             })
         };
         self.state.ports().filter_map(row).collect()
+    }
+
+    pub(super) fn peers(&self) -> Vec<api::Peer> {
+        let peer = |row: &PeerRow| api::Peer {
+            node: row.node.clone(),
+            to_peer: traffic(&row.peer.to_peer),
+            from_peer: traffic(&row.peer.from_peer),
+            path: self.path(row, self.found(row)),
+        };
+        self.state.peers().iter().map(peer).collect()
+    }
+
+    pub(super) fn probed(&self) -> Vec<Probed> {
+        let probed = |row: &PeerRow| {
+            let found = self.found(row);
+            Probed {
+                peer: row.node.name.to_string(),
+                path: self.path(row, found),
+                total: found.map(|found| found.total).unwrap_or_default(),
+            }
+        };
+        self.state.peers().iter().map(probed).collect()
+    }
+
+    fn found(&self, row: &PeerRow) -> Option<Found> {
+        self.paths.board().peer(&row.node.name)
+    }
+
+    /// The MTUs are those in force.
+    fn path(&self, row: &PeerRow, found: Option<Found>) -> api::Path {
+        let recent = found.map(|found| found.recent).unwrap_or_default();
+        api::Path {
+            state: found
+                .and_then(|found| found.state)
+                .map_or(PathState::Unasked, state),
+            mtu: self.state.outer_mtu(&row.node),
+            inner_mtu: u16::try_from(row.peer.mtu).unwrap_or(u16::MAX),
+            round_trip: found.and_then(|found| found.times).map(round_trip),
+            asked: recent.asked,
+            lost: recent.lost,
+        }
     }
 
     pub(super) fn counters(&self) -> api::Counters {
@@ -94,11 +145,23 @@ impl Forwarder {
     }
 }
 
-pub(super) fn peer(row: &PeerRow) -> api::Peer {
-    api::Peer {
-        node: row.node.clone(),
-        to_peer: traffic(&row.peer.to_peer),
-        from_peer: traffic(&row.peer.from_peer),
+fn state(state: State) -> PathState {
+    match state {
+        State::Unknown => PathState::Unknown,
+        State::Searching => PathState::Searching,
+        State::Good => PathState::Good,
+        State::BlackHole => PathState::BlackHole,
+        State::Silent => PathState::Silent,
+    }
+}
+
+fn round_trip(times: Times) -> api::RoundTrip {
+    let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    api::RoundTrip {
+        last_us: micros(times.last),
+        least_us: micros(times.least),
+        mean_us: micros(times.mean),
+        jitter_us: micros(times.jitter),
     }
 }
 
