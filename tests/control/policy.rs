@@ -2,18 +2,20 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+use weft_api::forwarder::Code;
 
 use crate::{
     attach::{Pod, attached, pod, request},
-    operator::{json, run, text},
+    operator::{json, run, started, text},
     server::{LIMIT, Server},
 };
 
@@ -203,4 +205,67 @@ fn a_pod_opens_no_more_connections_than_it_may() {
         "{drops}"
     );
     carries(&mut only);
+}
+
+#[test]
+fn the_flow_log_tells_what_was_opened_and_what_was_denied() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.refused(r#"{"op":"flows"}"#), Code::NotFound);
+    let pods = three_pods(&server);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path");
+    write(folder.path(), "b");
+    text(&run(&server, &["policy", "apply", "-f", path]));
+    let listen = || TcpListener::bind(("10.1.0.3", PORT));
+    let listener = pods[2].netns.run(listen).expect("enter").expect("listen");
+    let _before = connection(&pods[1], &listener);
+    let mut log = started(&server, &["flows"]);
+    let lines = BufReader::new(log.stdout.take().expect("a pipe")).lines();
+    let (told, heard) = mpsc::channel();
+    thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .try_for_each(|line| told.send(line))
+    });
+    let wait = Duration::from_millis(100);
+    let refused = || TcpStream::connect_timeout(&([10, 1, 0, 3], PORT).into(), wait);
+    let until = Instant::now() + LIMIT;
+    let mut of = [None, None];
+    // The log may not have begun with the first of them.
+    while of.contains(&None) && Instant::now() < until {
+        pods[0]
+            .netns
+            .run(refused)
+            .expect("enter")
+            .expect_err("lost");
+        drop(connection(&pods[1], &listener));
+        for line in heard.try_iter() {
+            let line: Value = serde_json::from_str(&line).expect("JSON");
+            let is_denied = usize::from(line["verdict"] == "denied");
+            of[is_denied].get_or_insert(line);
+        }
+    }
+    log.kill().and_then(|()| log.wait()).expect("it ends");
+    let [opened, denied] = of.map(|line| line.expect("it is told"));
+    for (line, from, pod) in [
+        (&opened, "10.1.0.2", "default/p2"),
+        (&denied, "10.1.0.1", "default/p1"),
+    ] {
+        assert_eq!(line["node"], "n1");
+        assert_eq!(line["protocol"], "tcp");
+        assert_eq!(line["from"]["address"], from);
+        assert_eq!(line["from"]["pod"], pod);
+        assert_eq!(
+            line["to"],
+            serde_json::json!({"address": "10.1.0.3", "port": PORT, "pod": "default/p3"})
+        );
+        assert_eq!(line["egress"]["reason"], "unruled");
+        let door = "NetworkPolicy default/door";
+        assert_eq!(line["ingress"]["policies"], serde_json::json!([door]));
+    }
+    assert_eq!(opened["ingress"]["rule"], 0);
+    assert_eq!(opened["verdict"], "allowed");
+    assert_eq!(denied["ingress"]["reason"], "isolated");
 }

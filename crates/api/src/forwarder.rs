@@ -12,12 +12,14 @@ use serde::{Deserialize, Serialize};
 use crate::names::{Mac, Name, Vni};
 
 mod bandwidth;
+mod flows;
 mod mapping;
 mod policy;
 pub mod sound;
 mod status;
 
 pub use bandwidth::{Bandwidth, Limit};
+pub use flows::{FlowEnd, Flows, LoggedFlow};
 pub use mapping::{PortMapping, Protocol};
 pub use policy::{
     Decision, Denied, DeniedFlow, Explain, Explanation, Nearest, ObjectRef, Policies, PolicyChange,
@@ -81,6 +83,12 @@ pub enum Request {
     Explain(Explain),
     /// The flows that policies denied of late.
     Denied,
+    /// A page of the flow log, which goes on while it is read. Without `after`
+    /// it begins.
+    Flows {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -242,6 +250,7 @@ pub enum Reply {
     Policy(Box<PolicyRow>),
     Explanation(Box<Explanation>),
     Denied(Denied),
+    Flows(Flows),
 }
 
 pub type Error = crate::Error<Code>;
