@@ -12,6 +12,7 @@ pub mod given;
 mod listed;
 pub mod logged;
 pub mod told;
+mod trial;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

@@ -269,3 +269,58 @@ fn the_flow_log_tells_what_was_opened_and_what_was_denied() {
     assert_eq!(opened["verdict"], "allowed");
     assert_eq!(denied["ingress"]["reason"], "isolated");
 }
+
+#[test]
+fn a_dry_run_tells_what_would_change_and_changes_nothing() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let pods = three_pods(&server);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path");
+    let dry = ["policy", "apply", "-f", path, "--dry-run", "--json"];
+    write(folder.path(), "a");
+    let early = run(&server, &dry);
+    let why = String::from_utf8_lossy(&early.stderr);
+    assert!(why.contains("no connection is tracked"), "{why}");
+    text(&run(&server, &["policy", "apply", "-f", path]));
+    let listen = || TcpListener::bind(("10.1.0.3", PORT));
+    let listener = pods[2].netns.run(listen).expect("enter").expect("listen");
+    let mut live = connection(&pods[0], &listener);
+    carries(&mut live);
+    let wait = Duration::from_millis(100);
+    let lost = || TcpStream::connect_timeout(&([10, 1, 0, 3], PORT).into(), wait);
+    pods[1].netns.run(lost).expect("enter").expect_err("denied");
+    let same = json(&run(&server, &dry));
+    assert_eq!(same["changes"], serde_json::json!([]));
+    assert_eq!(same["judged"], 2, "{same}");
+
+    write(folder.path(), "b");
+    for more in [&[][..], &["--for", "1"]] {
+        let output = run(&server, &[&dry[..], more].concat());
+        assert!(!output.status.success());
+        let trial: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let [allowed, denied] = [&trial["changes"][0], &trial["changes"][1]];
+        assert_eq!(
+            trial["changes"].as_array().map(Vec::len),
+            Some(2),
+            "{trial}"
+        );
+        let port = live[0].local_addr().expect("an address").port();
+        assert_eq!(allowed["verdict"], "allowed");
+        assert_eq!(allowed["from"]["pod"], "default/p2");
+        assert_eq!(allowed["decision"]["rule"], 0);
+        assert_eq!(denied["verdict"], "denied");
+        assert_eq!(denied["from"]["pod"], "default/p1");
+        assert_eq!(denied["from"]["port"], port);
+        assert_eq!(denied["direction"], "ingress");
+        assert_eq!(denied["decision"]["reason"], "isolated");
+    }
+    let page = run(&server, &dry[..5]);
+    let page = String::from_utf8_lossy(&page.stdout);
+    assert!(page.starts_with("2 flows of 2 would"), "{page}");
+    let told = "NetworkPolicy default/door: no ingress rule permits it";
+    assert!(page.contains(told), "{page}");
+    carries(&mut live);
+    let rules = json(&run(&server, &["policy", "list", "--json"]));
+    assert_eq!(rules["edition"], 1, "nothing is in force");
+}

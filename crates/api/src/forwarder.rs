@@ -19,7 +19,7 @@ pub mod sound;
 mod status;
 
 pub use bandwidth::{Bandwidth, Limit};
-pub use flows::{FlowEnd, Flows, LoggedFlow};
+pub use flows::{Changed, FlowEnd, Flows, LoggedFlow, Trial};
 pub use mapping::{PortMapping, Protocol};
 pub use policy::{
     Decision, Denied, DeniedFlow, Explain, Explanation, Nearest, ObjectRef, Policies, PolicyChange,
@@ -251,6 +251,7 @@ pub enum Reply {
     Explanation(Box<Explanation>),
     Denied(Denied),
     Flows(Flows),
+    Trial(Trial),
 }
 
 pub type Error = crate::Error<Code>;

@@ -24,7 +24,10 @@ use crate::{
     shard::{Shard, ordered},
 };
 
+mod live;
 mod room;
+
+pub use live::Live;
 
 /// How long a settled connection goes on without the tracker hearing of its
 /// packets.

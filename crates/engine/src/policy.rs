@@ -253,7 +253,9 @@ impl<'a> End<'a> {
     }
 }
 
-fn flow(key: Key) -> Flow {
+/// What the rules are asked about a connection that a packet with this key
+/// opens.
+pub fn flow(key: Key) -> Flow {
     let transport = match key.protocol {
         protocol::TCP => Transport::Tcp(key.dst_port),
         protocol::UDP => Transport::Udp(key.dst_port),

@@ -129,6 +129,7 @@ mod tests {
                 objects: vec![serde_json::json!({"kind": "Pod"})],
                 part: 3,
                 more: true,
+                dry_run: true,
             }),
             Request::PolicyChange(PolicyChange {
                 source: source.clone(),

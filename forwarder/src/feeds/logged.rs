@@ -1,14 +1,12 @@
 //! The flow log in the words of the control protocol.
 
-use std::{
-    net::IpAddr,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use weft_api::forwarder::{Code, Error, FlowEnd, Flows, LoggedFlow};
+use weft_conntrack::Tracker;
 use weft_engine::flow_log::Record;
 use weft_policy::object::Pod;
-use weft_wire::protocol;
+use weft_wire::{Key, protocol};
 
 use super::{Feeds, told};
 use crate::publish::refusal;
@@ -23,11 +21,7 @@ pub struct Moment {
 impl Feeds {
     /// Turns the log on, or goes on with it after the record `after`.
     pub fn flows(&self, after: Option<u64>, now: Moment) -> Result<Flows, Error> {
-        if self.tracker.is_none() {
-            let message = "flows: there are no rules, so no connection is tracked";
-            let hint = "give policies, or none by `policies` with no objects";
-            return Err(refusal(Code::NotFound, message, hint));
-        }
+        self.tracked("flows")?;
         let page = self.log.read(after, now.steady).ok_or_else(|| {
             let message = "flows: the log has ended, since nobody read it";
             refusal(Code::NotFound, message, "begin again, without `after`")
@@ -39,6 +33,15 @@ impl Feeds {
             flows: page.records.iter().map(flow).collect(),
         })
     }
+
+    /// The connections, if there are rules; `who` is refused otherwise.
+    pub(super) fn tracked(&self, who: &str) -> Result<&Tracker, Error> {
+        self.tracker.as_deref().ok_or_else(|| {
+            let message = format!("{who}: there are no rules, so no connection is tracked");
+            let hint = "give policies, or none by `policies` with no objects";
+            refusal(Code::NotFound, message, hint)
+        })
+    }
 }
 
 fn logged(record: &Record, now: Moment) -> LoggedFlow {
@@ -48,12 +51,7 @@ fn logged(record: &Record, now: Moment) -> LoggedFlow {
         destination,
         ..
     } = record;
-    let has_ports = [protocol::TCP, protocol::UDP, protocol::SCTP].contains(&key.protocol);
-    let end = |address: IpAddr, port, pod: Option<&Pod>| FlowEnd {
-        address,
-        port: has_ports.then_some(port),
-        pod: pod.map(|pod| pod.name.to_string()),
-    };
+    let (from, to) = ends(key, source.as_deref(), destination.as_deref());
     let age = now.steady.saturating_duration_since(record.at);
     let since = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = since.saturating_sub(age).as_millis();
@@ -66,8 +64,8 @@ fn logged(record: &Record, now: Moment) -> LoggedFlow {
         }
         .to_owned(),
         protocol: named(key.protocol),
-        from: end(key.src, key.src_port, source.as_deref()),
-        to: end(key.dst, key.dst_port, destination.as_deref()),
+        from,
+        to,
         egress: record.egress.as_ref().map(told::decision),
         ingress: record.ingress.as_ref().map(told::decision),
         edition: record.edition,
@@ -75,7 +73,22 @@ fn logged(record: &Record, now: Moment) -> LoggedFlow {
     }
 }
 
-fn named(number: u8) -> String {
+pub fn verdict(allowed: bool) -> String {
+    if allowed { "allowed" } else { "denied" }.to_owned()
+}
+
+pub fn ends(key: &Key, source: Option<&Pod>, destination: Option<&Pod>) -> (FlowEnd, FlowEnd) {
+    let has_ports = [protocol::TCP, protocol::UDP, protocol::SCTP].contains(&key.protocol);
+    let end = |address, port, pod: Option<&Pod>| FlowEnd {
+        address,
+        port: has_ports.then_some(port),
+        pod: pod.map(|pod| pod.name.to_string()),
+    };
+    let from = end(key.src, key.src_port, source);
+    (from, end(key.dst, key.dst_port, destination))
+}
+
+pub fn named(number: u8) -> String {
     match number {
         protocol::TCP => "tcp".to_owned(),
         protocol::UDP => "udp".to_owned(),

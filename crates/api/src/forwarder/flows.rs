@@ -39,7 +39,31 @@ pub struct LoggedFlow {
     pub packets: u64,
 }
 
+/// What rules would do that are not in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Connections that are alive, and flows that were denied of late.
+    pub judged: usize,
+    /// Flows that change but are not listed.
+    pub unlisted: usize,
+    pub changes: Vec<Changed>,
+}
+
+/// A flow that would be judged otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Changed {
+    /// `allowed` or `denied`: what it would be, and is not now.
+    pub verdict: String,
+    pub protocol: String,
+    /// A denied flow's source has no port: it was tried from many, maybe.
+    pub from: FlowEnd,
+    pub to: FlowEnd,
+    /// `egress` or `ingress`: whose decision makes it so.
+    pub direction: String,
+    pub decision: Decision,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FlowEnd {
     pub address: IpAddr,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -22,8 +22,13 @@ impl Forwarder {
     }
 
     pub(super) fn policies(&mut self, client: usize, part: Policies) -> Result<Reply, Error> {
+        let dry_run = part.dry_run;
         match self.gathering.take(client, part)? {
             Gathered::Part(objects) => Ok(Reply::Taken { objects }),
+            Gathered::Whole(source, objects) if dry_run => {
+                let trial = self.feeds.trial(source, objects, Instant::now())?;
+                Ok(Reply::Trial(trial))
+            }
             Gathered::Whole(source, objects) => {
                 let plan = self.feeds.plan_replacement(source, objects)?;
                 self.commit(plan)
