@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, ErrorKind, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     path::Path,
     sync::mpsc,
     thread,
@@ -323,4 +323,45 @@ fn a_dry_run_tells_what_would_change_and_changes_nothing() {
     carries(&mut live);
     let rules = json(&run(&server, &["policy", "list", "--json"]));
     assert_eq!(rules["edition"], 1, "nothing is in force");
+}
+
+#[test]
+fn a_pod_sends_no_more_packets_than_it_may() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let mut client = server.client();
+    let pods = [1, 3].map(pod);
+    let limited = request("n1p1", 1).replace(
+        "\"mtu\":1450",
+        "\"mtu\":1450,\"capabilities\":{\"packets\":{\"from_pod\":{\"rate\":20,\"burst\":10}}}",
+    );
+    attached(&mut client, &limited, &pods[0]);
+    attached(&mut client, &request("n1p3", 3), &pods[1]);
+    let bind = |pod: &Pod, at: &str| {
+        let bound = pod.netns.run(|| UdpSocket::bind(at));
+        bound.expect("enter").expect("the pod's own address")
+    };
+    let (from, to) = (bind(&pods[0], "10.1.0.1:0"), bind(&pods[1], "10.1.0.3:9"));
+    to.set_read_timeout(Some(LIMIT)).expect("set a limit");
+    for _ in 0..200 {
+        from.send_to(b"x", "10.1.0.3:9").expect("send");
+    }
+    for _ in 0..10 {
+        to.recv(&mut [0; 1]).expect("the burst arrives");
+    }
+    let until = Instant::now() + LIMIT;
+    let lost = || {
+        let drops = json(&run(&server, &["drops", "--json", "--all"]));
+        let mut reasons = drops.as_array().expect("a list").iter();
+        let drop = reasons.find(|drop| drop["reason"] == "packets_from_pod");
+        drop.and_then(|drop| drop["packets"].as_u64())
+            .expect("a number")
+    };
+    while lost() == 0 {
+        assert!(Instant::now() < until, "nothing was lost");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let listed = server.list();
+    let row = listed.iter().find(|port| port.name.as_str() == "n1p1");
+    assert!(!row.expect("a port").capabilities.packets.is_unlimited());
 }

@@ -14,6 +14,7 @@ use crate::names::{Mac, Name, Vni};
 mod bandwidth;
 mod flows;
 mod mapping;
+mod packets;
 mod policy;
 pub mod sound;
 mod status;
@@ -21,6 +22,7 @@ mod status;
 pub use bandwidth::{Bandwidth, Limit};
 pub use flows::{Changed, FlowEnd, Flows, LoggedFlow, Trial};
 pub use mapping::{PortMapping, Protocol};
+pub use packets::{PacketLimit, PacketRate};
 pub use policy::{
     Decision, Denied, DeniedFlow, Explain, Explanation, Nearest, ObjectRef, Policies, PolicyChange,
     PolicyRow, PolicySource, Rules,
@@ -126,6 +128,8 @@ pub struct Host {
 pub struct Capabilities {
     #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
     pub bandwidth: Bandwidth,
+    #[serde(default, skip_serializing_if = "PacketRate::is_unlimited")]
+    pub packets: PacketRate,
     /// Most connections that are tracked for the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<NonZeroU32>,

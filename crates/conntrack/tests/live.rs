@@ -19,7 +19,8 @@ fn each_is_told_as_it_was_opened_and_who_judges_it() {
     for (here, leaves, comes) in [(CLIENT, true, false), (SERVER, false, true)] {
         for opening in [client(), server()] {
             let mut lab = Lab::new(1000);
-            lab.accounts.push((here.into(), Arc::new(Account::default())));
+            lab.accounts
+                .push((here.into(), Arc::new(Account::default())));
             lab.passes(&opening.clone().flags(SYN));
             let turned = key(&opening).src != CLIENT;
             let told = Live {
