@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod drops;
 mod explain;
+mod flows;
 mod host;
 mod install;
 mod ipam;
@@ -45,6 +46,7 @@ enum Command {
     #[command(subcommand)]
     Policy(policy::Command),
     Explain(explain::Args),
+    Flows(flows::Args),
     Ipam(ipam::Args),
     #[command(subcommand)]
     Host(host::Command),
@@ -101,6 +103,7 @@ impl Command {
             Self::Drops(args) => drops::run(args),
             Self::Policy(command) => policy::run(command),
             Self::Explain(args) => explain::run(args),
+            Self::Flows(args) => flows::run(args),
             Self::Ipam(args) => ipam::run(args),
             Self::Host(command) => host::run(command),
             Self::Bird(args) => bird::run(args),

@@ -2,6 +2,7 @@
 //! in force.
 
 mod files;
+mod trial;
 
 use std::{path::PathBuf, process::ExitCode, thread};
 
@@ -50,6 +51,19 @@ pub struct Apply {
     /// Go on, and put in force what changes, until interrupted.
     #[arg(long)]
     watch: bool,
+    /// Put nothing in force: tell which of the connections that are alive, and
+    /// of the flows that were denied of late, would be judged otherwise. Fails
+    /// if there are any.
+    #[arg(long, conflicts_with = "watch")]
+    dry_run: bool,
+    /// Look at what flows in so many seconds.
+    #[arg(
+        long = "for",
+        value_name = "SECONDS",
+        requires = "dry_run",
+        default_value_t = 0
+    )]
+    seconds: u64,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -95,6 +109,7 @@ struct Applied {
 
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Apply(args) if args.dry_run => trial::run(&args),
         Command::Apply(args) if args.watch => watch(&args),
         Command::Apply(args) => tell(&apply(&mut args.target.connect()?, &args)?, args.json),
         Command::Drop(args) => {
@@ -116,7 +131,10 @@ fn apply(client: &mut Client, args: &Apply) -> anyhow::Result<Applied> {
         .collect();
     let objects = values.len();
     let source = args.source.clone();
-    let epoch = give(client, &source, values)?;
+    let reply = give(client, &source, values, false)?;
+    let Reply::Done { epoch } = reply else {
+        return Err(ClientError::Confused.into());
+    };
     Ok(Applied {
         source,
         objects,
@@ -124,8 +142,14 @@ fn apply(client: &mut Client, args: &Apply) -> anyhow::Result<Applied> {
     })
 }
 
-/// Hands over all objects of a source, in as many parts as it takes.
-fn give(client: &mut Client, source: &Name, values: Vec<Value>) -> anyhow::Result<u64> {
+/// Hands over all objects of a source, in as many parts as it takes. Yields
+/// the answer to the last.
+fn give(
+    client: &mut Client,
+    source: &Name,
+    values: Vec<Value>,
+    dry_run: bool,
+) -> anyhow::Result<Reply> {
     let mut parts = parts(values).into_iter().zip(0..).peekable();
     while let Some((objects, part)) = parts.next() {
         let more = parts.peek().is_some();
@@ -135,9 +159,11 @@ fn give(client: &mut Client, source: &Name, values: Vec<Value>) -> anyhow::Resul
             objects,
             part,
             more,
+            dry_run,
         });
-        if let Reply::Done { epoch } = client.request(&request)? {
-            return Ok(epoch);
+        let reply = client.request(&request)?;
+        if !more {
+            return Ok(reply);
         }
     }
     Err(ClientError::Confused.into())

@@ -66,6 +66,8 @@ fn arp_is_answered_byte_for_byte() {
         host: None,
         from_pod_shaper: None,
         to_pod_shaper: None,
+        from_pod_packets: None,
+        to_pod_packets: None,
         connections: Arc::default(),
         from_pod: Arc::new(Traffic::default()),
         to_pod: Arc::new(Traffic::default()),

@@ -10,7 +10,9 @@ pub mod asked;
 pub mod gather;
 pub mod given;
 mod listed;
+pub mod logged;
 pub mod told;
+mod trial;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,7 +25,7 @@ use weft_api::{
     names::Name,
 };
 use weft_conntrack::{Config, Timeouts, Tracker};
-use weft_engine::{Policy, denied::Denied};
+use weft_engine::{Policy, denied::Denied, flow_log::FlowLog};
 use weft_policy::{Change, Compiler, Object, ObjectName, Objects, Rulebook};
 
 use crate::{publish::refusal, workers::seed};
@@ -43,6 +45,7 @@ pub struct Feeds {
     /// While there is a source.
     tracker: Option<Arc<Tracker>>,
     denied: Arc<Denied>,
+    log: Arc<FlowLog>,
 }
 
 #[derive(Debug, Default)]
@@ -173,6 +176,7 @@ impl Feeds {
             edition: self.edition,
             connections,
             denied: Arc::clone(&self.denied),
+            log: Arc::clone(&self.log),
         })
     }
 

@@ -29,6 +29,12 @@ pub fn run(server: &Server, arguments: &[&str]) -> Output {
     weft(server, arguments).output().expect("run weft")
 }
 
+/// Its standard output is a pipe.
+pub fn started(server: &Server, arguments: &[&str]) -> Child {
+    let mut command = weft(server, arguments);
+    command.stdout(Stdio::piped()).spawn().expect("run weft")
+}
+
 pub fn text(output: &Output) -> &str {
     assert!(
         output.status.success(),
@@ -121,8 +127,7 @@ struct Watch {
 }
 
 fn watch(server: &Server) -> Watch {
-    let mut command = weft(server, &["drops", "--watch", "--json"]);
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("run weft");
+    let mut child = started(server, &["drops", "--watch", "--json"]);
     let lines = BufReader::new(child.stdout.take().expect("a pipe"));
     Watch { child, lines }
 }
@@ -212,10 +217,7 @@ fn a_labs_forwarders_are_found_by_their_nodes() {
 #[test]
 fn a_pipe_that_closes_early_is_no_fault() {
     let server = Server::start();
-    let mut child = weft(&server, &["drops", "--all"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("run");
+    let mut child = started(&server, &["drops", "--all"]);
     drop(child.stdout.take());
     assert!(child.wait().expect("wait").success());
 }

@@ -2,18 +2,20 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Read, Write},
-    net::{TcpListener, TcpStream},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
     path::Path,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+use weft_api::forwarder::Code;
 
 use crate::{
     attach::{Pod, attached, pod, request},
-    operator::{json, run, text},
+    operator::{json, run, started, text},
     server::{LIMIT, Server},
 };
 
@@ -203,4 +205,163 @@ fn a_pod_opens_no_more_connections_than_it_may() {
         "{drops}"
     );
     carries(&mut only);
+}
+
+#[test]
+fn the_flow_log_tells_what_was_opened_and_what_was_denied() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.refused(r#"{"op":"flows"}"#), Code::NotFound);
+    let pods = three_pods(&server);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path");
+    write(folder.path(), "b");
+    text(&run(&server, &["policy", "apply", "-f", path]));
+    let listen = || TcpListener::bind(("10.1.0.3", PORT));
+    let listener = pods[2].netns.run(listen).expect("enter").expect("listen");
+    let _before = connection(&pods[1], &listener);
+    let mut log = started(&server, &["flows"]);
+    let lines = BufReader::new(log.stdout.take().expect("a pipe")).lines();
+    let (told, heard) = mpsc::channel();
+    thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .try_for_each(|line| told.send(line))
+    });
+    let wait = Duration::from_millis(100);
+    let refused = || TcpStream::connect_timeout(&([10, 1, 0, 3], PORT).into(), wait);
+    let until = Instant::now() + LIMIT;
+    let mut of = [None, None];
+    // The log may not have begun with the first of them.
+    while of.contains(&None) && Instant::now() < until {
+        pods[0]
+            .netns
+            .run(refused)
+            .expect("enter")
+            .expect_err("lost");
+        drop(connection(&pods[1], &listener));
+        for line in heard.try_iter() {
+            let line: Value = serde_json::from_str(&line).expect("JSON");
+            let is_denied = usize::from(line["verdict"] == "denied");
+            of[is_denied].get_or_insert(line);
+        }
+    }
+    log.kill().and_then(|()| log.wait()).expect("it ends");
+    let [opened, denied] = of.map(|line| line.expect("it is told"));
+    for (line, from, pod) in [
+        (&opened, "10.1.0.2", "default/p2"),
+        (&denied, "10.1.0.1", "default/p1"),
+    ] {
+        assert_eq!(line["node"], "n1");
+        assert_eq!(line["protocol"], "tcp");
+        assert_eq!(line["from"]["address"], from);
+        assert_eq!(line["from"]["pod"], pod);
+        assert_eq!(
+            line["to"],
+            serde_json::json!({"address": "10.1.0.3", "port": PORT, "pod": "default/p3"})
+        );
+        assert_eq!(line["egress"]["reason"], "unruled");
+        let door = "NetworkPolicy default/door";
+        assert_eq!(line["ingress"]["policies"], serde_json::json!([door]));
+    }
+    assert_eq!(opened["ingress"]["rule"], 0);
+    assert_eq!(opened["verdict"], "allowed");
+    assert_eq!(denied["ingress"]["reason"], "isolated");
+}
+
+#[test]
+fn a_dry_run_tells_what_would_change_and_changes_nothing() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let pods = three_pods(&server);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path");
+    let dry = ["policy", "apply", "-f", path, "--dry-run", "--json"];
+    write(folder.path(), "a");
+    let early = run(&server, &dry);
+    let why = String::from_utf8_lossy(&early.stderr);
+    assert!(why.contains("no connection is tracked"), "{why}");
+    text(&run(&server, &["policy", "apply", "-f", path]));
+    let listen = || TcpListener::bind(("10.1.0.3", PORT));
+    let listener = pods[2].netns.run(listen).expect("enter").expect("listen");
+    let mut live = connection(&pods[0], &listener);
+    carries(&mut live);
+    let wait = Duration::from_millis(100);
+    let lost = || TcpStream::connect_timeout(&([10, 1, 0, 3], PORT).into(), wait);
+    pods[1].netns.run(lost).expect("enter").expect_err("denied");
+    let same = json(&run(&server, &dry));
+    assert_eq!(same["changes"], serde_json::json!([]));
+    assert_eq!(same["judged"], 2, "{same}");
+
+    write(folder.path(), "b");
+    for more in [&[][..], &["--for", "1"]] {
+        let output = run(&server, &[&dry[..], more].concat());
+        assert!(!output.status.success());
+        let trial: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let [allowed, denied] = [&trial["changes"][0], &trial["changes"][1]];
+        assert_eq!(
+            trial["changes"].as_array().map(Vec::len),
+            Some(2),
+            "{trial}"
+        );
+        let port = live[0].local_addr().expect("an address").port();
+        assert_eq!(allowed["verdict"], "allowed");
+        assert_eq!(allowed["from"]["pod"], "default/p2");
+        assert_eq!(allowed["decision"]["rule"], 0);
+        assert_eq!(denied["verdict"], "denied");
+        assert_eq!(denied["from"]["pod"], "default/p1");
+        assert_eq!(denied["from"]["port"], port);
+        assert_eq!(denied["direction"], "ingress");
+        assert_eq!(denied["decision"]["reason"], "isolated");
+    }
+    let page = run(&server, &dry[..5]);
+    let page = String::from_utf8_lossy(&page.stdout);
+    assert!(page.starts_with("2 flows of 2 would"), "{page}");
+    let told = "NetworkPolicy default/door: no ingress rule permits it";
+    assert!(page.contains(told), "{page}");
+    carries(&mut live);
+    let rules = json(&run(&server, &["policy", "list", "--json"]));
+    assert_eq!(rules["edition"], 1, "nothing is in force");
+}
+
+#[test]
+fn a_pod_sends_no_more_packets_than_it_may() {
+    weft_testkit::needs_namespaces!();
+    let server = Server::start();
+    let mut client = server.client();
+    let pods = [1, 3].map(pod);
+    let limited = request("n1p1", 1).replace(
+        "\"mtu\":1450",
+        "\"mtu\":1450,\"capabilities\":{\"packets\":{\"from_pod\":{\"rate\":20,\"burst\":10}}}",
+    );
+    attached(&mut client, &limited, &pods[0]);
+    attached(&mut client, &request("n1p3", 3), &pods[1]);
+    let bind = |pod: &Pod, at: &str| {
+        let bound = pod.netns.run(|| UdpSocket::bind(at));
+        bound.expect("enter").expect("the pod's own address")
+    };
+    let (from, to) = (bind(&pods[0], "10.1.0.1:0"), bind(&pods[1], "10.1.0.3:9"));
+    to.set_read_timeout(Some(LIMIT)).expect("set a limit");
+    for _ in 0..200 {
+        from.send_to(b"x", "10.1.0.3:9").expect("send");
+    }
+    for _ in 0..10 {
+        to.recv(&mut [0; 1]).expect("the burst arrives");
+    }
+    let until = Instant::now() + LIMIT;
+    let lost = || {
+        let drops = json(&run(&server, &["drops", "--json", "--all"]));
+        let mut reasons = drops.as_array().expect("a list").iter();
+        let drop = reasons.find(|drop| drop["reason"] == "packets_from_pod");
+        drop.and_then(|drop| drop["packets"].as_u64())
+            .expect("a number")
+    };
+    while lost() == 0 {
+        assert!(Instant::now() < until, "nothing was lost");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let listed = server.list();
+    let row = listed.iter().find(|port| port.name.as_str() == "n1p1");
+    assert!(!row.expect("a port").capabilities.packets.is_unlimited());
 }

@@ -71,7 +71,7 @@ fn the_page_tells_what_the_forwarder_answers() {
     let mut client = server.client();
     let pod = pod(1);
     let examples = examples();
-    assert_eq!(examples.len(), 16, "each operation and an error");
+    assert_eq!(examples.len(), 17, "each operation and an error");
     for (request, answer) in &examples {
         let real = exchange(&mut client, request);
         same_shape(answer, &real, request);

@@ -15,8 +15,8 @@ use super::{
 };
 
 /// The forwarder's part of what the runtime asks in `capabilities`, which is
-/// `runtimeConfig`. A bandwidth may stand in `config` itself; a limit of
-/// connections stands nowhere else, for CNI has no word for it.
+/// `runtimeConfig`. A bandwidth may stand in `config` itself; limits of
+/// connections and of packets stand nowhere else, for CNI has no word for them.
 pub(super) fn of_forwarder(
     config: &Map<String, Value>,
     capabilities: &Map<String, Value>,
@@ -28,6 +28,7 @@ pub(super) fn of_forwarder(
     }?;
     Ok(Capabilities {
         connections: field(config, "connections")?,
+        packets: field(config, "packets")?.unwrap_or_default(),
         bandwidth,
         port_mappings: port_mappings(capabilities)?,
     })
@@ -163,4 +164,34 @@ fn wrong(place: String, value: &Value, remedy: &str) -> Failure {
         code::CONFIG,
         format!("{place} is {}; {remedy}", short(value)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn limits_that_cni_has_no_word_for_stand_in_the_configuration() {
+        let read = |config: Value| {
+            let config = config.as_object().cloned().unwrap_or_default();
+            of_forwarder(&config, &Map::new())
+        };
+        let config = json!({"connections": 7, "packets": {"to_pod": {"rate": 9, "burst": 2}}});
+        let asked = read(config).expect("good");
+        let to_pod = asked.packets.to_pod.expect("a limit");
+        assert_eq!(asked.connections.map(u32::from), Some(7));
+        assert_eq!((to_pod.rate.get(), to_pod.burst.get()), (9, 2));
+        assert_eq!(asked.packets.from_pod, None);
+        assert!(read(json!({})).expect("good").is_plain());
+        for wrong in [
+            json!({"connections": 0}),
+            json!({"packets": {"to_pod": {"rate": 0, "burst": 2}}}),
+            json!({"packets": {"to_pod": {"rate": 9}}}),
+            json!({"packets": {"both": {"rate": 9, "burst": 2}}}),
+        ] {
+            assert!(read(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
 }

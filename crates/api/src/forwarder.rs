@@ -12,14 +12,18 @@ use serde::{Deserialize, Serialize};
 use crate::names::{Mac, Name, Vni};
 
 mod bandwidth;
+mod flows;
 mod mapping;
+mod packets;
 mod path;
 mod policy;
 pub mod sound;
 mod status;
 
 pub use bandwidth::{Bandwidth, Limit};
+pub use flows::{Changed, FlowEnd, Flows, LoggedFlow, Trial};
 pub use mapping::{PortMapping, Protocol};
+pub use packets::{PacketLimit, PacketRate};
 pub use path::{Path, PathState, RoundTrip};
 pub use policy::{
     Decision, Denied, DeniedFlow, Explain, Explanation, Nearest, ObjectRef, Policies, PolicyChange,
@@ -83,6 +87,12 @@ pub enum Request {
     Explain(Explain),
     /// The flows that policies denied of late.
     Denied,
+    /// A page of the flow log, which goes on while it is read. Without `after`
+    /// it begins.
+    Flows {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,6 +130,8 @@ pub struct Host {
 pub struct Capabilities {
     #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
     pub bandwidth: Bandwidth,
+    #[serde(default, skip_serializing_if = "PacketRate::is_unlimited")]
+    pub packets: PacketRate,
     /// Most connections that are tracked for the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<NonZeroU32>,
@@ -245,6 +257,8 @@ pub enum Reply {
     Policy(Box<PolicyRow>),
     Explanation(Box<Explanation>),
     Denied(Denied),
+    Flows(Flows),
+    Trial(Trial),
 }
 
 pub type Error = crate::Error<Code>;

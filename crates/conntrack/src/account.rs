@@ -107,6 +107,15 @@ impl Parties {
         is_same(self.opener.as_ref(), opener) && is_same(self.other.as_ref(), other)
     }
 
+    /// Whether a pod here opened it, and whether it was opened to one by
+    /// anybody but the node.
+    pub fn pods(&self, node: &Arc<Account>) -> (bool, bool) {
+        let is_node = |party: &Option<Arc<Account>>| is_same(party.as_ref(), Some(node));
+        let leaves = self.opener.is_some() && !is_node(&self.opener);
+        let comes = self.other.is_some() && !is_node(&self.other) && !is_node(&self.opener);
+        (leaves, comes)
+    }
+
     /// Takes a place, if the connection is to be counted; false if the account
     /// is full. `share` is the limit of those that have none of their own.
     pub fn count(&mut self, share: u32) -> bool {

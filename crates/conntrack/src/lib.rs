@@ -28,4 +28,4 @@ pub use connection::Direction;
 pub use seen::{Says, Seen, changes_state};
 pub use tcp::Segment;
 pub use timeouts::Timeouts;
-pub use tracker::{Config, Passed, REFRESH, Refused, SHARES, Standing, Tracker};
+pub use tracker::{Config, Live, Passed, REFRESH, Refused, SHARES, Standing, Tracker};

@@ -59,6 +59,10 @@ impl Shard {
         &self.connections[place]
     }
 
+    pub fn entry(&self, place: usize) -> Option<(&Key, &Connection)> {
+        self.connections.get_index(place)
+    }
+
     pub fn at_mut(&mut self, place: usize) -> &mut Connection {
         &mut self.connections[place]
     }

@@ -24,7 +24,10 @@ use crate::{
     shard::{Shard, ordered},
 };
 
+mod live;
 mod room;
+
+pub use live::Live;
 
 /// How long a settled connection goes on without the tracker hearing of its
 /// packets.
@@ -68,11 +71,13 @@ pub struct Tracker {
 }
 
 /// The packet may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Passed {
     /// Packets of the same key that do not change the state
     /// ([`crate::changes_state`]) may go too, for [`REFRESH`] from now on.
     pub settled: bool,
+    /// It opened a connection.
+    pub opened: bool,
 }
 
 /// The packet may not go.
@@ -207,7 +212,7 @@ impl Tracker {
                     let any = matches!(refused, Refused::Full);
                     self.make_room(&visit, any);
                 }
-                Refused::Full if owners.open_uncounted() => return Ok(Passed { settled: false }),
+                Refused::Full if owners.open_uncounted() => return Ok(Passed::default()),
                 _ => return Err(refused),
             }
         }
@@ -265,7 +270,7 @@ impl Tracker {
             judged.map_err(Refused::Forbidden)?;
         }
         if is_error {
-            return Ok(Passed { settled: false });
+            return Ok(Passed::default());
         }
         let connection = shard.at_mut(place);
         let is_alive = connection.advance(direction, visit.seen, second);
@@ -273,7 +278,10 @@ impl Tracker {
         if is_alive {
             shard.renew(place, timeouts, second);
         }
-        Ok(Passed { settled })
+        Ok(Passed {
+            settled,
+            opened: false,
+        })
     }
 
     /// The connection of packets with this key.

@@ -62,6 +62,7 @@ fn rules() -> Policy {
         edition: 1,
         connections: Arc::new(Tracker::new(config, 5, Instant::now())),
         denied: Arc::default(),
+        log: Arc::default(),
     }
 }
 

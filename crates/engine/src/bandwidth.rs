@@ -1,5 +1,6 @@
-//! How soon may a packet go, within its port's bandwidth? A token bucket a
-//! direction, which all workers share; the time is handed in.
+//! How soon may a packet go, within its port's bandwidth and its packets per
+//! second? A token bucket of each a direction, which all workers share; the time
+//! is handed in.
 //!
 //! A packet goes while a token is left, and takes as many as it has bytes:
 //! what is larger than the bucket leaves a debt. A packet that comes while
@@ -61,6 +62,12 @@ impl Shaper {
         }
     }
 
+    /// One that counts packets: so many per second, and so many at once. It
+    /// holds a packet for a byte.
+    pub fn of_packets(rate: u32, burst: u32, now: Instant) -> Self {
+        Self::new(u64::from(rate) * 8, u64::from(burst) * 8, now)
+    }
+
     /// When a frame of `bytes` that counts as `packets` may go; none if it
     /// is to be lost. Frames that come later never go earlier.
     pub fn departure(&self, bytes: u64, packets: u64, now: Instant) -> Option<Instant> {
@@ -108,8 +115,11 @@ pub fn from_pod(
     packets: u64,
     now: Instant,
 ) -> Result<Option<Instant>, DropReason> {
+    let counter = port.from_pod_packets.as_ref();
+    let counted = counted(counter, packets, now).ok_or(DropReason::PacketsFromPod)?;
     let shaper = port.from_pod_shaper.as_ref();
-    shaped(shaper, packet, packets, now).ok_or(DropReason::BandwidthFromPod)
+    let shaped = shaped(shaper, packet, packets, now).ok_or(DropReason::BandwidthFromPod)?;
+    Ok(counted.max(shaped))
 }
 
 /// When a frame that counts as `packets` may go to the pod behind `port`, if
@@ -120,8 +130,20 @@ pub fn to_pod(
     packets: u64,
     now: Instant,
 ) -> Result<Option<Instant>, DropReason> {
+    let counter = port.to_pod_packets.as_ref();
+    let counted = counted(counter, packets, now).ok_or(DropReason::PacketsToPod)?;
     let shaper = port.to_pod_shaper.as_ref();
-    shaped(shaper, packet, packets, now).ok_or(DropReason::BandwidthToPod)
+    let shaped = shaped(shaper, packet, packets, now).ok_or(DropReason::BandwidthToPod)?;
+    Ok(counted.max(shaped))
+}
+
+/// None if the frame is to be lost; else when it may go, if it has to wait.
+fn counted(counter: Option<&Shaper>, packets: u64, now: Instant) -> Option<Option<Instant>> {
+    let Some(counter) = counter else {
+        return Some(None);
+    };
+    let departure = counter.departure(packets, packets, now)?;
+    Some(Some(departure).filter(|departure| *departure > now))
 }
 
 fn shaped(

@@ -85,6 +85,8 @@ reasons! {
     NoUplink "no_uplink" Trouble "This node and the peer have no underlay address family in common.";
     BandwidthFromPod "bandwidth_from_pod" Normal "A pod sent more than its bandwidth allows.";
     BandwidthToPod "bandwidth_to_pod" Normal "A pod was sent more than its bandwidth allows.";
+    PacketsFromPod "packets_from_pod" Normal "A pod sent more packets than it may.";
+    PacketsToPod "packets_to_pod" Normal "A pod was sent more packets than it may be.";
 
     // What comes out of the tunnel.
     UnknownPeer "unknown_peer" Suspect "A datagram or an IP-in-IP packet came from an underlay address that is no peer's.";

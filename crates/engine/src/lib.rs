@@ -24,6 +24,7 @@ pub mod denied;
 pub mod drops;
 pub mod engine;
 pub mod flow;
+pub mod flow_log;
 pub mod fragment;
 pub mod gateway;
 mod holders;

@@ -17,6 +17,7 @@ use crate::{
     DropReason, Port, Snapshot,
     denied::{Denial, Denied},
     flow::Egress,
+    flow_log::{FlowLog, Record},
     pieces::Pieces,
 };
 
@@ -34,6 +35,8 @@ pub struct Policy {
     pub connections: Arc<Tracker>,
     /// Likewise.
     pub denied: Arc<Denied>,
+    /// Likewise.
+    pub log: Arc<FlowLog>,
 }
 
 /// What is at an end of a packet's way.
@@ -86,12 +89,16 @@ impl Policy {
         let passed = self
             .connections
             .pass(&seen, owners, self.edition, now, judge);
-        let Passed { settled } = passed.map_err(|refused| match refused {
+        let Passed { settled, opened } = passed.map_err(|refused| match refused {
             Refused::Forbidden(reason) => reason,
             Refused::Unrelated => DropReason::ConntrackUnrelated,
             Refused::Full => DropReason::ConntrackFull,
             Refused::AccountFull => DropReason::ConntrackLimit,
         })?;
+        if opened && self.log.is_on() {
+            let opening = Opening::of(ends, seen.key, conntrack::Direction::Original);
+            self.record(opening, now);
+        }
         pieces.learn(frame, packet, now);
         // A first fragment bears the key of whole packets without ports.
         let others_too = settled && packet.fragment == Fragment::Whole;
@@ -121,20 +128,41 @@ impl Policy {
         direction: conntrack::Direction,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let (opener, target, flow) = match direction {
-            conntrack::Direction::Original => (ends.source, ends.destination, flow(key)),
-            conntrack::Direction::Reply => (ends.destination, ends.source, flow(key.exchanged())),
+        let opening = Opening::of(ends, key, direction);
+        let flow = flow(opening.key);
+        let mut sides = opening.judged().into_iter();
+        let denying = sides.find(|side| !self.allows(*side, flow, now));
+        let Some(side) = denying else {
+            return Ok(());
         };
-        let allows = |direction| self.allows(direction, flow, now);
-        if matches!(opener, End::Pod(_)) && !allows(object::Direction::Egress) {
-            return Err(DropReason::PolicyEgress);
+        if self.log.is_on() {
+            self.record(opening, now);
         }
-        match (opener, target) {
-            (End::Pod(_) | End::Elsewhere, End::Pod(_)) if !allows(object::Direction::Ingress) => {
-                Err(DropReason::PolicyIngress)
-            }
-            _ => Ok(()),
-        }
+        Err(match side {
+            object::Direction::Egress => DropReason::PolicyEgress,
+            object::Direction::Ingress => DropReason::PolicyIngress,
+        })
+    }
+
+    /// Judges once more, which only who reads the log has to wait for.
+    fn record(&self, opening: Opening<'_>, now: Instant) {
+        let Opening { key, .. } = opening;
+        let flow = flow(key);
+        let side = |side| {
+            let is_judged = opening.judged().into_iter().any(|judged| judged == side);
+            is_judged.then(|| self.rules.judge_one(side, &flow))
+        };
+        let pod = |address| self.rules.endpoint(address)?.pod().cloned();
+        self.log.note(Record {
+            key,
+            source: pod(key.src),
+            destination: pod(key.dst),
+            egress: side(object::Direction::Egress),
+            ingress: side(object::Direction::Ingress),
+            edition: self.edition,
+            packets: 1,
+            at: now,
+        });
     }
 
     fn allows(&self, direction: object::Direction, flow: Flow, now: Instant) -> bool {
@@ -151,6 +179,42 @@ impl Policy {
             });
         }
         allowed
+    }
+}
+
+/// A connection as its first packet has it, whichever way it is looked at.
+#[derive(Debug, Clone, Copy)]
+struct Opening<'a> {
+    opener: End<'a>,
+    target: End<'a>,
+    key: Key,
+}
+
+impl<'a> Opening<'a> {
+    /// Of the connection in which a packet with this key goes in `direction`.
+    fn of(ends: Ends<'a>, key: Key, direction: conntrack::Direction) -> Self {
+        let (opener, target, key) = match direction {
+            conntrack::Direction::Original => (ends.source, ends.destination, key),
+            conntrack::Direction::Reply => (ends.destination, ends.source, key.exchanged()),
+        };
+        Self {
+            opener,
+            target,
+            key,
+        }
+    }
+
+    /// The sides on which this node has to judge it, in this order.
+    fn judged(self) -> impl IntoIterator<Item = object::Direction> {
+        let leaves = matches!(self.opener, End::Pod(_));
+        let comes = matches!(
+            (self.opener, self.target),
+            (End::Pod(_) | End::Elsewhere, End::Pod(_))
+        );
+        let egress = leaves.then_some(object::Direction::Egress);
+        egress
+            .into_iter()
+            .chain(comes.then_some(object::Direction::Ingress))
     }
 }
 
@@ -189,7 +253,9 @@ impl<'a> End<'a> {
     }
 }
 
-fn flow(key: Key) -> Flow {
+/// What the rules are asked about a connection that a packet with this key
+/// opens.
+pub fn flow(key: Key) -> Flow {
     let transport = match key.protocol {
         protocol::TCP => Transport::Tcp(key.dst_port),
         protocol::UDP => Transport::Udp(key.dst_port),

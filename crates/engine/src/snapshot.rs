@@ -14,6 +14,10 @@ use weft_wire::{Mac, Packet};
 
 use crate::{Policy, Reach, Shaper, Way, counters::Traffic, holders::Holders};
 
+mod error;
+
+pub use error::SnapshotError;
+
 /// Counts the snapshots of one forwarder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
@@ -62,6 +66,9 @@ pub struct Port {
     pub host: Option<Host>,
     pub from_pod_shaper: Option<Shaper>,
     pub to_pod_shaper: Option<Shaper>,
+    /// What counts packets, each as a byte.
+    pub from_pod_packets: Option<Shaper>,
+    pub to_pod_packets: Option<Shaper>,
     /// How many connections the pod has, and may have.
     pub connections: Arc<Account>,
     pub from_pod: Arc<Traffic>,
@@ -172,34 +179,6 @@ pub struct Peers {
     peers: Vec<Arc<Peer>>,
     by_underlay: ByAddress<PeerId>,
     holders: Holders,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SnapshotError {
-    #[error("address {address} is held by ports {first:?} and {second:?}")]
-    Address {
-        address: IpAddr,
-        first: PortId,
-        second: PortId,
-    },
-    #[error("ports {first:?} and {second:?} are both the host port")]
-    Hosts { first: PortId, second: PortId },
-    #[error("underlay address {address} is that of peers {first:?} and {second:?}")]
-    Underlay {
-        address: IpAddr,
-        first: PeerId,
-        second: PeerId,
-    },
-    #[error("block {block} lives at peers {first:?} and {second:?}")]
-    Block {
-        block: IpNet,
-        first: PeerId,
-        second: PeerId,
-    },
-    #[error("block {block} of peer {peer:?} is this node\'s own")]
-    OwnBlock { block: IpNet, peer: PeerId },
-    #[error("there are more than 65535 peers")]
-    TooMany,
 }
 
 type ByAddress<T> = HashMap<IpAddr, T, RandomState>;

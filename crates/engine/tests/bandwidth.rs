@@ -204,3 +204,47 @@ fn the_gateway_answers_whatever_the_bandwidth() {
         assert_eq!((frame.verdict, frame.due), (Verdict::Answered, None));
     }
 }
+
+#[test]
+fn packets_are_limited_whatever_their_size() {
+    for (reason, header_and_frame) in [
+        (DropReason::PacketsFromPod, 958),
+        (DropReason::PacketsToPod, 10),
+    ] {
+        let mut world = World::default();
+        let now = world.now;
+        // Ten at once, then one each 5 ms, of which ten fit 50 ms.
+        let counter = || Some(Shaper::of_packets(200, 10, now));
+        let limit = |port: &mut Port| match (reason, port.id.0) {
+            (DropReason::PacketsFromPod, 0) => port.from_pod_packets = counter(),
+            (DropReason::PacketsToPod, 1) => port.to_pod_packets = counter(),
+            _ => {}
+        };
+        world.nodes[0].change(0, limit, |_| {});
+        let frame = to_node(0).filled(header_and_frame).build();
+        let frame = (VnetHeader::default(), frame);
+        let sent: Vec<_> = (0..30).map(|_| decide(&world, now, &frame)).collect();
+        assert!(sent[..=10].iter().all(|frame| frame.due.is_none()));
+        for (place, frame) in sent[11..20].iter().enumerate() {
+            let due = now + Duration::from_millis(5 * (place as u64 + 1));
+            assert_eq!(frame.due, Some(due), "{place}");
+        }
+        let lost = sent.iter().filter(|f| f.verdict == Verdict::Drop(reason));
+        assert_eq!(lost.count(), 10);
+        assert_eq!(world.nodes[0].counters.dropped(reason), 10);
+        let later = decide(&world, now + Duration::from_millis(5), &frame);
+        assert!(!matches!(later.verdict, Verdict::Drop(_)), "one more");
+    }
+}
+
+#[test]
+fn each_segment_of_a_super_frame_is_a_packet() {
+    let mut world = World::default();
+    let now = world.now;
+    let counter = |port: &mut Port| port.from_pod_packets = Some(Shaper::of_packets(1000, 1, now));
+    world.nodes[0].change(0, counter, |_| {});
+    let frame = to_node(1).filled(9580).super_frame(958);
+    assert_eq!(decide(&world, now, &frame).packets, 10);
+    let next = decide(&world, now, &frame);
+    assert_eq!(next.due, Some(now + Duration::from_millis(9)));
+}

@@ -76,6 +76,7 @@ impl Cluster {
                 edition: self.edition,
                 connections: Arc::clone(tracker),
                 denied: Arc::default(),
+                log: Arc::default(),
             });
         }
     }

@@ -119,6 +119,7 @@ impl Lab {
                 edition: self.edition,
                 connections: Arc::clone(&self.trackers[node]),
                 denied: Arc::default(),
+                log: Arc::default(),
             });
         }
     }

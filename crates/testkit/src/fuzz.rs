@@ -218,6 +218,7 @@ fn track(world: &mut World) {
             edition: 1,
             connections: Arc::new(Tracker::new(config, 1, now)),
             denied: Arc::default(),
+            log: Arc::default(),
         });
     }
 }

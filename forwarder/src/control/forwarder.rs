@@ -224,6 +224,7 @@ impl Forwarder {
             Request::PolicyList => Ok(Reply::Rules(self.feeds.rules())),
             Request::PolicyShow { policy } => self.policy_show(&policy),
             Request::Explain(asked) => self.explain(&asked),
+            Request::Flows { after } => self.flows(after),
             Request::Denied => Ok(Reply::Denied(self.feeds.denied(Instant::now()))),
         };
         reply.map_or_else(Answer::Error, Answer::Ok)

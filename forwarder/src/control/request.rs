@@ -6,7 +6,7 @@ use weft_api::forwarder::{Code, Error, REQUEST_MAX, Request};
 use crate::publish::refusal;
 
 /// Every operation, and whether it has fields of its own.
-const OPERATIONS: [(&str, bool); 15] = [
+const OPERATIONS: [(&str, bool); 16] = [
     ("attach", true),
     ("detach", true),
     ("list", false),
@@ -22,6 +22,7 @@ const OPERATIONS: [(&str, bool); 15] = [
     ("policy-show", true),
     ("explain", true),
     ("denied", false),
+    ("flows", true),
 ];
 
 pub fn parse(line: &[u8]) -> Result<Request, Error> {
@@ -128,6 +129,7 @@ mod tests {
                 objects: vec![serde_json::json!({"kind": "Pod"})],
                 part: 3,
                 more: true,
+                dry_run: true,
             }),
             Request::PolicyChange(PolicyChange {
                 source: source.clone(),
@@ -143,6 +145,7 @@ mod tests {
                 port: "80/tcp".into(),
             }),
             Request::Denied,
+            Request::Flows { after: Some(7) },
         ];
         for (request, (op, _)) in requests.into_iter().zip(OPERATIONS) {
             let line = serde_json::to_vec(&request).expect("requests are JSON");

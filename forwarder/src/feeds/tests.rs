@@ -150,6 +150,7 @@ fn parts_make_one_whole_or_nothing() {
         objects,
         part,
         more,
+        dry_run: false,
     };
     let mut gathering = Gathering::default();
     let mut take = |client, part| gathering.take(client, part);

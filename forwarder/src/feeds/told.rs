@@ -42,7 +42,7 @@ pub fn denied(denied: &Denied, now: Instant) -> api::Denied {
     }
 }
 
-fn decision(decision: &Decision) -> api::Decision {
+pub fn decision(decision: &Decision) -> api::Decision {
     let (reason, policies, rule) = match &decision.reason {
         Reason::Rule { policy, rule } => ("rule", vec![policy.name.to_string()], Some(*rule)),
         Reason::Isolated { by } => {

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Instant};
 
 use weft_api::{
-    forwarder::{Attach, Code, Error, Limit, Node, PortMapping},
+    forwarder::{Attach, Code, Error, Limit, Node, PacketLimit, PortMapping},
     names::Name,
 };
 use weft_conntrack::Account;
@@ -67,6 +67,8 @@ impl State {
                 // The host port has no capabilities.
                 from_pod_shaper: None,
                 to_pod_shaper: None,
+                from_pod_packets: None,
+                to_pod_packets: None,
                 connections: Arc::clone(&before.connections),
                 from_pod: Arc::clone(&before.from_pod),
                 to_pod: Arc::clone(&before.to_pod),
@@ -98,6 +100,8 @@ impl State {
             host,
             from_pod_shaper: spec.capabilities.bandwidth.from_pod.map(shaper),
             to_pod_shaper: spec.capabilities.bandwidth.to_pod.map(shaper),
+            from_pod_packets: spec.capabilities.packets.from_pod.map(counter),
+            to_pod_packets: spec.capabilities.packets.to_pod.map(counter),
             connections: Arc::new(connections.map_or_else(Account::default, Account::new)),
             from_pod: Arc::default(),
             to_pod: Arc::default(),
@@ -158,6 +162,10 @@ fn conflict(spec: &Attach, row: &PortRow) -> Option<(String, &'static str)> {
     let what = format!("{} is published by port {}", mine.published(), other.name);
     let hint = "detach the other, or publish another port of the node";
     Some((what, hint))
+}
+
+fn counter(limit: PacketLimit) -> Shaper {
+    Shaper::of_packets(limit.rate.get(), limit.burst.get(), Instant::now())
 }
 
 fn shaper(limit: Limit) -> Shaper {

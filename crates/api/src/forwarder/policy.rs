@@ -21,6 +21,10 @@ pub struct Policies {
     /// Another part follows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
+    /// Of the last part: put nothing in force, and tell for what flows now
+    /// what would change.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 fn is_first(part: &u32) -> bool {
@@ -110,7 +114,7 @@ pub struct Explanation {
     pub text: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Decision {
     pub allowed: bool,
     /// `rule`, `isolated`, `unruled`, `outside`, `itself` or `own-node`.
@@ -126,7 +130,7 @@ pub struct Decision {
     pub nearest: Vec<Nearest>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Nearest {
     pub policy: String,
     pub rule: usize,

@@ -31,7 +31,7 @@ impl Tracker {
         let (owners, second) = (visit.owners, visit.second);
         let opened = Connection::new(visit.seen, owners, visit.flipped, visit.edition);
         let Some(mut connection) = opened else {
-            return Ok(Passed { settled: false });
+            return Ok(Passed::default());
         };
         let mut victim = None;
         if !connection.parties.count(self.share()) {
@@ -61,7 +61,10 @@ impl Tracker {
                 self.count.fetch_sub(1, Relaxed);
             }
         }
-        Ok(Passed { settled })
+        Ok(Passed {
+            settled,
+            opened: true,
+        })
     }
 
     /// Gives up a connection of another shard: any, or one that counts as that

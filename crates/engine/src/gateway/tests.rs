@@ -35,6 +35,8 @@ pub(super) fn port() -> Port {
         host: None,
         from_pod_shaper: None,
         to_pod_shaper: None,
+        from_pod_packets: None,
+        to_pod_packets: None,
         connections: Arc::default(),
         from_pod: Arc::new(Traffic::default()),
         to_pod: Arc::new(Traffic::default()),

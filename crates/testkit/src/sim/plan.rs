@@ -80,6 +80,8 @@ pub fn port_with(id: PortId, mac: Mac, addresses: Vec<IpAddr>) -> Port {
         host: None,
         from_pod_shaper: None,
         to_pod_shaper: None,
+        from_pod_packets: None,
+        to_pod_packets: None,
         connections: Arc::default(),
         from_pod: Arc::default(),
         to_pod: Arc::default(),

@@ -1,7 +1,10 @@
 //! Requests about policies: what the feeds are given, and what is asked of
 //! them.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::IpAddr,
+    time::{Instant, SystemTime},
+};
 
 use tracing::info;
 use weft_api::{
@@ -10,7 +13,7 @@ use weft_api::{
 };
 
 use super::Forwarder;
-use crate::feeds::{Plan, asked, gather::Gathered, told};
+use crate::feeds::{Plan, asked, gather::Gathered, logged::Moment, told};
 
 impl Forwarder {
     /// The client is gone: what it began is forgotten.
@@ -19,8 +22,13 @@ impl Forwarder {
     }
 
     pub(super) fn policies(&mut self, client: usize, part: Policies) -> Result<Reply, Error> {
+        let dry_run = part.dry_run;
         match self.gathering.take(client, part)? {
             Gathered::Part(objects) => Ok(Reply::Taken { objects }),
+            Gathered::Whole(source, objects) if dry_run => {
+                let trial = self.feeds.trial(source, objects, Instant::now())?;
+                Ok(Reply::Trial(trial))
+            }
             Gathered::Whole(source, objects) => {
                 let plan = self.feeds.plan_replacement(source, objects)?;
                 self.commit(plan)
@@ -53,6 +61,14 @@ impl Forwarder {
         let flow = asked::flow(asked, self.feeds.objects(), port)?;
         let told = told::explanation(&self.feeds.explain(&flow));
         Ok(Reply::Explanation(Box::new(told)))
+    }
+
+    pub(super) fn flows(&self, after: Option<u64>) -> Result<Reply, Error> {
+        let now = Moment {
+            steady: Instant::now(),
+            wall: SystemTime::now(),
+        };
+        self.feeds.flows(after, now).map(Reply::Flows)
     }
 
     /// Puts the rules in force, if they are others.
