@@ -14,7 +14,7 @@ use std::{
 
 use weft_api::{
     forwarder::{Node, Nodes, Path, PathState, Request, Way},
-    names::Name,
+    names::{Mac, Name},
 };
 use weft_cni::{ethtool, link::Attach, netns::Netns};
 use weft_lab::{
@@ -123,6 +123,7 @@ fn peers_share_a_budget() {
         peer.name = Name::new(format!("peer{number}")).expect("a name");
         peer.underlay = vec![Ipv4Addr::new(192, 0, 2 + high, low).into()];
         peer.tunnel = vec![Ipv4Addr::new(10, 245, high, low).into()];
+        peer.vtep_mac = Mac([2, 0, 0, 1, high, low]);
         peer.blocks.clear();
         peer
     };

@@ -110,6 +110,7 @@ impl Site {
             objects: Vec::new(),
             part: 0,
             more: false,
+            dry_run: false,
         }));
         let steps = case.steps.iter().flat_map(|step| {
             self.tell(&Request::PolicyChange(change(&step.edits)));

@@ -1,16 +1,25 @@
 //! A blocking client of a forwarder's control socket. Every call ends by its
 //! deadline.
 
-use std::{os::fd::BorrowedFd, path::Path, time::Duration};
+use std::{
+    os::fd::BorrowedFd,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use weft_api::{
-    forwarder::{Answer, Attach, Error as Refusal, Peer, Port, Reply, Request, Status},
+    forwarder::{Answer, Attach, Code, Error as Refusal, Peer, Port, Reply, Request, Status},
     names::Name,
 };
 use weft_socket::line::{Connection, LineError};
 
 /// How long a forwarder may take for one answer.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// For a forwarder with as many clients as it takes to have room for one more.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -88,9 +97,17 @@ impl Client {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Reply, ClientError> {
-        match self.0.ask(request, fds)? {
-            Answer::Ok(reply) => Ok(reply),
-            Answer::Error(refusal) => Err(ClientError::Refused(refusal)),
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.0.ask(request, fds)? {
+                Answer::Ok(reply) => return Ok(reply),
+                // It has read nothing of the request.
+                Answer::Error(refusal) if refusal.code == Code::Busy && Instant::now() < until => {
+                    thread::sleep(PAUSE);
+                    self.0 = self.0.again()?;
+                }
+                Answer::Error(refusal) => return Err(ClientError::Refused(refusal)),
+            }
         }
     }
 }

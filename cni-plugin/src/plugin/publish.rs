@@ -56,7 +56,13 @@ pub(super) fn add(world: Option<World>, forwarder: &mut Client) -> Result<(), Fa
 
 /// Takes away what no port of the forwarder publishes, whoever has left it.
 pub(super) fn mend(order: &Order) -> Result<(), Failure> {
-    let ports = || Client::connect(&order.config.forwarder)?.ports();
+    let mut client = None;
+    let ports = || match &mut client {
+        Some(client) => Client::ports(client),
+        none => none
+            .insert(Client::connect(&order.config.forwarder)?)
+            .ports(),
+    };
     match nat::unpublish(ports) {
         Err(NatError::Forwarder(ClientError::Line(error))) if error.is_absent() => {
             eprintln!("weft-cni: {error}; weft host up will take away what was published");

