@@ -294,15 +294,35 @@ fn what_is_no_object_is_refused() {
     for (text, said) in [
         ("{", "neither YAML nor JSON"),
         ("[1]", "document 1 is no object"),
+        (
+            "{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n---\n[1]",
+            "document 2 is",
+        ),
+        (
+            "{apiVersion: v1, kind: PodList, items: [{metadata: {name: a}}, {}]}",
+            "item 2 of document 1 is no object",
+        ),
+        (
+            "{apiVersion: v1, kind: PodList, items: [{metadata: {}}]}",
+            "Pod at item 1 of document 1: metadata: missing field `name`",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: a, lables: {}}}",
+            "Pod default/a: metadata.lables: unknown",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: '', lables: {}}}",
+            "Pod default/a: metadata.lables: unknown",
+        ),
         ("{kind: Pod}", "document 1 is no object"),
         ("{apiVersion: v1, kind: Pod}", "document 1 is no object"),
         (
             "{apiVersion: v1, kind: Secret, metadata: {name: a}}",
-            "Secret of v1 is not understood",
+            "Secret a: Secret of v1 is not understood",
         ),
         (
             "{apiVersion: v1, kind: Pod, metadata: {name: A}}",
-            "Pod A: metadata: \"A\" is no name",
+            "Pod default/A: metadata: \"A\" is no name",
         ),
         (
             "{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {b: y}}}",
@@ -351,6 +371,53 @@ fn bottomless_text_is_refused() {
         "- ".repeat(deep),
         lists,
     ] {
-        assert!(matches!(read(&text), Err(ReadError::Syntax(_))));
+        let refused = read(&text).expect_err("bottomless");
+        assert!(
+            matches!(refused, ReadError::Syntax(_) | ReadError::Budget(_)),
+            "{refused}"
+        );
     }
+}
+
+#[test]
+fn an_empty_namespace_is_the_default_one() {
+    let at = |namespace| {
+        let metadata = format!("{{name: a{namespace}}}");
+        one(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {metadata}}}"
+        ))
+        .name()
+    };
+    assert_eq!(at(", namespace: ''"), at(", namespace: default"));
+    assert_eq!(at(", namespace: ''"), at(""));
+}
+
+#[test]
+fn whole_clusters_are_read() {
+    let pod = |number: usize| {
+        format!(
+            "{{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {{\"name\": \"p{number}\", \
+             \"annotations\": {{\"long\": \"{}\"}}}}, \"spec\": {{\"containers\": [{}]}}}}",
+            "x".repeat(1100),
+            ["{\"name\": \"c\", \"env\": [{\"name\": \"A\", \"value\": \"1\"}]}"; 16].join(", ")
+        )
+    };
+    let documents: Vec<_> = (0..2000).map(pod).collect();
+    let many = read(&documents.join("\n---\n")).expect("many documents");
+    let items = documents.join(",\n\t");
+    let list = format!("{{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n\t{items}]}}");
+    assert_eq!(many.len(), 2000);
+    assert_eq!(read(&list), Ok(many));
+}
+
+#[test]
+fn too_much_is_told_apart_from_bad_text() {
+    let text = "--- {}\n".repeat((1 << 18) + 1);
+    let sentence = refusal(&text);
+    assert!(
+        sentence.contains("too large: more than 262144 documents"),
+        "{sentence}"
+    );
+    let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+    assert!(refusal(&deep).contains("more than 64 levels"));
 }
