@@ -146,7 +146,8 @@ impl Site {
             thread::sleep(Duration::from_millis(1));
         };
         let wrong = tries.iter().filter_map(|one| one.wrong(&arrived, &denied));
-        wrong.map(|what| format!("{}, {}: {what}", case.name, step.name))
+        wrong
+            .map(|what| format!("{}, {}: {what}", case.name, step.name))
             .collect()
     }
 
