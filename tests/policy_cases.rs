@@ -143,6 +143,10 @@ impl Site {
             if !tries.iter().any(is_open) || Instant::now() > until {
                 break denied;
             }
+            tries
+                .iter()
+                .filter(|one| is_open(one))
+                .for_each(|one| one.repeat());
             thread::sleep(Duration::from_millis(1));
         };
         let wrong = tries.iter().filter_map(|one| one.wrong(&arrived, &denied));
@@ -251,6 +255,13 @@ impl Server {
         })
     }
 
+    /// Asks for an SCTP association.
+    fn initiate(&self, number: u16, to: SocketAddr) -> io::Result<()> {
+        let [[a, b], [c, d]] = [number, to.port()].map(u16::to_be_bytes);
+        let packet = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, INIT, 0, 0, 4];
+        self.sctp.send_to(&packet, (to.ip(), 0)).map(|_| ())
+    }
+
     /// Answers datagrams, and notes the numbers of SCTP's openings. The kernel
     /// answers TCP's.
     fn serve(&self, arrived: &mut BTreeSet<u16>) {
@@ -276,6 +287,7 @@ impl Server {
 const INIT: u8 = 1;
 
 struct Try<'a> {
+    from: &'a Server,
     number: u16,
     probe: &'a Probe,
     socket: Socket,
@@ -289,27 +301,40 @@ enum Socket {
 }
 
 impl<'a> Try<'a> {
-    fn start(from: &Server, number: u16, probe: &'a Probe) -> Self {
+    fn start(from: &'a Server, number: u16, probe: &'a Probe) -> Self {
         let to = probe.flow.destination;
         let opened = match probe.flow.transport {
             Transport::Tcp(port) => in_pod(from, || knock((to, port).into())).map(Socket::Tcp),
             Transport::Udp(port) => {
                 in_pod(from, || datagram((to, port).into(), number)).map(Socket::Udp)
             }
-            Transport::Sctp(port) => {
-                let [[a, b], [c, d]] = [number, port].map(u16::to_be_bytes);
-                let packet = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, INIT, 0, 0, 4];
-                let sent = from.sctp.send_to(&packet, (to, 0));
-                sent.map(|_| Socket::Sctp)
-            }
+            Transport::Sctp(port) => from
+                .initiate(number, (to, port).into())
+                .map(|()| Socket::Sctp),
             Transport::Other(other) => panic!("the suite knows no protocol {other}"),
         };
         let socket = opened.unwrap_or_else(|error| panic!("{} to {to}: {error}", probe.from));
         Self {
+            from,
             number,
             probe,
             socket,
         }
+    }
+
+    /// A denial that comes while the list is read is counted and not listed, so
+    /// what is to be denied goes again; of TCP the kernel sees to that.
+    fn repeat(&self) {
+        let sent = match (&self.socket, self.probe.flow.transport) {
+            _ if self.probe.allowed => return,
+            (Socket::Udp(socket), _) => socket.send(&self.number.to_be_bytes()).map(|_| ()),
+            (Socket::Sctp, Transport::Sctp(port)) => {
+                let to = (self.probe.flow.destination, port).into();
+                self.from.initiate(self.number, to)
+            }
+            _ => return,
+        };
+        sent.expect("sent again");
     }
 
     fn arrived(&self, openings: &BTreeSet<u16>) -> bool {
