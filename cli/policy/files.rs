@@ -29,8 +29,8 @@ pub fn load(paths: &[PathBuf]) -> anyhow::Result<Vec<Loaded>> {
     for file in files(paths)? {
         let called = file.display().to_string();
         let text = fs::read_to_string(&file).with_context(|| called.clone())?;
-        for value in documents(&text).with_context(|| called.clone())? {
-            let objects = read_value(value.clone()).with_context(|| called.clone())?;
+        for (origin, value) in documents(&text).with_context(|| called.clone())? {
+            let objects = read_value(origin, value.clone()).with_context(|| called.clone())?;
             for object in objects {
                 let name = object.name();
                 if let Some(other) = places.insert(name.clone(), called.clone()) {

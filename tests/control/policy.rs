@@ -163,8 +163,7 @@ fn bad_files_leave_what_was_in_force() {
     let why = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success());
     assert!(
-        why.contains("z.yaml: NetworkPolicy default/bad: ")
-            || why.contains("z.yaml: NetworkPolicy bad: "),
+        why.contains("z.yaml: NetworkPolicy default/bad: spec.ingres"),
         "{why}"
     );
     assert_eq!(json(&run(&server, &["policy", "list", "--json"])), before);

@@ -8,5 +8,6 @@ pub mod forwarder;
 pub mod framing;
 pub mod ipam;
 pub mod names;
+pub mod unique;
 
 pub use error::Error;

@@ -14,12 +14,9 @@ use weft_policy::{Decision, Flow, object::Direction};
 
 const FLOWS_MAX: usize = 256;
 
-/// Entries among which a flow is looked for that was denied before.
-const RECENT: usize = 16;
-
 #[derive(Debug, Default)]
 pub struct Denied {
-    /// Latest last.
+    /// Latest last, each once.
     flows: Mutex<VecDeque<Denial>>,
     forgotten: AtomicU64,
 }
@@ -48,24 +45,22 @@ impl Denied {
         self.forgotten.load(Relaxed)
     }
 
-    /// Adds to the flow if it is among the latest; counts what it cannot note
-    /// at once.
-    pub fn note(&self, denial: Denial) {
+    /// Adds to the flow if it is known; counts what it cannot note at once.
+    pub fn note(&self, mut denial: Denial) {
         let Ok(mut flows) = self.flows.try_lock() else {
             self.forgotten.fetch_add(denial.packets, Relaxed);
             return;
         };
-        let same = |other: &&mut Denial| {
+        let same = |other: &Denial| {
             other.flow == denial.flow
                 && other.direction == denial.direction
                 && other.edition == denial.edition
         };
-        if let Some(known) = flows.iter_mut().rev().take(RECENT).find(same) {
-            known.packets += denial.packets;
-            known.at = denial.at;
-            return;
-        }
-        if flows.len() == FLOWS_MAX
+        // What is denied often is near the end.
+        let known = flows.iter().rposition(same);
+        if let Some(known) = known.and_then(|place| flows.remove(place)) {
+            denial.packets += known.packets;
+        } else if flows.len() == FLOWS_MAX
             && let Some(oldest) = flows.pop_front()
         {
             self.forgotten.fetch_add(oldest.packets, Relaxed);

@@ -11,7 +11,7 @@ use std::{hint::black_box, net::IpAddr, time::Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
-use weft_policy::{Change, Compiler, Flow, Rulebook, Transport, read_value};
+use weft_policy::{Change, Compiler, Flow, Origin, Rulebook, Transport, read_value};
 
 const PODS: usize = 5_000;
 const POLICIES: usize = 10_000;
@@ -44,7 +44,7 @@ const SHAPES: [Shape; 3] = [
 ];
 
 fn put(manifest: Value) -> Change {
-    let mut objects = read_value(manifest).expect("a manifest that reads");
+    let mut objects = read_value(Origin::object(1), manifest).expect("a manifest that reads");
     Change::Put(objects.remove(0))
 }
 

@@ -21,7 +21,7 @@ mod rulebook;
 
 use std::sync::Arc;
 
-use rapidhash::RapidHashMap;
+use rapidhash::{RapidHashMap, RapidHashSet};
 
 use crate::object::{
     Change, Direction, Group, Object, ObjectName, Objects, Peer, PodName, Policy, PolicyName,
@@ -85,7 +85,7 @@ struct Pending {
     dead_sets: Vec<MembersId>,
     /// Whose policies are others now.
     changed_subjects: Mask,
-    namespaces: Vec<String>,
+    namespaces: RapidHashSet<String>,
 }
 
 impl Compiler {
@@ -157,10 +157,12 @@ impl Compiler {
             Change::Remove(ObjectName::Node(name)) => self.endpoints.remove_node(name),
             Change::Put(Object::Namespace(namespace)) => {
                 if self.objects.namespace(&namespace.name).as_ref() != namespace {
-                    pending.namespaces.push(namespace.name.clone());
+                    pending.namespaces.insert(namespace.name.clone());
                 }
             }
-            Change::Remove(ObjectName::Namespace(name)) => pending.namespaces.push(name.clone()),
+            Change::Remove(ObjectName::Namespace(name)) => {
+                pending.namespaces.insert(name.clone());
+            }
         }
     }
 

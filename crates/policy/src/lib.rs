@@ -27,6 +27,7 @@ pub use compile::{Compiler, Rulebook};
 pub use explain::{Explanation, explain};
 pub use interpret::interpret;
 pub use object::{
-    Change, Object, ObjectName, Objects, Policy, PolicyName, ReadError, documents, read, read_value,
+    Change, Object, ObjectName, Objects, Origin, Policy, PolicyName, ReadError, documents, read,
+    read_value,
 };
 pub use verdict::{Decision, Flow, Reason, Transport, Verdict};

@@ -27,7 +27,7 @@ use ipnet::IpNet;
 pub use labels::{Labels, Requirement, Selector};
 pub use place::{NamedPort, Namespace, Node, Pod, PodName};
 pub use ports::{PortMatch, Protocol};
-pub use read::{ReadError, documents, read, read_value};
+pub use read::{Origin, ReadError, documents, read, read_value};
 
 /// One object that weft understands.
 #[derive(Clone, Debug, PartialEq, Eq)]

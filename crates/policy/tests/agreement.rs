@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Value, json};
 use weft_policy::{
-    Change, Compiler, Flow, ObjectName, Objects, Transport, interpret, object::Direction, read,
-    read_value,
+    Change, Compiler, Flow, ObjectName, Objects, Origin, Transport, interpret, object::Direction,
+    read, read_value,
 };
 
 /// Pods', then nodes', then strangers'.
@@ -235,7 +235,8 @@ fn change() -> impl Strategy<Value = Change> {
         2 => namespace(),
     ];
     let put = |value: Value| {
-        let mut objects = read_value(value).expect("an object as the API has it");
+        let mut objects =
+            read_value(Origin::object(1), value).expect("an object as the API has it");
         objects.remove(0)
     };
     (object.prop_map(put), 0..4).prop_map(|(object, dice)| match dice {

@@ -14,7 +14,7 @@ mod kubernetes;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde_json::{Value, json};
-use weft_policy::{Change, Flow, ObjectName, Transport, object::Protocol, read_value};
+use weft_policy::{Change, Flow, ObjectName, Origin, Transport, object::Protocol, read_value};
 
 pub use kubernetes::kubernetes;
 
@@ -59,7 +59,8 @@ impl Edit {
     fn change(&self) -> Change {
         match self {
             Self::Put(manifest) => {
-                let mut objects = read_value(manifest.clone()).expect("a manifest that reads");
+                let objects = read_value(Origin::object(1), manifest.clone());
+                let mut objects = objects.expect("a manifest that reads");
                 assert_eq!(objects.len(), 1, "a list is no object");
                 Change::Put(objects.remove(0))
             }

@@ -1,7 +1,12 @@
 //! One line in, one request out, or the error that says why not.
 
+use std::fmt::Display;
+
 use serde_json::{Map, Value};
-use weft_api::forwarder::{Code, Error, REQUEST_MAX, Request};
+use weft_api::{
+    forwarder::{Code, Error, REQUEST_MAX, Request},
+    unique::Unique,
+};
 
 use crate::publish::refusal;
 
@@ -26,10 +31,7 @@ const OPERATIONS: [(&str, bool); 16] = [
 ];
 
 pub fn parse(line: &[u8]) -> Result<Request, Error> {
-    let fields: Map<String, Value> = serde_json::from_slice(line).map_err(|fault| {
-        let message = format!("the line is not a JSON object: {fault}");
-        refusal(Code::Malformed, message, "send one object a line")
-    })?;
+    let fields = fields(line)?;
     let Some(Value::String(op)) = fields.get("op") else {
         let message = "the object has no \"op\" that names an operation";
         return Err(refusal(
@@ -58,12 +60,32 @@ pub fn parse(line: &[u8]) -> Result<Request, Error> {
         .map_err(|fault| refusal(Code::Invalid, format!("{op}: {fault}"), hint))
 }
 
+fn fields(line: &[u8]) -> Result<Map<String, Value>, Error> {
+    let malformed = |fault: &dyn Display| {
+        let message = format!("the line is not a JSON object: {fault}");
+        refusal(Code::Malformed, message, "send one object a line")
+    };
+    let mut json = serde_json::Deserializer::from_slice(line);
+    let Unique(value) = serde_path_to_error::deserialize(&mut json).map_err(|fault| {
+        if fault.inner().is_data() {
+            refusal(Code::Invalid, fault.to_string(), "leave one of the two out")
+        } else {
+            malformed(fault.inner())
+        }
+    })?;
+    json.end().map_err(|fault| malformed(&fault))?;
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(malformed(&"it is another value")),
+    }
+}
+
 pub fn oversized() -> Error {
     let message = format!("the line is longer than {REQUEST_MAX} bytes");
     refusal(
         Code::Oversized,
         message,
-        "a state that large needs more than one network",
+        "give `policies` in parts; an `apply` that large needs more than one network",
     )
 }
 
@@ -154,11 +176,48 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_comes_twice_is_named_with_its_place() {
+        let objects = r#"[{"kind":"Pod"},{"spec":{"ingress":[],"egress":[],"ingress":[{}]}}]"#;
+        for (line, said) in [
+            (
+                format!(r#"{{"op":"policies","source":"a","objects":{objects}}}"#),
+                "objects[1].spec: key `ingress` comes twice",
+            ),
+            (
+                format!(r#"{{"op":"policy-change","source":"a","put":{objects}}}"#),
+                "put[1].spec: key `ingress` comes twice",
+            ),
+            (
+                r#"{"op":"detach","name":"a","name":"b"}"#.to_owned(),
+                "key `name` comes twice",
+            ),
+        ] {
+            let refused = parse(line.as_bytes()).expect_err(&line);
+            assert_eq!(refused.code, Code::Invalid, "{line}");
+            assert!(refused.message.starts_with(said), "{}", refused.message);
+        }
+    }
+
+    #[test]
+    fn an_object_of_an_empty_namespace_is_of_the_default_one() {
+        let asked = |namespace| {
+            let policy = format!(r#"{{"kind":"NetworkPolicy"{namespace},"name":"web"}}"#);
+            parse(format!(r#"{{"op":"policy-show","policy":{policy}}}"#).as_bytes())
+        };
+        let left_out = asked("");
+        assert!(left_out.is_ok());
+        for namespace in [r#","namespace":"""#, r#","namespace":null"#] {
+            assert_eq!(asked(namespace), left_out);
+        }
+    }
+
+    #[test]
     fn what_is_no_request_is_told_apart() {
         for line in [
             "",
             "{",
             "[]",
+            "{}{}",
             "7",
             "\"list\"",
             "{}",

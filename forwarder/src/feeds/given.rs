@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use weft_api::forwarder::{Code, Error, ObjectRef};
-use weft_policy::{Object, ObjectName, PolicyName, object::PodName, read_value};
+use weft_policy::{Object, ObjectName, Origin, PolicyName, object::PodName, read_value};
 
 use super::OBJECTS_MAX;
 use crate::publish::refusal;
@@ -18,18 +18,19 @@ pub struct Given {
 
 /// Reads all, or refuses all.
 pub fn read(values: Vec<Value>) -> Result<Vec<Given>, Error> {
-    values.into_iter().map(read_one).collect()
+    let origins = (1..).map(Origin::object);
+    origins.zip(values).map(read_one).collect()
 }
 
-fn read_one(value: Value) -> Result<Given, Error> {
+fn read_one((origin, value): (Origin, Value)) -> Result<Given, Error> {
     let hint = "docs/policy.md says which objects and fields are understood";
     let is_policy = |kind: &str| kind.ends_with("Policy");
     let kind = value.get("kind").and_then(Value::as_str);
     let text = kind
         .is_some_and(is_policy)
         .then(|| value.to_string().into_boxed_str());
-    let mut objects =
-        read_value(value).map_err(|fault| refusal(Code::Invalid, fault.to_string(), hint))?;
+    let mut objects = read_value(origin, value)
+        .map_err(|fault| refusal(Code::Invalid, fault.to_string(), hint))?;
     match (objects.pop(), objects.is_empty()) {
         (Some(object), true) => Ok(Given { object, text }),
         _ => Err(refusal(

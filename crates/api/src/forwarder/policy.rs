@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::names::Name;
@@ -47,10 +47,19 @@ pub struct PolicyChange {
 #[serde(deny_unknown_fields)]
 pub struct ObjectRef {
     pub kind: String,
-    /// Of what has one, `default` where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Of what has one, `default` where it is left out or empty.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "filled"
+    )]
     pub namespace: Option<String>,
     pub name: String,
+}
+
+fn filled<'de, D: Deserializer<'de>>(text: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(text)?;
+    Ok(text.filter(|text| !text.is_empty()))
 }
 
 /// A flow's ends may be addresses, names of ports, pods (`namespace/name`, or

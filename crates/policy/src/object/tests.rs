@@ -294,15 +294,35 @@ fn what_is_no_object_is_refused() {
     for (text, said) in [
         ("{", "neither YAML nor JSON"),
         ("[1]", "document 1 is no object"),
+        (
+            "{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n---\n[1]",
+            "document 2 is",
+        ),
+        (
+            "{apiVersion: v1, kind: PodList, items: [{metadata: {name: a}}, {}]}",
+            "item 2 of document 1 is no object",
+        ),
+        (
+            "{apiVersion: v1, kind: PodList, items: [{metadata: {}}]}",
+            "Pod at item 1 of document 1: metadata: missing field `name`",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: a, lables: {}}}",
+            "Pod default/a: metadata.lables: unknown",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: '', lables: {}}}",
+            "Pod default/a: metadata.lables: unknown",
+        ),
         ("{kind: Pod}", "document 1 is no object"),
         ("{apiVersion: v1, kind: Pod}", "document 1 is no object"),
         (
             "{apiVersion: v1, kind: Secret, metadata: {name: a}}",
-            "Secret of v1 is not understood",
+            "Secret a: Secret of v1 is not understood",
         ),
         (
             "{apiVersion: v1, kind: Pod, metadata: {name: A}}",
-            "Pod A: metadata: \"A\" is no name",
+            "Pod default/A: metadata: \"A\" is no name",
         ),
         (
             "{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {b: y}}}",
@@ -351,6 +371,23 @@ fn bottomless_text_is_refused() {
         "- ".repeat(deep),
         lists,
     ] {
-        assert!(matches!(read(&text), Err(ReadError::Syntax(_))));
+        let refused = read(&text).expect_err("bottomless");
+        assert!(
+            matches!(refused, ReadError::Syntax(_) | ReadError::Budget(_)),
+            "{refused}"
+        );
     }
+}
+
+#[test]
+fn an_empty_namespace_is_the_default_one() {
+    let at = |namespace| {
+        let metadata = format!("{{name: a{namespace}}}");
+        one(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {metadata}}}"
+        ))
+        .name()
+    };
+    assert_eq!(at(", namespace: ''"), at(", namespace: default"));
+    assert_eq!(at(", namespace: ''"), at(""));
 }
