@@ -97,7 +97,9 @@ fn up(args: &Up, kept: &mut Option<nat::Kept>) -> anyhow::Result<String> {
     let own = &underlay.addresses;
     let behind = plan::behind(&status, &args.pools, args.nat_outgoing)?;
     let port = host_port(&mut forwarder)?;
-    let mac = port.as_ref().map_or_else(plan::any_mac, |port| Ok(port.mac))?;
+    let mac = port
+        .as_ref()
+        .map_or_else(plan::any_mac, |port| Ok(port.mac))?;
     let plan = plan::wiring(&mut forwarder, &status, own, behind, args.mtu, mac)?;
     let Plan {
         wiring,
@@ -176,7 +178,11 @@ fn raise(
             if renew || !whole {
                 link::renew(here, wiring)?;
             }
-            return Ok(if whole { "is up already" } else { "is whole again" });
+            return Ok(if whole {
+                "is up already"
+            } else {
+                "is whole again"
+            });
         }
         (Some(port), None) if port.state == PortState::Up => bail!(
             "{HOST_LINK} of this forwarder is up in another network namespace; run weft host up \

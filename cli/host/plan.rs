@@ -222,7 +222,9 @@ impl Around {
     pub fn warning(&self) -> String {
         let (so, remedy) = match self.is_own {
             true => (
-                format!("the pool has no route by {HOST_LINK}, and this node does not reach its pods"),
+                format!(
+                    "the pool has no route by {HOST_LINK}, and this node does not reach its pods"
+                ),
                 "give pods addresses of their own, by another pool".to_owned(),
             ),
             false => (self.unreached(), self.peers_remedy()),
@@ -235,7 +237,8 @@ impl Around {
         let (so, remedy) = match self.is_own {
             true => (
                 "its tunnel ends in itself".to_owned(),
-                "give pods addresses of their own, by another pool, and run weft host up".to_owned(),
+                "give pods addresses of their own, by another pool, and run weft host up"
+                    .to_owned(),
             ),
             false => (self.unreached(), self.peers_remedy()),
         };
@@ -252,7 +255,9 @@ impl Around {
 
     fn peers_remedy(&self) -> String {
         let Self { address, node, .. } = self;
-        format!("give {node} an underlay address outside the pools, or {address} a route of its own")
+        format!(
+            "give {node} an underlay address outside the pools, or {address} a route of its own"
+        )
     }
 }
 

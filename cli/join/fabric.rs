@@ -57,7 +57,9 @@ pub fn check(forwarder: &mut Client) -> anyhow::Result<()> {
 /// weft0's index, if it is up.
 fn host_link(netlink: &Netlink) -> Result<Option<u32>, NetlinkError> {
     let link = netlink.link(HOST_LINK)?;
-    Ok(link.filter(|link| link.up).map(|LinkState { index, .. }| index))
+    Ok(link
+        .filter(|link| link.up)
+        .map(|LinkState { index, .. }| index))
 }
 
 /// Whether a link of this node reaches the address without a gateway. What
@@ -186,7 +188,8 @@ impl Fabric {
         };
         let mut wrong = Vec::new();
         let ours = hops.iter().filter(|hop| hop.protocol == PROTOCOL);
-        for hop in ours.filter(|hop| hop.via.is_none() || gateways.get(&hop.to) != hop.via.as_ref()) {
+        for hop in ours.filter(|hop| hop.via.is_none() || gateways.get(&hop.to) != hop.via.as_ref())
+        {
             match self.netlink.remove_hop(hop) {
                 Err(error) if !error.is(Errno::ESRCH) => wrong.push(remedied(&error)),
                 _ => {}

@@ -17,7 +17,10 @@ fn node(number: u8, blocks: &[(&str, Way)]) -> Node {
         vni: Vni::DEFAULT,
         port: 4789,
         blocks: ways.keys().copied().collect(),
-        ways: ways.into_iter().filter(|(_, way)| *way != Way::Vxlan).collect(),
+        ways: ways
+            .into_iter()
+            .filter(|(_, way)| *way != Way::Vxlan)
+            .collect(),
         tunnel: Vec::new(),
     }
 }
@@ -41,7 +44,10 @@ fn what_is_lent_out_of_a_direct_block_is_where_it_is() {
             ("fd00:2::/64", Way::Direct),
         ],
     );
-    let far = node(3, &[("10.2.0.7/32", Way::Vxlan), ("10.4.0.0/24", Way::Ipip)]);
+    let far = node(
+        3,
+        &[("10.2.0.7/32", Way::Vxlan), ("10.4.0.0/24", Way::Ipip)],
+    );
     let nodes = Nodes {
         node: own,
         peers: vec![near, far],

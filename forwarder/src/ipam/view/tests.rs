@@ -277,7 +277,9 @@ fn a_node_that_the_server_does_not_know_serves_its_pods_all_the_same() {
 #[test]
 fn the_own_addresses_outlive_the_record_unless_another_has_them() {
     let mut own = own();
-    own.tunnel = ["10.1.0.0", "fd00:1::"].map(|a| a.parse().expect("an address")).into();
+    own.tunnel = ["10.1.0.0", "fd00:1::"]
+        .map(|a| a.parse().expect("an address"))
+        .into();
     let (nodes, _) = view(&[node(2)], &[]).nodes(&own);
     assert_eq!(nodes.node.tunnel, own.tunnel);
     let mut heir = node(2);
