@@ -145,7 +145,26 @@ fn a_node_that_registers_is_given_what_weft0_has() {
     talk_by(&probes, &one.itself(), &two.pod, VXLAN_MTU);
     talk_by(&probes, &one.itself(), &two.itself(), VXLAN_MTU);
 
-    // A record that is lost and comes back takes nothing of the node's own.
+    what_is_its_own_outlives_its_record(&ipam, one, two);
+
+    // A pool that holds the underlay is left out when it is made later.
+    ipam.ask(json!({"op": "pool-create", "name": "late", "cidr": "192.0.2.0/24"}));
+    let page = said(one.weft(&["host", "up"]));
+    let told = "warn: pool 192.0.2.0/24 holds 192.0.2.1, the underlay address of node";
+    assert!(page.contains(told), "{page}");
+    let routes = run(&one.netns, "ip route show dev weft0").expect("told");
+    assert!(
+        !routes.contains("192.0.2.0/24") && routes.contains("10.244.0.0/16"),
+        "{routes}"
+    );
+    talk_by(&probes, &one.itself(), &two.pod, VXLAN_MTU);
+    let named = ["host", "up", "--pool", "192.0.2.0/24"];
+    refused(one, &named, &["holds 192.0.2.1", "addresses of their own"]);
+}
+
+/// The record is lost, as with a lease, and comes back.
+fn what_is_its_own_outlives_its_record(ipam: &Ipam, one: &Place, two: &Place) {
+    let probes = [Probe::Ping, Probe::Tcp];
     let status = || {
         let mut client = one.forwarder.client().expect("a client");
         client.status().expect("a status")
@@ -162,7 +181,7 @@ fn a_node_that_registers_is_given_what_weft0_has() {
     });
     assert_eq!(status().tunnel, before.tunnel);
     talk_by(&probes, &one.itself(), &one.pod, VXLAN_MTU);
-    // Who registers is known again.
+    // By hand it is known again.
     let record = json!({"op": "node-put", "name": one.plan.name,
         "underlay": [format!("{}/24", one.plan.underlay[0])], "vtep_mac": one.plan.vtep_mac,
         "tunnel": before.tunnel});
@@ -172,18 +191,4 @@ fn a_node_that_registers_is_given_what_weft0_has() {
         client.peers().expect("peers").len() == 2
     });
     talk_by(&probes, &one.itself(), &one.pod, VXLAN_MTU);
-
-    // A pool that holds the underlay is left out when it is made later.
-    ipam.ask(json!({"op": "pool-create", "name": "late", "cidr": "192.0.2.0/24"}));
-    let page = said(one.weft(&["host", "up"]));
-    let told = "warn: pool 192.0.2.0/24 holds 192.0.2.1, the underlay address of node";
-    assert!(page.contains(told), "{page}");
-    let routes = run(&one.netns, "ip route show dev weft0").expect("told");
-    assert!(
-        !routes.contains("192.0.2.0/24") && routes.contains("10.244.0.0/16"),
-        "{routes}"
-    );
-    talk_by(&probes, &one.itself(), &two.pod, VXLAN_MTU);
-    let named = ["host", "up", "--pool", "192.0.2.0/24"];
-    refused(one, &named, &["holds 192.0.2.1", "addresses of their own"]);
 }
