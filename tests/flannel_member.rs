@@ -341,10 +341,11 @@ fn pods_get_the_leases_addresses_from_host_local() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let env = at("subnet.env");
+    // One subnet is left.
+    let flanneld = net.flanneld();
     let mut member = net.command();
     let member = member.arg("--subnet-env").arg(&env).spawn();
     let _member = Running(member.expect("it runs"));
-    let flanneld = net.flanneld();
     awaited(&net.etcd, OURS);
     flanneld.follow();
     net.wait_for_peers(2);
