@@ -96,18 +96,18 @@ fn up(args: &Up, kept: &mut Option<nat::Kept>) -> anyhow::Result<String> {
     let underlay = Underlay::look(&status.underlay)?;
     let own = &underlay.addresses;
     let behind = plan::behind(&status, &args.pools, args.nat_outgoing)?;
-    let plan = plan::wiring(&mut forwarder, &status, own, behind, args.mtu)?;
+    let port = host_port(&mut forwarder)?;
+    let mac = port
+        .as_ref()
+        .map_or_else(plan::any_mac, |port| Ok(port.mac))?;
+    let plan = plan::wiring(&mut forwarder, &status, own, behind, args.mtu, mac)?;
     let Plan {
-        mut wiring,
+        wiring,
         masqueraded,
-        left_out,
+        around,
     } = plan;
-    let done = raise(
-        &Netns::current()?,
-        &mut wiring,
-        kept.is_none(),
-        &mut forwarder,
-    )?;
+    let here = Netns::current()?;
+    let done = raise(&here, &wiring, port, kept.is_none(), &mut forwarder)?;
     let mut page = format!("{HOST_LINK} {done}: {}\n", told(&wiring));
     if wiring.addresses.is_empty() {
         page += &format!(
@@ -120,7 +120,7 @@ fn up(args: &Up, kept: &mut Option<nat::Kept>) -> anyhow::Result<String> {
     for pool in pools {
         page += &format!("route {pool} by {HOST_LINK}\n");
     }
-    for held in &left_out {
+    for held in &around {
         page += &held.warning();
     }
     let ways = Ways {
@@ -159,25 +159,30 @@ fn host_port(forwarder: &mut Client) -> anyhow::Result<Option<Port>> {
     Ok(ports.find(|port| port.host.is_some()))
 }
 
-/// Sees that weft0 is as `wiring` says, and tells what that took.
+/// Sees that weft0, by now `port`, is as `wiring` says, and tells what that
+/// took. `renew`: what costs to compare, too.
 fn raise(
     here: &Netns,
-    wiring: &mut Wiring,
+    wiring: &Wiring,
+    port: Option<Port>,
     renew: bool,
     forwarder: &mut Client,
 ) -> anyhow::Result<&'static str> {
-    let port = host_port(forwarder)?;
     let link = link::ours(here, HOST_LINK)?;
     if let (Some(port), Some(link)) = (&port, &link) {
         refuse_foreign(port, link)?;
-        wiring.mac = port.mac;
     }
     let done = match (&port, link) {
         (Some(port), Some(_)) if is_as(port, wiring) => {
-            if renew {
+            let whole = link::is_whole(here, wiring)?;
+            if renew || !whole {
                 link::renew(here, wiring)?;
             }
-            return Ok("is up already");
+            return Ok(if whole {
+                "is up already"
+            } else {
+                "is whole again"
+            });
         }
         (Some(port), None) if port.state == PortState::Up => bail!(
             "{HOST_LINK} of this forwarder is up in another network namespace; run weft host up \

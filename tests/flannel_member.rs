@@ -341,6 +341,7 @@ fn pods_get_the_leases_addresses_from_host_local() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let env = at("subnet.env");
+    // One subnet is left.
     let flanneld = net.flanneld();
     let mut member = net.command();
     let member = member.arg("--subnet-env").arg(&env).spawn();

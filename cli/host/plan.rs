@@ -3,7 +3,7 @@
 use std::{
     fmt,
     fs::File,
-    io::{self, Read},
+    io::Read,
     net::IpAddr,
     thread,
     time::{Duration, Instant},
@@ -71,28 +71,31 @@ pub fn behind(status: &Status, named: &[IpNet], nat_outgoing: bool) -> anyhow::R
 pub struct Plan {
     pub wiring: Wiring,
     pub masqueraded: Vec<IpNet>,
-    /// Pools that have no route by the link.
-    pub left_out: Vec<Around>,
+    pub around: Vec<Around>,
 }
 
 /// The link. Where the node has no address of its own in the pod network, it
 /// speaks from `underlay`.
 ///
-/// A pool around an underlay address would lead the tunnel's own datagrams into
-/// weft0. One that was named is refused, one of the IPAM server is left out.
+/// A pool around this node's underlay address would lead the tunnel's datagrams
+/// into weft0: one that was named is refused, one of the IPAM server is left
+/// out. A peer's address in a pool costs that peer alone: no other's record may
+/// take this node's way to all pods.
 pub fn wiring(
     forwarder: &mut Client,
     status: &Status,
     underlay: &[IpAddr],
     mut behind: Behind,
     mtu: Option<u16>,
+    mac: Mac,
 ) -> anyhow::Result<Plan> {
     let peers = forwarder.peers()?;
-    let left_out = around_underlay(&behind.pools, status, &peers);
+    let around = around_underlay(&behind.pools, status, &peers);
+    let left_out = || around.iter().filter(|held| held.is_own);
     for pools in [&mut behind.pools, &mut behind.masqueraded] {
-        pools.retain(|pool| left_out.iter().all(|held| held.pool != *pool));
+        pools.retain(|pool| left_out().all(|held| held.pool != *pool));
     }
-    if let Some(held) = left_out.first()
+    if let Some(held) = left_out().next()
         && (behind.named || behind.pools.is_empty())
     {
         bail!("{held}, which would no longer be reached; give pods addresses of their own");
@@ -101,7 +104,7 @@ pub fn wiring(
     let mtu = mtu.unwrap_or_else(|| width(status, direct));
     let wiring = Wiring {
         interface: HOST_LINK.to_owned(),
-        mac: any_mac().context("choose a MAC for the link: read /dev/urandom")?,
+        mac,
         addresses: status.tunnel.clone(),
         mtu,
         attach: Attach::Tap {
@@ -116,15 +119,17 @@ pub fn wiring(
     Ok(Plan {
         wiring,
         masqueraded: behind.masqueraded,
-        left_out,
+        around,
     })
 }
 
 /// A unicast address of nobody's making (IEEE 802, locally administered). It
 /// tells this weft0 from another forwarder's.
-fn any_mac() -> io::Result<Mac> {
+pub fn any_mac() -> anyhow::Result<Mac> {
     let mut bytes = [0; 6];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("choose a MAC for the link: read /dev/urandom")?;
     bytes[0] = bytes[0] & 0xfc | 2;
     Ok(Mac(bytes))
 }
@@ -195,6 +200,7 @@ pub struct Around {
     pool: IpNet,
     address: IpAddr,
     node: Name,
+    is_own: bool,
 }
 
 impl fmt::Display for Around {
@@ -203,6 +209,7 @@ impl fmt::Display for Around {
             pool,
             address,
             node,
+            is_own: _,
         } = self;
         write!(
             f,
@@ -213,32 +220,66 @@ impl fmt::Display for Around {
 
 impl Around {
     pub fn warning(&self) -> String {
+        let (so, remedy) = match self.is_own {
+            true => (
+                format!(
+                    "the pool has no route by {HOST_LINK}, and this node does not reach its pods"
+                ),
+                "give pods addresses of their own, by another pool".to_owned(),
+            ),
+            false => (self.unreached(), self.peers_remedy()),
+        };
+        format!("warn: {self}\n  so: {so}\n  do: {remedy}\n")
+    }
+
+    /// Of a pool that has a route by the link.
+    pub fn line(&self) -> String {
+        let (so, remedy) = match self.is_own {
+            true => (
+                "its tunnel ends in itself".to_owned(),
+                "give pods addresses of their own, by another pool, and run weft host up"
+                    .to_owned(),
+            ),
+            false => (self.unreached(), self.peers_remedy()),
+        };
+        format!("warn    {self}: {so}; {remedy}\n")
+    }
+
+    fn unreached(&self) -> String {
+        let Self { address, node, .. } = self;
         format!(
-            "warn: {self}, and has no route by {HOST_LINK}\n  \
-             so: this node does not reach its pods\n  \
-             do: give pods addresses of their own, by another pool\n"
+            "without another route to {address} the tunnel to {node} leads into {HOST_LINK}, and \
+             {node}'s pods are not reached"
+        )
+    }
+
+    fn peers_remedy(&self) -> String {
+        let Self { address, node, .. } = self;
+        format!(
+            "give {node} an underlay address outside the pools, or {address} a route of its own"
         )
     }
 }
 
-/// The first such address of each pool that holds any.
+/// Of each pool that holds any, this node's own such address, else the first.
 pub fn around_underlay(pools: &[IpNet], status: &Status, peers: &[Peer]) -> Vec<Around> {
     let own = status
         .underlay
         .iter()
-        .map(|address| (address, &status.node));
+        .map(|address| (address, &status.node, true));
     let theirs = peers.iter().flat_map(|peer| {
         let addresses = peer.node.underlay.iter();
-        addresses.map(|address| (address, &peer.node.name))
+        addresses.map(|address| (address, &peer.node.name, false))
     });
     let all: Vec<_> = own.chain(theirs).collect();
     let held = |pool: &IpNet| {
         let mut all = all.iter();
-        let (address, node) = all.find(|(address, _)| pool.contains(*address))?;
+        let (address, node, is_own) = all.find(|(address, ..)| pool.contains(*address))?;
         Some(Around {
             pool: *pool,
             address: **address,
             node: (*node).clone(),
+            is_own: *is_own,
         })
     };
     pools.iter().filter_map(held).collect()

@@ -3,17 +3,15 @@
 //! routes to blocks that have no tunnel.
 
 use std::{
-    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::ensure;
-use ipnet::IpNet;
 use weft_api::forwarder::{Nodes, Request, Status};
 use weft_cni::forwarder::Client;
 
-use super::fabric::{self, Fabric};
+use super::fabric::{self, Fabric, Gateways};
 
 /// What the records of a network come to.
 #[derive(Debug)]
@@ -31,6 +29,7 @@ pub struct Forwarder {
     told: Option<(u32, Nodes)>,
     of_records: Complaints,
     of_routes: Complaints,
+    of_stale_routes: Complaints,
 }
 
 impl Forwarder {
@@ -41,6 +40,7 @@ impl Forwarder {
             told: None,
             of_records: Complaints(Vec::new()),
             of_routes: Complaints(Vec::new()),
+            of_stale_routes: Complaints(Vec::new()),
         })
     }
 
@@ -50,15 +50,13 @@ impl Forwarder {
         let (peers, count) = (nodes.peers.len(), complaints.len());
         let records = "not all of the network's records are used";
         self.of_records.tell(complaints, records);
-        let direct = fabric::direct(&nodes.peers);
-        self.lay(&direct);
+        let gateways = fabric::gateways(&nodes);
+        self.lay(&gateways);
         match tell(&self.control, &nodes) {
             Ok(pid) => {
                 tracing::info!(peers, complaints = count, "the forwarder was told");
                 self.told = Some((pid, nodes));
-                for error in self.fabric.lift(&direct) {
-                    tracing::warn!(error, "a route that is no more used stays");
-                }
+                self.lift(&gateways);
             }
             Err(error) => {
                 tracing::error!("the forwarder does not take the nodes: {error:#}; trying again");
@@ -67,17 +65,26 @@ impl Forwarder {
         }
     }
 
-    /// Makes the routes again that are missing.
+    /// Makes the routes again that are missing, and removes those that could
+    /// not be removed before.
     pub fn keep_routes(&mut self) {
-        let peers = self.told.as_ref().map(|(_, nodes)| &nodes.peers[..]);
-        let direct = fabric::direct(peers.unwrap_or_default());
-        self.lay(&direct);
+        if let Some((_, nodes)) = &self.told {
+            let gateways = fabric::gateways(nodes);
+            self.lay(&gateways);
+            self.lift(&gateways);
+        }
     }
 
-    fn lay(&mut self, direct: &BTreeMap<IpNet, IpAddr>) {
-        let wrong = self.fabric.lay(direct);
+    fn lay(&mut self, gateways: &Gateways) {
+        let wrong = self.fabric.lay(gateways);
         let routes = "not all blocks are reached that have no tunnel";
         self.of_routes.tell(wrong, routes);
+    }
+
+    fn lift(&mut self, gateways: &Gateways) {
+        let wrong = self.fabric.lift(gateways);
+        let routes = "a route that is no more used stays";
+        self.of_stale_routes.tell(wrong, routes);
     }
 
     /// False of one that started anew: it knows nothing.

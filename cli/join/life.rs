@@ -143,11 +143,13 @@ fn term(member: &mut impl Member, forwarder: &mut Forwarder, inbox: &Inbox) -> E
 }
 
 fn look_after(forwarder: &mut Forwarder, member: &impl Member) {
-    let moved = || member.moves() && !forwarder.knows(&member.view());
-    if !forwarder.is_told() || moved() {
-        forwarder.apply(member.view());
-    } else {
-        forwarder.keep_routes();
+    if !forwarder.is_told() {
+        return forwarder.apply(member.view());
+    }
+    let moved = member.moves().then(|| member.view());
+    match moved.filter(|view| !forwarder.knows(view)) {
+        Some(view) => forwarder.apply(view),
+        None => forwarder.keep_routes(),
     }
 }
 

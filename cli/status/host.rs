@@ -29,6 +29,5 @@ pub fn around(status: &Status, ports: &[Port], peers: &[Peer]) -> String {
         .iter()
         .filter_map(|port| Some(&port.host.as_ref()?.pools));
     let around = pools.flat_map(|pools| around_underlay(pools, status, peers));
-    let line = |held| format!("warn    {held}: it is not reached; weft host up mends it\n");
-    around.map(line).collect()
+    around.map(|held| held.line()).collect()
 }

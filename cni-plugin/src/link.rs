@@ -273,6 +273,18 @@ fn packet_socket(index: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Whether the link is up and has its MAC, MTU, addresses and routes.
+pub fn is_whole(netns: &Netns, wiring: &Wiring) -> Result<bool, LinkError> {
+    let netlink = Netlink::open_in(netns)??;
+    let Some(link) = netlink.link(&wiring.interface)? else {
+        return Ok(false);
+    };
+    Ok(link.up
+        && link.mac == Some(wiring.mac)
+        && link.mtu == Some(wiring.mtu.into())
+        && configure::has_all(&netlink, link.index, wiring)?)
+}
+
 /// Puts everything on the link again that is missing.
 pub fn renew(netns: &Netns, wiring: &Wiring) -> Result<(), LinkError> {
     netns.run(|| set_up(netns, wiring))?

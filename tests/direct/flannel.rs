@@ -157,6 +157,35 @@ fn a_route_that_is_missing_is_made_again_and_anothers_is_told() {
     });
     all(ours, &["ip route del 10.244.2.0/24"]);
     eventually("it is made again", || world.routes().len() == 2);
+    // One that nobody uses any more goes, whatever kept it.
+    all(ours, &["ip route add 10.244.9.0/24 via 192.0.2.2 proto 87"]);
+    eventually("it goes", || world.routes().len() == 2);
+    // One with a lower metric wins over ours, one with a higher does no harm.
+    all(
+        ours,
+        &[
+            "ip route add 10.244.2.0/24 via 192.0.2.254 metric 7",
+            "ip route add fd00:10:244:2::/64 via 2001:db8::fe metric 7",
+        ],
+    );
+    eventually("it is told", || {
+        member
+            .log()
+            .contains("fd00:10:244:2::/64 has another route than via 2001:db8::2")
+    });
+    let told = "10.244.2.0/24 has another route";
+    assert_eq!(member.log().matches(told).count(), 1, "the one of before");
+    // The good one being there, another's that beats it is in its way no more.
+    all(
+        ours,
+        &["ip route add fd00:10:244:2::/64 via 2001:db8::2 metric 5"],
+    );
+    all(ours, &["ip route del fd00:10:244:2::/64 proto 87"]);
+    all(ours, &["ip route del 10.244.2.0/24 proto 87"]);
+    eventually("that of IPv4 wins again", || {
+        let way = weft_lab::workshop::run(ours, "ip route get 10.244.2.7").expect("a way");
+        way.contains("via 192.0.2.2 ") && world.routes().len() == 1
+    });
 }
 
 #[test]

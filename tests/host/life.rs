@@ -1,6 +1,9 @@
 //! weft0 comes and goes: again and again, with its forwarder, and under it.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
 
 use weft_api::forwarder::{PortState, Way};
 use weft_cni::{link, netlink::Netlink};
@@ -65,6 +68,53 @@ fn up_twice_changes_nothing_and_mends_what_is_missing() {
     Probe::Tcp
         .run(&node.itself(), &node.pod, Family::V4, VXLAN_MTU)
         .expect("reached");
+}
+
+#[test]
+fn keep_gives_back_what_the_link_has_lost() {
+    needs_namespaces!();
+    let cluster = Cluster::up(|_, _| Way::Vxlan, VXLAN_MTU);
+    let node = &cluster.nodes[0];
+    let mut weft = Command::new(env!("CARGO_BIN_EXE_weft"));
+    let pools = POOLS.iter().flat_map(|pool| ["--pool", pool]);
+    weft.args(["host", "up", "--keep"])
+        .args(pools)
+        .env("WEFT_CONTROL", &node.forwarder.control)
+        .stdout(Stdio::piped());
+    let spawned = node.netns.run(move || weft.spawn()).expect("enter");
+    let mut keeper = Running(spawned.expect("run weft"));
+    let out = keeper.0.stdout.take().expect("its pages");
+    let mut pages = BufReader::new(out).lines().map(|line| line.expect("text"));
+    let mut told = |start: &str| {
+        pages.find(|line| line.starts_with(start)).expect("told");
+    };
+    // What another look would give anyway comes with the first.
+    told("weft0 is up already");
+    let index = link_index(node);
+    for loss in [
+        "ip link set weft0 down",
+        "ip route del 10.244.0.0/16",
+        "ip route del fd00:10:244::/48",
+        "ip address del 10.244.1.0/32 dev weft0",
+        "ip address del fd00:10:244:1::/128 dev weft0",
+        "ip link set weft0 mtu 1280",
+    ] {
+        run(&node.netns, loss).expect("lost");
+        told("weft0 is whole again");
+        reaches_its_pod(node);
+        told("weft0 is up already");
+    }
+    assert_eq!(link_index(node), index);
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -11,13 +11,16 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use weft_api::ipam::{Node, Reply};
+use weft_api::{
+    forwarder::Status,
+    ipam::{Node, Reply},
+};
 use weft_lab::{NodePlan, probe::Probe, workshop::run};
 use weft_socket::ipam::Client;
 use weft_testkit::needs_namespaces;
 
 use crate::{
-    cluster::{Cluster, VXLAN_MTU, plan, said, talk_by},
+    cluster::{Cluster, Place, VXLAN_MTU, plan, said, talk_by},
     life::refused,
 };
 
@@ -142,6 +145,8 @@ fn a_node_that_registers_is_given_what_weft0_has() {
     talk_by(&probes, &one.itself(), &two.pod, VXLAN_MTU);
     talk_by(&probes, &one.itself(), &two.itself(), VXLAN_MTU);
 
+    what_is_its_own_outlives_its_record(&ipam, one, two);
+
     // A pool that holds the underlay is left out when it is made later.
     ipam.ask(json!({"op": "pool-create", "name": "late", "cidr": "192.0.2.0/24"}));
     let page = said(one.weft(&["host", "up"]));
@@ -155,4 +160,35 @@ fn a_node_that_registers_is_given_what_weft0_has() {
     talk_by(&probes, &one.itself(), &two.pod, VXLAN_MTU);
     let named = ["host", "up", "--pool", "192.0.2.0/24"];
     refused(one, &named, &["holds 192.0.2.1", "addresses of their own"]);
+}
+
+/// The record is lost, as with a lease, and comes back.
+fn what_is_its_own_outlives_its_record(ipam: &Ipam, one: &Place, two: &Place) {
+    let probes = [Probe::Ping, Probe::Tcp];
+    let status = || {
+        let mut client = one.forwarder.client().expect("a client");
+        client.status().expect("a status")
+    };
+    let before = status();
+    ipam.ask(json!({"op": "node-leave", "name": one.plan.name}));
+    eventually("its forwarder is told", || {
+        let of = |status: &Status| status.ipam.as_ref().and_then(|ipam| ipam.revision);
+        let gone = |place: &Place| {
+            let mut client = place.forwarder.client().expect("a client");
+            client.peers().expect("peers").len() == 1
+        };
+        of(&status()) > of(&before) && gone(two)
+    });
+    assert_eq!(status().tunnel, before.tunnel);
+    talk_by(&probes, &one.itself(), &one.pod, VXLAN_MTU);
+    // By hand it is known again.
+    let record = json!({"op": "node-put", "name": one.plan.name,
+        "underlay": [format!("{}/24", one.plan.underlay[0])], "vtep_mac": one.plan.vtep_mac,
+        "tunnel": before.tunnel});
+    ipam.ask(record);
+    eventually("it is known again", || {
+        let mut client = two.forwarder.client().expect("a client");
+        client.peers().expect("peers").len() == 2
+    });
+    talk_by(&probes, &one.itself(), &one.pod, VXLAN_MTU);
 }

@@ -8,7 +8,7 @@ use weft_lab::workshop::run;
 use weft_testkit::needs_namespaces;
 
 use crate::{
-    cluster::{Cluster, POOLS, Place, VXLAN_MTU, plan, said, start},
+    cluster::{Cluster, POOLS, Place, VXLAN_MTU, plan, said, start, talk_by},
     life::{link_index, reaches_its_pod, refused},
 };
 
@@ -96,7 +96,6 @@ fn a_pool_is_not_around_the_underlay() {
     let node = &cluster.nodes[0];
     for (pool, held) in [
         ("192.0.2.0/24", node.plan.underlay[0]),
-        ("198.51.100.0/24", cluster.nodes[2].plan.underlay[0]),
         ("2001:db8::/32", node.plan.underlay[1]),
     ] {
         let told = [pool, "holds", &held.to_string(), "underlay address of node"];
@@ -254,8 +253,9 @@ fn a_weft0_of_another_forwarder_is_not_renewed() {
     reaches_its_pod(two);
 }
 
+/// No record of another takes this node's way to all pods.
 #[test]
-fn a_pool_that_comes_to_hold_an_underlay_address_is_told_and_refused() {
+fn a_peers_address_in_a_pool_is_told_and_costs_that_peer_alone() {
     needs_namespaces!();
     let cluster = Cluster::up(|_, _| Way::Vxlan, VXLAN_MTU);
     let node = &cluster.nodes[0];
@@ -266,12 +266,16 @@ fn a_pool_that_comes_to_hold_an_underlay_address_is_told_and_refused() {
     late.underlay = vec!["10.244.9.9".parse().expect("an address")];
     let apply = weft_api::forwarder::Request::Apply(weft_api::forwarder::Nodes {
         node: node.plan.record().expect("a record"),
-        peers: vec![late],
+        peers: vec![late, cluster.nodes[2].plan.record().expect("a record")],
     });
     let mut client = node.forwarder.client().expect("a client");
     client.request(&apply).expect("applied");
-    let told = "pool 10.244.0.0/16 holds 10.244.9.9, the underlay address of node";
-    let status = said(node.weft(&["status"]));
-    assert!(status.contains(told), "{status}");
-    refused(node, &UP, &[told, "addresses of their own"]);
+    let told = "pool 10.244.0.0/16 holds 10.244.9.9, the underlay address of node n2";
+    let so = "the tunnel to n2 leads into weft0";
+    for page in [said(node.weft(&["status"])), node.host_up()] {
+        assert!(page.contains(told) && page.contains(so), "{page}");
+    }
+    reaches_its_pod(node);
+    let probes = [weft_lab::probe::Probe::Tcp];
+    talk_by(&probes, &node.itself(), &cluster.nodes[2].pod, VXLAN_MTU);
 }

@@ -68,8 +68,9 @@ impl Member {
         let plain = || Records::load(&self.cluster).map(|records| records.have_plain_pool());
         ensure!(
             !self.node.tunnel.is_empty() || plain()?,
-            "no pool that is enabled and for this node has VXLAN in a family of --public-ip; set \
-             a pool's vxlanMode, or check its nodeSelector"
+            "no pool that is enabled and for this node has VXLAN in a family of --public-ip, and \
+             none goes without a tunnel; set a pool's vxlanMode (or both modes to Never), or \
+             check its nodeSelector"
         );
         Ok(())
     }

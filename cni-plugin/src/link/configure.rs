@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use weft_api::forwarder::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 
 use super::{ALIAS, LinkError, Role, Wiring};
-use crate::netlink::{LinkChange, Netlink, Route};
+use crate::netlink::{LinkChange, Netlink, NetlinkError, Route};
 
 const GATEWAYS: [IpAddr; 2] = [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)];
 
@@ -58,6 +58,22 @@ pub(super) fn set_up(netlink: &Netlink, index: u32, wiring: &Wiring) -> Result<(
         route_by(netlink, index, gateway, &behind, wiring)?;
     }
     Ok(wait()?)
+}
+
+/// Whether nothing is missing of the link's addresses and routes.
+pub(super) fn has_all(
+    netlink: &Netlink,
+    index: u32,
+    wiring: &Wiring,
+) -> Result<bool, NetlinkError> {
+    let addresses = netlink.addresses(index)?;
+    let routes = netlink.routes_by(index)?;
+    let behind = behind(wiring);
+    let mut wanted = wiring.addresses.iter().copied().map(IpNet::from);
+    let has_v4 = behind.iter().any(|net| net.addr().is_ipv4());
+    let gateway = has_v4.then(|| IpNet::from(IpAddr::V4(GATEWAY_V4)));
+    let mut ways = behind.iter().chain(&gateway);
+    Ok(wanted.all(|address| addresses.contains(&address)) && ways.all(|net| routes.contains(net)))
 }
 
 /// What is reached by the link.

@@ -17,10 +17,27 @@ use super::{Netlink, NetlinkError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop {
     pub to: IpNet,
-    pub via: IpAddr,
-    pub link: u32,
+    /// None: it has no gateway, or several.
+    pub via: Option<IpAddr>,
+    pub link: Option<u32>,
+    /// Of a net's routes the one with the lowest counts.
+    pub metric: u32,
     /// Who made it (`ip route` shows it as `proto`).
     pub protocol: u8,
+}
+
+impl Hop {
+    /// With the metric that the kernel gives where nobody names one
+    /// (`IP6_RT_PRIO_USER` of net/ip6_route.h).
+    pub fn new(to: IpNet, via: IpAddr, link: u32, protocol: u8) -> Self {
+        Self {
+            to,
+            via: Some(via),
+            link: Some(link),
+            metric: if to.addr().is_ipv4() { 0 } else { 1024 },
+            protocol,
+        }
+    }
 }
 
 impl Netlink {
@@ -59,7 +76,6 @@ impl Netlink {
         self.ask(request, async move { std::pin::pin!(get).try_next().await })
     }
 
-    /// All that have one gateway.
     pub fn hops(&self) -> Result<Vec<Hop>, NetlinkError> {
         Ok(self.routes()?.iter().filter_map(hop).collect())
     }
@@ -84,30 +100,38 @@ impl Netlink {
 }
 
 fn told(verb: &str, hop: &Hop) -> String {
-    let Hop { to, via, link, .. } = hop;
-    format!("{verb} route {to} via {via} on link {link}")
+    let via = hop.via.map(|via| format!(" via {via}")).unwrap_or_default();
+    let link = hop.link.map(|link| format!(" on link {link}"));
+    format!("{verb} route {}{via}{}", hop.to, link.unwrap_or_default())
 }
 
 fn message(verb: &str, hop: &Hop) -> Result<RouteMessage, NetlinkError> {
     let message = RouteMessageBuilder::<IpAddr>::new()
-        .output_interface(hop.link)
         .protocol(RouteProtocol::from(hop.protocol))
+        .priority(hop.metric)
         .destination_prefix(hop.to.addr(), hop.to.prefix_len())
-        .and_then(|message| message.gateway(hop.via));
+        .and_then(|message| match hop.via {
+            Some(via) => message.gateway(via),
+            None => Ok(message),
+        });
     let message = message.map_err(|error| NetlinkError::Confused {
         request: told(verb, hop),
         answer: error.to_string(),
     })?;
-    Ok(message.build())
+    Ok(match hop.link {
+        Some(link) => message.output_interface(link).build(),
+        None => message.build(),
+    })
 }
 
 fn hop(route: &RouteMessage) -> Option<Hop> {
-    let (mut to, mut via, mut link) = (None, None, None);
+    let (mut to, mut via, mut link, mut metric) = (None, None, None, 0);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Destination(address) => to = ip(address),
             RouteAttribute::Gateway(address) => via = ip(address),
             RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Priority(priority) => metric = *priority,
             _ => {}
         }
     }
@@ -115,8 +139,9 @@ fn hop(route: &RouteMessage) -> Option<Hop> {
     let to = IpNet::new(to?, route.header.destination_prefix_length).ok()?;
     Some(Hop {
         to,
-        via: via?,
-        link: link?,
+        via,
+        link,
+        metric,
         protocol: route.header.protocol.into(),
     })
     .filter(|_| main)

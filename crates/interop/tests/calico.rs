@@ -371,6 +371,37 @@ fn what_no_node_can_have_takes_no_other_node_away() {
 }
 
 #[test]
+fn what_is_ill_in_a_record_is_told_by_its_field() {
+    let ill = |v6: bool, change: &dyn Fn(&mut Tunnel)| {
+        let mut record = named("bad", "192.0.2.8/24", "10.244.200.18");
+        if v6 {
+            (record.v4, record.v6) = (Tunnel::default(), record.v4);
+            record.v6.address = Some("2001:db8::8/64".parse().expect("a CIDR"));
+        }
+        change(if v6 { &mut record.v6 } else { &mut record.v4 });
+        let found = peers(&ours(), &[record], &[], &pools(), Wire::default());
+        match &found.errors[..] {
+            [Error::Field { field, .. }] => *field,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (v4, v6) = (IpAddr::from([127, 0, 0, 1]), "::1".parse().ok());
+    let ipip = |address| move |tunnel: &mut Tunnel| (tunnel.tunnel, tunnel.ipip) = (None, address);
+    let vxlan = |address| move |tunnel: &mut Tunnel| tunnel.tunnel = address;
+    assert_eq!(ill(false, &vxlan(Some(v4))), "spec.ipv4VXLANTunnelAddr");
+    assert_eq!(ill(true, &vxlan(v6)), "spec.ipv6VXLANTunnelAddr");
+    assert_eq!(ill(false, &ipip(Some(v4))), "spec.bgp.ipv4IPIPTunnelAddr");
+    assert_eq!(ill(true, &ipip(v6)), "spec.bgp.ipv6IPIPTunnelAddr");
+    let mac = |tunnel: &mut Tunnel| tunnel.mac = "01:00:00:00:00:01".parse().ok();
+    assert_eq!(ill(false, &mac), "spec.vxlanTunnelMACAddr");
+    let mac_v6 = |tunnel: &mut Tunnel| {
+        tunnel.tunnel = "fd00:10:244:200::18".parse().ok();
+        mac(tunnel);
+    };
+    assert_eq!(ill(true, &mac_v6), "spec.vxlanTunnelMACAddrV6");
+}
+
+#[test]
 fn nodes_have_their_blocks_and_what_was_lent_to_them() {
     let records = [
         node(),

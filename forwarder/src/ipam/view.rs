@@ -113,14 +113,21 @@ impl View {
     }
 
     /// The nodes as `own`'s forwarder has to see them, and what is not among
-    /// them. `own` is what the forwarder knows of its node by itself.
+    /// them. `own` is what the forwarder knows of its node by itself, and the
+    /// addresses that it had last: they stay as long as its record is unknown,
+    /// but for those that another node has by now.
     pub fn nodes(&self, own: &forwarder::Node) -> (Nodes, Vec<LeftOut>) {
         let mut left_out = Vec::new();
         let mut blocks = self.blocks(&own.name, &mut left_out);
         let mut own = own.clone();
         match self.nodes.get(&own.name) {
             Some(node) => own = record(node, Vec::new()),
-            None => left_out.push(LeftOut::OwnUnknown(own.name.clone())),
+            None => {
+                let nodes = || self.nodes.values();
+                own.tunnel
+                    .retain(|address| nodes().all(|node| !node.tunnel.contains(address)));
+                left_out.push(LeftOut::OwnUnknown(own.name.clone()));
+            }
         }
         own.blocks = blocks.remove(&own.name).unwrap_or_default();
         let mut seen = Seen::default();

@@ -234,6 +234,7 @@ impl Listener {
             warn!("{reason}");
         }
         self.left_out = left_out;
+        self.own.tunnel.clone_from(&nodes.node.tunnel);
         if self.nodes.as_ref() == Some(&nodes) {
             return None;
         }

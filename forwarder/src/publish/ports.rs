@@ -23,11 +23,20 @@ impl State {
             let message = format!("attach port {}: {what}", spec.name);
             Err(refusal(code, message, hint))
         };
-        if let Some(address) = spec.addresses.iter().find(|a| self.is_own(a))
-            && spec.host.is_none()
-        {
-            let what = format!("{address} is the node's own");
-            return refuse(Code::Taken, what, "give the pod another");
+        match &spec.host {
+            None => {
+                if let Some(address) = spec.addresses.iter().find(|a| self.is_own(a)) {
+                    let what = format!("{address} is the node's own");
+                    return refuse(Code::Taken, what, "give the pod another");
+                }
+            }
+            Some(_) => {
+                if let Some(address) = spec.addresses.iter().find(|a| !self.is_own(a)) {
+                    let what = format!("{address} is not the node's own");
+                    let hint = "attach with what `status` tells as `tunnel` by now";
+                    return refuse(Code::Invalid, what, hint);
+                }
+            }
         }
         let mut others = self.ports();
         if let Some((what, hint)) = others.find_map(|other| conflict(spec, other)) {

@@ -489,8 +489,15 @@ fn the_host_port_holds_what_is_the_nodes_own() {
 
 #[test]
 fn there_is_one_host_port_and_its_addresses_are_nobody_elses() {
-    let (held, _) = with(&state(), host(&["10.1.0.9"], &[]));
-    let mut second = host(&["10.1.0.8"], &[]);
+    let mut own = own();
+    own.tunnel = addresses(&["10.1.0.9"]);
+    let nodes = Nodes {
+        node: own,
+        peers: Vec::new(),
+    };
+    let applied = state().with_nodes(nodes).expect("good");
+    let (held, _) = with(&applied, host(&["10.1.0.9"], &[]));
+    let mut second = host(&[], &[]);
     (second.name, second.mac) = (name("weft1"), Mac([2, 0, 0, 0, 0, 8]));
     let error = held.with_port(second, WHOLE).expect_err("a second");
     assert_eq!(error.code, Code::Taken, "{error}");
@@ -504,6 +511,29 @@ fn there_is_one_host_port_and_its_addresses_are_nobody_elses() {
     let mut limited = publishing("a", 1, &["* 80 tcp"]);
     limited.host = Some(Host { pools: Vec::new() });
     refused_as_invalid(limited);
+}
+
+#[test]
+fn the_host_port_comes_with_the_nodes_own_addresses_only() {
+    let with_tunnel = |tunnel: &[&str]| {
+        let node = Node {
+            tunnel: addresses(tunnel),
+            ..own()
+        };
+        let peers = Vec::new();
+        state().with_nodes(Nodes { node, peers }).expect("good")
+    };
+    // They moved between the look at them and the attachment.
+    let moved = with_tunnel(&["10.1.0.1"]);
+    for former in [&["10.1.0.0"][..], &["10.1.0.1", "10.1.0.0"]] {
+        let refused = moved
+            .place_for(&host(former, &[]))
+            .expect_err("not its own");
+        assert_eq!(refused.code, Code::Invalid);
+        assert!(refused.message.contains("10.1.0.0 is not"), "{refused}");
+    }
+    with(&moved, host(&["10.1.0.1"], &[]));
+    with(&moved, host(&["192.0.2.1"], &[]));
 }
 
 #[test]

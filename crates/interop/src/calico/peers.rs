@@ -26,7 +26,8 @@ pub struct Peers {
 
 /// The nodes but `own`, each with its blocks and with what others lent it. A
 /// family in which a node has no address is left out, as Calico leaves it out,
-/// and without a tunnel address what has a tunnel. Of two nodes that want the same the first has it.
+/// and without a tunnel address what has a tunnel. Of two nodes that want the
+/// same the first has it.
 pub fn peers<'a>(
     own: &Record,
     records: impl IntoIterator<Item = &'a Record>,
@@ -137,8 +138,16 @@ fn node(
     let name = Name::new(name).map_err(|error| Error::field(&key, "metadata.name", error))?;
     sound::underlay(&[address.addr()]).map_err(wrong("spec.bgp"))?;
     let inner_is_sound = inner.map_or(Ok(()), sound::pod_address);
-    inner_is_sound.map_err(wrong("spec.ipv4VXLANTunnelAddr"))?;
-    let vtep_mac = sound::unicast_mac(record.mac(v6)).map_err(wrong("spec.vxlanTunnelMACAddr"))?;
+    inner_is_sound.map_err(wrong(match (v6, tunnel.tunnel) {
+        (false, Some(_)) => "spec.ipv4VXLANTunnelAddr",
+        (true, Some(_)) => "spec.ipv6VXLANTunnelAddr",
+        (false, None) => "spec.bgp.ipv4IPIPTunnelAddr",
+        (true, None) => "spec.bgp.ipv6IPIPTunnelAddr",
+    }))?;
+    let vtep_mac = sound::unicast_mac(record.mac(v6)).map_err(wrong(match v6 {
+        false => "spec.vxlanTunnelMACAddr",
+        true => "spec.vxlanTunnelMACAddrV6",
+    }))?;
     let blocks = ways.keys().copied().collect();
     ways.retain(|_, way| *way != Way::Vxlan);
     Ok(Some(Node {

@@ -275,6 +275,25 @@ fn a_node_that_the_server_does_not_know_serves_its_pods_all_the_same() {
 }
 
 #[test]
+fn the_own_addresses_outlive_the_record_unless_another_has_them() {
+    let mut own = own();
+    own.tunnel = ["10.1.0.0", "fd00:1::"]
+        .map(|a| a.parse().expect("an address"))
+        .into();
+    let (nodes, _) = view(&[node(2)], &[]).nodes(&own);
+    assert_eq!(nodes.node.tunnel, own.tunnel);
+    let mut heir = node(2);
+    heir.tunnel = own.tunnel[..1].to_vec();
+    let (nodes, left_out) = view(&[heir], &[]).nodes(&own);
+    assert_eq!(nodes.node.tunnel, own.tunnel[1..]);
+    assert_eq!(nodes.peers[0].tunnel, own.tunnel[..1]);
+    assert_eq!(left_out, [LeftOut::OwnUnknown(name("n1"))]);
+    // A record that names none takes them.
+    let (nodes, _) = view(&[node(1)], &[]).nodes(&own);
+    assert_eq!(nodes.node.tunnel, Vec::<IpAddr>::new());
+}
+
+#[test]
 fn a_bad_record_takes_nobody_with_it() {
     let mut copy = node(3);
     copy.underlay = node(1).underlay;
