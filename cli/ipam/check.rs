@@ -24,7 +24,7 @@ use crate::output::{counted, lines, table};
 /// Look for leaks, double owners and faults of structure.
 ///
 /// What another program keeps is checked without a server. Exits with 1 when
-/// there are problems.
+/// there are problems; what is kept for withdrawn nodes is none.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Hold what runs against what is allocated: a file, or - for standard
@@ -156,16 +156,22 @@ fn page(report: &Report) -> String {
         counted(report.pools, "pool"),
         counted(report.blocks, "block"),
         report.allocations,
-        match report.problems.len() {
-            0 => "no problem".to_owned(),
-            problems => counted(problems, "problem"),
+        match (report.problems.len(), report.notes.len()) {
+            (0, 0) => "no problem".to_owned(),
+            (0, notes) => format!("no problem, {}", counted(notes, "note")),
+            (problems, 0) => counted(problems, "problem"),
+            (problems, notes) => format!(
+                "{}, {}",
+                counted(problems, "problem"),
+                counted(notes, "note")
+            ),
         }
     );
-    if report.problems.is_empty() {
+    if report.problems.is_empty() && report.notes.is_empty() {
         return summary;
     }
     let mut rows = table(&["problem", "object", "what is wrong", "what to do"]);
-    for problem in &report.problems {
+    for problem in report.problems.iter().chain(&report.notes) {
         let kind = word(&problem.kind);
         rows.add_row([&kind, &problem.object, &problem.message, &problem.hint]);
     }
@@ -203,6 +209,7 @@ mod tests {
             blocks: 2,
             allocations: 3,
             problems: Vec::new(),
+            notes: Vec::new(),
         };
         assert_eq!(
             page(&report),
