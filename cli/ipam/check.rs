@@ -104,11 +104,15 @@ fn files(dir: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
 
 fn end(report: &Report, json: bool) -> anyhow::Result<ExitCode> {
     print(json, report, page)?;
-    Ok(if report.problems.is_empty() {
+    Ok(if is_sound(report) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn is_sound(report: &Report) -> bool {
+    report.problems.is_empty()
 }
 
 fn in_use(path: &Path) -> anyhow::Result<Vec<InUse>> {
@@ -215,18 +219,29 @@ mod tests {
             page(&report),
             "1 pool, 2 blocks, addresses: 3; no problem\n"
         );
+        report.notes.push(Problem {
+            kind: ProblemKind::Kept,
+            object: "10.1.0.2".to_owned(),
+            message: "kept".to_owned(),
+            hint: "delete the node".to_owned(),
+        });
+        let noted = super::page(&report);
+        assert!(noted.contains("delete the node"), "{noted}");
+        assert!(noted.ends_with("; no problem, 1 note\n"), "{noted}");
+        assert!(is_sound(&report));
         report.problems.push(Problem {
             kind: ProblemKind::NotAllocated,
             object: "10.1.0.1".to_owned(),
             message: "runs unallocated".to_owned(),
             hint: "allocate it".to_owned(),
         });
+        assert!(!is_sound(&report));
         let page = page(&report);
         for part in [
             "not-allocated",
             "runs unallocated",
             "allocate it",
-            "; 1 problem\n",
+            "; 1 problem, 1 note\n",
         ] {
             assert!(page.contains(part), "{part:?} is not in:\n{page}");
         }

@@ -152,3 +152,40 @@ pub fn user(book: &Book, address: IpAddr) -> Option<&Node> {
     let held = book.allocation(address).filter(|held| is_own(held))?;
     (book.node(&held.node)).filter(|node| node.tunnel.contains(&address))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        model::Value,
+        store::{Row, Update},
+    };
+
+    fn pool(revision: Revision, name: &str, cidr: &str, selector: &str) -> Update {
+        let row = json!({"name": name, "cidr": cidr, "node_selector": selector});
+        let value = Value::Pool(serde_json::from_value(row).expect("a pool"));
+        let key = Key::Pool(Name::new(name).expect("a name"));
+        let row = Some(Row { value, revision });
+        Update { key, row }
+    }
+
+    #[test]
+    fn a_node_lacks_nothing_of_pools_that_are_not_for_it() {
+        let row = json!({"name": "n1", "underlay": ["192.0.2.1/24"],
+            "vtep_mac": "02:00:00:00:00:01", "labels": {"rack": "a"}});
+        let mut node: Node = serde_json::from_value(row).expect("a node");
+        let mut book = Book::default();
+        assert_eq!(may_lack(&book, &node), None);
+        book.apply(&pool(1, "b", "10.2.0.0/24", "rack == 'b'"));
+        assert_eq!(may_lack(&book, &node), None, "it does not select the node");
+        book.apply(&pool(2, "a", "10.1.0.0/24", "rack == 'a'"));
+        assert_eq!(may_lack(&book, &node), Some(2));
+        book.apply(&pool(3, "six", "fd00::/64", "rack == 'b'"));
+        assert_eq!(may_lack(&book, &node), Some(3));
+        // Nobody holds what its record names.
+        node.tunnel = vec![[10, 1, 0, 1].into()];
+        assert_eq!(may_lack(&book, &node), Some(3));
+    }
+}

@@ -375,6 +375,26 @@ fn nothing_comes_back_to_the_node() {
     loses(&mut by_the_fabric(), HOST, &frame, "host_loop", &[MISSED]);
 }
 
+/// Where the kernel leads them into weft0 because the peer's underlay address
+/// lies in a pool.
+#[test]
+fn the_tunnels_own_datagrams_go_into_no_tunnel() {
+    let inner = between(pod_v4(0, 0), pod_v4(1, 0)).build();
+    let mut world = world();
+    world.nodes[0].change(
+        0,
+        |_| {},
+        |peer| peer.blocks.push((underlay(1).into(), Way::Vxlan.into())),
+    );
+    let outer = from_host(underlay(0), underlay(1));
+    for own in [outer.clone().vxlan(sim::VNI, &inner), outer.clone().protocol(protocol::IPIP)] {
+        loses(&mut world, HOST, &own.build(), "host_loop", &[MISSED]);
+    }
+    // The address itself is reached.
+    let moved = world.moved(0, |world| world.send(0, HOST, &outer.build()));
+    assert_eq!(moved.get("sent_to_peers"), Some(&1), "{moved:?}");
+}
+
 #[test]
 fn a_pod_is_told_that_its_packet_came_back() {
     for dst in [

@@ -321,3 +321,58 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        model::Value,
+        store::{Row, Update},
+    };
+
+    fn put(book: &mut Book, key: Key, value: Value, revision: Revision) {
+        let row = Some(Row { value, revision });
+        book.apply(&Update { key, row });
+    }
+
+    fn pool(book: &mut Book, revision: Revision) {
+        let row = json!({"name": "p", "cidr": "10.1.0.0/24"});
+        let value = Value::Pool(serde_json::from_value(row).expect("a pool"));
+        put(
+            book,
+            Key::Pool(Name::new("p").expect("a name")),
+            value,
+            revision,
+        );
+    }
+
+    #[test]
+    fn a_search_in_vain_is_done_again_more_and_more_seldom_until_the_pools_change() {
+        let row = json!({"name": "n1", "underlay": ["192.0.2.1/24"],
+            "vtep_mac": "02:00:00:00:00:01", "registered": 7});
+        let node: Node = serde_json::from_value(row).expect("a node");
+        let mut book = Book::default();
+        let key = Key::Node(node.name.clone());
+        put(&mut book, key, Value::Node(node), 1);
+        pool(&mut book, 2);
+        let mut members = Members::new(&book, false);
+        let held = members.held.values_mut().next().expect("one node");
+        held.silent_since = None;
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            let until = held.vain.map_or_else(Instant::now, |vain| vain.until);
+            assert!(held.may_gain(&book, until));
+            held.searched_in_vain(&book);
+            let vain = held.vain.expect("it lacks one");
+            assert!(!held.may_gain(&book, vain.until - vain.pause / 2));
+            pauses.push(vain.pause.as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 16]);
+        pool(&mut book, 3);
+        assert!(held.may_gain(&book, Instant::now()), "the pool is another");
+        held.searched_in_vain(&book);
+        assert_eq!(held.vain.map(|vain| vain.pause), Some(RETRY));
+    }
+}

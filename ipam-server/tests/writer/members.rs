@@ -7,7 +7,7 @@ use std::{
 
 use crossbeam::channel::Sender;
 use serde_json::json;
-use weft_api::ipam::{Node, Reply};
+use weft_api::ipam::{Code, Node, Reply};
 use weft_ipam::{
     model::{Block, Key, Value},
     store::{Change, News, Store},
@@ -94,6 +94,22 @@ fn a_record_whose_writing_anew_was_not_told_is_withdrawn_with_its_node() {
     eventually(&mut rig, "it is there again", |node| node.is_some());
     silence.send(ticket).expect("the writer runs");
     eventually(&mut rig, "it is withdrawn", |node| node.is_none());
+}
+
+#[test]
+fn who_frees_an_address_is_told_that_its_node_is_back() {
+    let own = || json!({"op": "release", "by": "handle", "handle": "tunnel:n1"});
+    let delete = || json!({"op": "node-delete", "name": "n1"});
+    for freeing in [own(), delete()] {
+        // No other news come.
+        let mut rig = Rig::pooled(&Scripted::default());
+        rig.granted(registration("n1", 1));
+        rig.granted(request(json!({"op": "node-leave", "name": "n1"})));
+        rig.steps([Step::After(registration("n1", 1))]);
+        assert_eq!(rig.refused(request(freeing)), Code::InUse);
+        assert_eq!(rig.live(), 1);
+        assert!(has_own(record(&mut rig).as_ref()));
+    }
 }
 
 #[test]

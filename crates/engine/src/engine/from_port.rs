@@ -176,8 +176,13 @@ impl Engine {
             None => scene.counters.flow_misses.add(1),
         }
         let is_new = sufficient.is_none() || packet.fragment == Fragment::First;
-        if is_new && ingress.host.is_none() {
-            admit::no_tunnel_of_its_own(scene.tables, packet, bytes)?;
+        if is_new {
+            let forged = admit::no_tunnel_of_its_own(scene.tables, packet, bytes);
+            // The node's is the tunnel's own, and would come back in another.
+            forged.map_err(|forged| match ingress.host {
+                Some(_) => DropReason::HostLoop,
+                None => forged,
+            })?;
         }
         if let Some(known) = sufficient {
             return Ok((hash, known.egress));
