@@ -24,7 +24,7 @@ use crate::output::{counted, lines, table};
 /// Look for leaks, double owners and faults of structure.
 ///
 /// What another program keeps is checked without a server. Exits with 1 when
-/// there are problems.
+/// there are problems; what is kept for withdrawn nodes is none.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Hold what runs against what is allocated: a file, or - for standard
@@ -104,11 +104,15 @@ fn files(dir: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
 
 fn end(report: &Report, json: bool) -> anyhow::Result<ExitCode> {
     print(json, report, page)?;
-    Ok(if report.problems.is_empty() {
+    Ok(if is_sound(report) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn is_sound(report: &Report) -> bool {
+    report.problems.is_empty()
 }
 
 fn in_use(path: &Path) -> anyhow::Result<Vec<InUse>> {
@@ -156,16 +160,22 @@ fn page(report: &Report) -> String {
         counted(report.pools, "pool"),
         counted(report.blocks, "block"),
         report.allocations,
-        match report.problems.len() {
-            0 => "no problem".to_owned(),
-            problems => counted(problems, "problem"),
+        match (report.problems.len(), report.notes.len()) {
+            (0, 0) => "no problem".to_owned(),
+            (0, notes) => format!("no problem, {}", counted(notes, "note")),
+            (problems, 0) => counted(problems, "problem"),
+            (problems, notes) => format!(
+                "{}, {}",
+                counted(problems, "problem"),
+                counted(notes, "note")
+            ),
         }
     );
-    if report.problems.is_empty() {
+    if report.problems.is_empty() && report.notes.is_empty() {
         return summary;
     }
     let mut rows = table(&["problem", "object", "what is wrong", "what to do"]);
-    for problem in &report.problems {
+    for problem in report.problems.iter().chain(&report.notes) {
         let kind = word(&problem.kind);
         rows.add_row([&kind, &problem.object, &problem.message, &problem.hint]);
     }
@@ -203,23 +213,35 @@ mod tests {
             blocks: 2,
             allocations: 3,
             problems: Vec::new(),
+            notes: Vec::new(),
         };
         assert_eq!(
             page(&report),
             "1 pool, 2 blocks, addresses: 3; no problem\n"
         );
+        report.notes.push(Problem {
+            kind: ProblemKind::Kept,
+            object: "10.1.0.2".to_owned(),
+            message: "kept".to_owned(),
+            hint: "delete the node".to_owned(),
+        });
+        let noted = super::page(&report);
+        assert!(noted.contains("delete the node"), "{noted}");
+        assert!(noted.ends_with("; no problem, 1 note\n"), "{noted}");
+        assert!(is_sound(&report));
         report.problems.push(Problem {
             kind: ProblemKind::NotAllocated,
             object: "10.1.0.1".to_owned(),
             message: "runs unallocated".to_owned(),
             hint: "allocate it".to_owned(),
         });
+        assert!(!is_sound(&report));
         let page = page(&report);
         for part in [
             "not-allocated",
             "runs unallocated",
             "allocate it",
-            "; 1 problem\n",
+            "; 1 problem, 1 note\n",
         ] {
             assert!(page.contains(part), "{part:?} is not in:\n{page}");
         }

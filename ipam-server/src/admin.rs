@@ -52,10 +52,35 @@ pub fn pool_create(book: &Book, pool: &Pool, now: Time) -> Result<Plan, Error> {
             "release its addresses, or choose its block size",
         ));
     }
+    apart_from_nodes(book, &pool)?;
     let mut draft = Draft::new(book, now);
     draft.put(Key::Pool(pool.name.clone()), Some(Value::Pool(pool)));
     draft.one_at_a_time();
     Ok(draft.plan(Reply::Done))
+}
+
+/// Else the nodes would look for each other among their pods.
+fn apart_from_nodes(book: &Book, pool: &Pool) -> Result<(), Error> {
+    for node in book.nodes() {
+        if let Some(net) = node
+            .underlay
+            .iter()
+            .find(|net| pool.cidr.contains(&net.addr()))
+        {
+            return Err(Error::new(
+                Code::Taken,
+                format!(
+                    "pool {}: {} holds {}, the underlay address of node {}",
+                    pool.name,
+                    pool.cidr,
+                    net.addr(),
+                    node.name
+                ),
+                "choose a range apart from the nodes' network",
+            ));
+        }
+    }
+    Ok(())
 }
 
 pub fn pool_disable(book: &Book, name: &Name, disabled: bool, now: Time) -> Result<Plan, Error> {
@@ -90,7 +115,7 @@ pub fn pool_delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
             let live = live.map(|(ordinal, held)| (block.address(*ordinal), held));
             // A node that is withdrawn is given another when it comes back.
             let of_use = live.filter(|(address, held)| {
-                !tunnel::is_own(held) || tunnel::refuse_in_use(book, *address).is_err()
+                !tunnel::is_own(held) || tunnel::user(book, *address).is_some()
             });
             of_use.map(|(address, _)| address)
         })

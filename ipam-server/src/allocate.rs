@@ -18,6 +18,8 @@ use crate::{
     pool::Range,
 };
 
+pub use choose::serves;
+
 mod choose;
 mod refusal;
 mod specific;

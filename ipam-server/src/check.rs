@@ -47,7 +47,8 @@ pub fn check<'a>(
         pools: rows.pools.len(),
         blocks: rows.blocks.len(),
         allocations: rows.blocks.values().map(held).sum(),
-        problems: found.0,
+        problems: found.problems,
+        notes: found.notes,
     }
 }
 
@@ -104,22 +105,33 @@ fn sort<'a>(all: impl IntoIterator<Item = (&'a Key, &'a Value)>, found: &mut Fou
     rows
 }
 
-/// The problems so far.
 #[derive(Default)]
-struct Found(Vec<Problem>);
+struct Found {
+    problems: Vec<Problem>,
+    /// What is as it should be, and perhaps not as it is wanted.
+    notes: Vec<Problem>,
+}
 
 impl Found {
     fn add(&mut self, kind: ProblemKind, object: impl ToString, message: String, hint: &str) {
-        self.0.push(Problem {
-            kind,
-            object: object.to_string(),
-            message,
-            hint: hint.to_owned(),
-        });
+        self.problems.push(problem(kind, object, message, hint));
+    }
+
+    fn note(&mut self, kind: ProblemKind, object: impl ToString, message: String, hint: &str) {
+        self.notes.push(problem(kind, object, message, hint));
     }
 
     fn structure(&mut self, object: impl ToString, message: String, hint: &str) {
         self.add(ProblemKind::Structure, object, message, hint);
+    }
+}
+
+fn problem(kind: ProblemKind, object: impl ToString, message: String, hint: &str) -> Problem {
+    Problem {
+        kind,
+        object: object.to_string(),
+        message,
+        hint: hint.to_owned(),
     }
 }
 

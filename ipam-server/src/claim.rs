@@ -5,6 +5,8 @@
 //! after any of its rows leaves what [`settle`] finishes, and until then no
 //! affinity is confirmed of a block that is not the node's.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use weft_api::{
     ipam::{AffinityState, Time},
@@ -135,11 +137,14 @@ pub fn tidy(draft: &mut Draft<'_>, cidr: &IpNet) {
     }
 }
 
-/// A node that is not known has no labels.
 pub fn selects(draft: &Draft<'_>, pool: &Range, node: &Name) -> bool {
-    let none = Default::default();
-    let labels = draft.node(node).map_or(&none, |node| &node.labels);
-    pool.selects_node(labels)
+    pool.selects_node(labels(draft, node))
+}
+
+/// A node that is not known has no labels.
+pub fn labels<'a>(draft: &'a Draft<'_>, node: &Name) -> &'a BTreeMap<String, String> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    draft.node(node).map_or(&NONE, |node| &node.labels)
 }
 
 /// Whether the node has reached the limit of blocks of a pool's family.

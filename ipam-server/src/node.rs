@@ -24,14 +24,15 @@ pub fn put(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
     sound(node)?;
     unregistered(node)?;
     unique(book, node)?;
+    outside_pools(book, node)?;
     let known = book.node(&node.name);
     if known == Some(node) {
         return Ok(Plan::answer(Reply::Done));
     }
     let mut draft = Draft::new(book, now);
     take(&mut draft, known, node);
-    let key = Key::Node(node.name.clone());
-    draft.put(key, Some(Value::Node(node.clone())));
+    write(&mut draft, node.clone());
+    tunnel::keep_named(&mut draft, node);
     Ok(draft.plan(Reply::Done))
 }
 
@@ -59,6 +60,7 @@ pub fn register(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
         }
     }
     unique(book, node)?;
+    outside_pools(book, node)?;
     let mut draft = Draft::new(book, now);
     take(&mut draft, known, node);
     let since = known.and_then(|known| known.registered).unwrap_or(now);
@@ -72,6 +74,8 @@ pub fn register(book: &Book, node: &Node, now: Time) -> Result<Plan, Error> {
         // By its labels, which stand in the draft, pools select it.
         let tunnel = tunnel::give(&mut draft, &node.name);
         write(&mut draft, Node { tunnel, ..node });
+    } else {
+        tunnel::keep_named(&mut draft, &node);
     }
     Ok(draft.plan(Reply::Registered(Registered { by_hand: false })))
 }
@@ -82,7 +86,8 @@ pub fn complete(book: &Book, name: &Name, now: Time) -> Option<Plan> {
     let node = book.node(name)?;
     let mut draft = Draft::new(book, now);
     let tunnel = tunnel::give(&mut draft, name);
-    if tunnel == node.tunnel {
+    let stands = |address: &IpAddr| tunnel::stands(book, node, *address);
+    if tunnel == node.tunnel && tunnel.iter().all(stands) {
         return None;
     }
     let node = node.clone();
@@ -229,6 +234,8 @@ pub fn delete(book: &Book, name: &Name, now: Time) -> Result<Plan, Error> {
         ));
     }
     let mut draft = Draft::new(book, now);
+    // If it comes back meanwhile, it has what is freed here.
+    draft.guard(Key::Node(name.clone()));
     release::give_back(&mut draft, &of_use(true), false, &mut Released::default());
     for cidr in share.into_iter().flat_map(|share| &share.claims) {
         let owns = (draft.block(cidr)).is_some_and(|block| block.owner.as_ref() == Some(name));
@@ -306,6 +313,26 @@ fn unique(book: &Book, node: &Node) -> Result<(), Error> {
             format!("{} is node {other}'s VTEP MAC address", node.vtep_mac),
             "choose another",
         );
+    }
+    Ok(())
+}
+
+/// Else packets for it would be taken for a pod's.
+fn outside_pools(book: &Book, node: &Node) -> Result<(), Error> {
+    for net in &node.underlay {
+        if let Some(pool) = book.pool_of(&IpNet::from(net.addr())) {
+            return Err(Error::new(
+                Code::Taken,
+                format!(
+                    "node {}: its underlay address {} lies in pool {}, {}",
+                    node.name,
+                    net.addr(),
+                    pool.name(),
+                    pool.pool.cidr
+                ),
+                "give it an address outside the pods' network, or delete that pool",
+            ));
+        }
     }
     Ok(())
 }

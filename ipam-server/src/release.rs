@@ -25,11 +25,11 @@ pub fn release(book: &Book, release: &Release, now: Time) -> Result<Plan, Error>
         Release::Handle { handle } => {
             let held = book.held_by(handle).iter();
             held.copied()
-                .try_for_each(|address| tunnel::refuse_in_use(book, address))?;
+                .try_for_each(|address| tunnel::refuse_in_use(&mut draft, address))?;
             give_back(&mut draft, book.held_by(handle), false, &mut released);
         }
         Release::Addresses { addresses } => {
-            let held = held(book, addresses, &mut released)?;
+            let held = held(&mut draft, addresses, &mut released)?;
             give_back(&mut draft, &held, false, &mut released);
         }
         Release::Identity { identity } => {
@@ -74,7 +74,12 @@ pub fn give_back(
 }
 
 /// Those of the addresses that are held, all as the request says.
-fn held(book: &Book, asked: &[Held], released: &mut Released) -> Result<Vec<IpAddr>, Error> {
+fn held(
+    draft: &mut Draft<'_>,
+    asked: &[Held],
+    released: &mut Released,
+) -> Result<Vec<IpAddr>, Error> {
+    let book = draft.book;
     let mut held = BTreeSet::new();
     for ask in asked {
         let Some(allocation) = book.allocation(ask.address).filter(|held| held.is_held()) else {
@@ -97,7 +102,7 @@ fn held(book: &Book, asked: &[Held], released: &mut Released) -> Result<Vec<IpAd
                 "look at the address again and ask with what it is now",
             ));
         }
-        tunnel::refuse_in_use(book, ask.address)?;
+        tunnel::refuse_in_use(draft, ask.address)?;
         held.insert(ask.address);
     }
     Ok(held.into_iter().collect())

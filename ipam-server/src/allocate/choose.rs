@@ -47,23 +47,36 @@ pub fn selecting<'a>(
     let mut fitting = Vec::new();
     let mut reasons = Vec::new();
     for pool in draft.book.pools().filter(|pool| pool.family() == family) {
-        let reason = if pool.pool.disabled {
-            "is disabled"
-        } else if pool.pool.manual {
-            "serves only who names it"
-        } else if !pool.allows(purpose) {
-            "does not allow the use"
-        } else if !claim::selects(draft, pool, node) {
-            "does not select the node"
-        } else if namespace.is_some_and(|labels| !pool.selects_namespace(labels)) {
-            "does not select the namespace"
-        } else {
-            fitting.push(pool);
-            continue;
-        };
-        reasons.push(format!("{} {reason}", pool.name()));
+        let unselected = || namespace.is_some_and(|labels| !pool.selects_namespace(labels));
+        match reason(pool, claim::labels(draft, node), purpose) {
+            Some(reason) => reasons.push(format!("{} {reason}", pool.name())),
+            None if unselected() => {
+                reasons.push(format!("{} does not select the namespace", pool.name()));
+            }
+            None => fitting.push(pool),
+        }
     }
     (fitting, reasons)
+}
+
+/// Whether a pool is for the use of a node with these labels, if it names none.
+pub fn serves(pool: &Range, labels: &BTreeMap<String, String>, purpose: Use) -> bool {
+    reason(pool, labels, purpose).is_none()
+}
+
+/// Why it is not.
+fn reason(pool: &Range, labels: &BTreeMap<String, String>, purpose: Use) -> Option<&'static str> {
+    if pool.pool.disabled {
+        Some("is disabled")
+    } else if pool.pool.manual {
+        Some("serves only who names it")
+    } else if !pool.allows(purpose) {
+        Some("does not allow the use")
+    } else if !pool.selects_node(labels) {
+        Some("does not select the node")
+    } else {
+        None
+    }
 }
 
 /// All pools that the request names, of any family: they exist and are

@@ -9,7 +9,10 @@ use weft_api::{
 };
 
 use super::{Found, HOST_BITS_MAX, Rows, address, block_size, host_bits, settings::overlapping};
-use crate::model::{Allocation, Block};
+use crate::{
+    model::{Allocation, Block},
+    tunnel,
+};
 
 pub(super) fn check(rows: &Rows, now: Time, found: &mut Found) {
     if rows.pools.is_empty() && !rows.blocks.is_empty() {
@@ -90,7 +93,13 @@ fn owned(rows: &Rows, block: &Block, now: Time, found: &mut Found) {
     }
     // A server without any node row serves one machine and routes nothing.
     let unknown = |owner: &Name| !rows.nodes.is_empty() && !rows.nodes.contains_key(owner);
-    if let Some(owner) = block.owner.as_ref().filter(|owner| unknown(owner)) {
+    // Then the note on that address tells of it.
+    let is_kept = |owner: &Name| {
+        let mut held = block.allocations.values().filter(|one| one.is_held());
+        held.clone().next().is_some() && held.all(|one| tunnel::is_own(one) && one.node == *owner)
+    };
+    let lost = |owner: &&Name| unknown(owner) && !is_kept(owner);
+    if let Some(owner) = block.owner.as_ref().filter(lost) {
         let message = format!("its owner, node {owner}, is not known: nothing routes to it");
         let hint = "register the node, or release what the block holds";
         found.add(ProblemKind::Unfinished, &object, message, hint);

@@ -77,26 +77,31 @@ fn one_of_a_family(held: &Held, found: &mut Found) {
     }
 }
 
-/// A node's own address lives as long as the node is known.
+/// A node's own address lives as long as the node is known, or as its blocks
+/// do if it registers.
 fn tunnels(rows: &Rows, held: &Held, found: &mut Found) {
-    if rows.nodes.is_empty() {
-        return;
-    }
-    for (address, allocation) in held
+    let all = held
         .iter()
-        .flat_map(|(a, all)| all.iter().map(move |one| (a, one)))
-    {
-        let gone = !rows.nodes.contains_key(&allocation.node);
-        if allocation.purpose == Use::Tunnel && allocation.handle.is_some() && gone {
-            // A node that is withdrawn keeps its own, as it keeps its blocks.
-            if tunnel::is_own(allocation) {
-                continue;
+        .flat_map(|(a, all)| all.iter().map(move |one| (a, one)));
+    let tunnels = all.filter(|(_, one)| one.purpose == Use::Tunnel && one.handle.is_some());
+    for (address, allocation) in tunnels {
+        let name = &allocation.node;
+        match (rows.nodes.get(name), tunnel::is_own(allocation)) {
+            (None, true) => {
+                let message = format!("it is kept for node {name}, which is withdrawn");
+                let hint = format!("if it will not come back: weft ipam node delete {name}");
+                found.note(ProblemKind::Kept, address, message, &hint);
             }
-            let message = format!(
-                "it is the tunnel address of node {}, which is not known",
-                allocation.node
-            );
-            found.add(ProblemKind::Leak, address, message, "release the address");
+            (None, false) if !rows.nodes.is_empty() => {
+                let message =
+                    format!("it is the tunnel address of node {name}, which is not known");
+                found.add(ProblemKind::Leak, address, message, "release the address");
+            }
+            (Some(node), true) if !node.tunnel.contains(address) => {
+                let message = format!("it is kept for node {name}, whose record does not name it");
+                found.add(ProblemKind::Leak, address, message, "release the address");
+            }
+            _ => {}
         }
     }
 }

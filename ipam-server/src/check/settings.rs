@@ -157,6 +157,11 @@ fn nodes(rows: &Rows, found: &mut Found) {
             }
         }
         for net in &node.underlay {
+            if let Some(pool) = rows.pool_of(net.addr().into()) {
+                let message = format!("underlay address {} lies in pool {}", net.addr(), pool.name);
+                let hint = "give the node an address outside the pods' network, or delete the pool";
+                found.structure(&object, message, hint);
+            }
             if let Some(other) = underlays
                 .insert(net.addr(), &node.name)
                 .filter(|o| **o != node.name)

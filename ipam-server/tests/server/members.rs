@@ -302,7 +302,39 @@ fn pools_choose_by_the_labels_that_a_node_registers_with() {
         own[0].as_str().is_some_and(|a| a.starts_with("10.8.0.")),
         "{own}"
     );
-    // No pool is full of its pods, nor does it wait where there is no room.
-    operator.done(pool("c", "10.9.0.0/24"));
+    // There is none for it, and it does not wait.
     assert_eq!(forwarder.ask(register("n2", 2)), registered(false));
+    assert_eq!(tunnel(&mut operator, "n2"), Value::Null);
+    operator.done(pool("c", "10.9.0.0/24"));
+    eventually("it has one", || {
+        let own = tunnel(&mut operator, "n2");
+        own[0].as_str().is_some_and(|a| a.starts_with("10.9.0."))
+    });
+}
+
+#[test]
+fn a_node_registers_though_the_pool_is_full_and_has_what_becomes_free() {
+    let server = Server::start();
+    let mut operator = server.client();
+    operator.done(json!({"op": "configure", "cooldown_seconds": 0}));
+    let mut small = pool("p", "10.7.0.0/30");
+    small["block_size"] = json!(30);
+    operator.done(small);
+    operator.done(node("n2", 2));
+    let mut freed = Value::Null;
+    for container in ["c1", "c2", "c3", "c4"] {
+        let mut given = operator.ask(allocate(container, "n2"));
+        freed = given["ok"]["allocated"]["addresses"][0]["address"].take();
+        assert!(freed.is_string(), "{given}");
+    }
+    assert_eq!(code(&operator.ask(allocate("c5", "n2"))), "exhausted");
+    let mut forwarder = server.client();
+    assert_eq!(forwarder.ask(register("n1", 1)), registered(false));
+    assert_eq!(tunnel(&mut operator, "n1"), Value::Null, "the pool is full");
+    let by = json!({"op": "release", "by": "addresses", "addresses": [{"address": freed}]});
+    operator.ask(by);
+    eventually("it has what is free", || {
+        tunnel(&mut operator, "n1") == json!([freed])
+    });
+    assert_eq!(problems(&mut operator), json!([]));
 }

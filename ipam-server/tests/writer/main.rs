@@ -1,5 +1,6 @@
 //! The writer over a store that does what the test says.
 
+mod members;
 mod rig;
 
 use std::{

@@ -212,6 +212,16 @@ impl Rig {
 
     /// The first requests are one batch.
     pub fn with(script: &Scripted, first: Vec<Request>) -> Self {
+        Self::run(script, first, |writer| writer)
+    }
+
+    /// Nodes that are silent for `grace` are withdrawn.
+    pub fn with_members(script: &Scripted, grace: Duration, silenced: Receiver<u64>) -> Self {
+        let members = |writer: Writer| writer.with_members(grace, silenced);
+        Self::run(script, Vec::new(), members)
+    }
+
+    fn run(script: &Scripted, first: Vec<Request>, change: impl FnOnce(Writer) -> Writer) -> Self {
         let clock = Arc::new(AtomicU64::new(NOW));
         let now = Arc::clone(&clock);
         let (told, notes) = unbounded();
@@ -223,6 +233,7 @@ impl Rig {
         });
         let clock_of = Box::new(move || now.load(Ordering::SeqCst));
         let writer = Writer::start(Box::new(script.clone()), clock_of, 64, tell).expect("it loads");
+        let writer = change(writer);
         let (jobs, taken) = unbounded();
         let mut rig = Self {
             jobs,

@@ -74,6 +74,9 @@ pub struct Report {
     pub blocks: usize,
     pub allocations: usize,
     pub problems: Vec<Problem>,
+    /// What may stay, and is perhaps not wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Problem>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +107,8 @@ pub enum ProblemKind {
     Unfinished,
     /// A time that lies ahead of the clock.
     Clock,
+    /// Kept for a node that is withdrawn: a note only.
+    Kept,
 }
 
 /// How many addresses a pool has. Counts of IPv6 pools stop at `u64::MAX`.
