@@ -13,7 +13,7 @@ use weft_api::{
 };
 
 use super::Forwarder;
-use crate::feeds::{Plan, asked, gather::Gathered, logged::Moment, told};
+use crate::feeds::{Outcome, Plan, asked, gather::Gathered, logged::Moment, told};
 
 impl Forwarder {
     /// The client is gone: what it began is forgotten.
@@ -31,7 +31,10 @@ impl Forwarder {
             }
             Gathered::Whole(source, objects) => {
                 let plan = self.feeds.plan_replacement(source, objects)?;
-                self.commit(plan)
+                let withdrawn = plan.withdrawn();
+                self.commit(plan)?;
+                let epoch = self.epoch.0;
+                Ok(Reply::Given { withdrawn, epoch })
             }
         }
     }
@@ -71,12 +74,13 @@ impl Forwarder {
         self.feeds.flows(after, now).map(Reply::Flows)
     }
 
-    /// Puts the rules in force, if they are others.
+    /// Puts what changed in force; an epoch ends only with its rules.
     fn commit(&mut self, plan: Plan) -> Result<Reply, Error> {
-        if !self.feeds.commit(plan, Instant::now()) {
-            let epoch = self.epoch.0;
-            return Ok(Reply::Done { epoch });
+        let epoch = self.epoch;
+        match self.feeds.commit(plan, Instant::now()) {
+            Outcome::Nothing => Ok(Reply::Done { epoch: epoch.0 }),
+            Outcome::Objects => self.publish_in(epoch, self.state.clone(), self.open.clone()),
+            Outcome::Rules => self.publish(self.state.clone(), self.open.clone()),
         }
-        self.publish(self.state.clone(), self.open.clone())
     }
 }
