@@ -34,6 +34,9 @@ use given::Given;
 /// Most objects of all sources: several times what the largest clusters have.
 pub const OBJECTS_MAX: usize = 1 << 18;
 
+/// Most sources: one for each way that objects come by.
+const SOURCES_MAX: usize = 64;
+
 /// Most connections that are tracked: 400 bytes each are 400 MiB.
 const CONNECTIONS_MAX: usize = 1 << 20;
 
@@ -224,6 +227,17 @@ impl Feeds {
     }
 
     fn check(&self, plan: Plan) -> Result<Plan, Error> {
+        if self.sources.len() == SOURCES_MAX && !self.sources.contains_key(&plan.source) {
+            let message = format!(
+                "source {} is one too many; {SOURCES_MAX} may be",
+                plan.source
+            );
+            return Err(refusal(
+                Code::Oversized,
+                message,
+                "drop one that gives nothing any more; `policy-list` shows them",
+            ));
+        }
         let mut names = HashSet::new();
         for given in &plan.puts {
             let name = given.object.name();

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use weft_api::forwarder::{Explain, ObjectRef, Policies};
 use weft_policy::{Flow, Transport};
@@ -246,7 +248,7 @@ fn parts_make_one_whole_or_nothing() {
         dry_run: false,
     };
     let mut gathering = Gathering::default();
-    let mut take = |client, part| gathering.take(client, part);
+    let mut take = |client, part| gathering.take(client, part, Instant::now());
     assert!(matches!(
         take(1, part(0, vec![pod(1, "a")], true)),
         Ok(Gathered::Part(1))
@@ -265,6 +267,44 @@ fn parts_make_one_whole_or_nothing() {
         let rest = take(1, part(1, vec![], false)).expect_err("the beginning is gone");
         assert!(rest.message.contains("does not follow"), "{rest}");
     }
+}
+
+#[test]
+fn an_idle_clients_parts_end_and_hold_nobody_up() {
+    let part = |part, objects, more| Policies {
+        source: name("files"),
+        objects,
+        part,
+        more,
+        dry_run: false,
+    };
+    let mut gathering = Gathering::default();
+    let now = Instant::now();
+    let late = now + Duration::from_secs(31);
+    assert!(
+        gathering
+            .take(1, part(0, vec![pod(1, "a")], true), now)
+            .is_ok()
+    );
+    let whole = gathering.take(2, part(0, vec![pod(2, "a")], false), now);
+    assert!(matches!(whole, Ok(Gathered::Whole(_, objects)) if objects.len() == 1));
+    let rest = gathering.take(1, part(1, vec![], false), late);
+    assert!(
+        rest.expect_err("too late")
+            .message
+            .contains("does not follow")
+    );
+}
+
+#[test]
+fn there_are_only_so_many_sources() {
+    let mut feeds = Feeds::default();
+    for number in 0..SOURCES_MAX {
+        replace(&mut feeds, &format!("s{number}"), vec![]).expect("room");
+    }
+    let error = replace(&mut feeds, "more", vec![]).expect_err("no room");
+    assert_eq!(error.code, Code::Oversized);
+    replace(&mut feeds, "s0", vec![pod(1, "a")]).expect("it is known");
 }
 
 #[test]

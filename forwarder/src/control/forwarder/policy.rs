@@ -11,6 +11,7 @@ use weft_api::{
     forwarder::{Error, Explain, ObjectRef, Policies, PolicyChange, Reply},
     names::Name,
 };
+use weft_policy::{Decision, Flow, Reason, Verdict};
 
 use super::Forwarder;
 use crate::feeds::{Outcome, Plan, asked, gather::Gathered, logged::Moment, told};
@@ -23,7 +24,7 @@ impl Forwarder {
 
     pub(super) fn policies(&mut self, client: usize, part: Policies) -> Result<Reply, Error> {
         let dry_run = part.dry_run;
-        match self.gathering.take(client, part)? {
+        match self.gathering.take(client, part, Instant::now())? {
             Gathered::Part(objects) => Ok(Reply::Taken { objects }),
             Gathered::Whole(source, objects) if dry_run => {
                 let trial = self.feeds.trial(source, objects, Instant::now())?;
@@ -62,8 +63,28 @@ impl Forwarder {
             Some(row.spec.addresses.clone())
         };
         let flow = asked::flow(asked, self.feeds.objects(), port)?;
-        let told = told::explanation(&self.feeds.explain(&flow));
+        let mut found = self.feeds.explain(&flow);
+        if self.node_opens(&flow) {
+            found.verdict = Verdict {
+                egress: Decision::allow(Reason::Outside),
+                ingress: Decision::allow(Reason::OwnNode),
+            };
+            found.egress_candidates.clear();
+            found.ingress_candidates.clear();
+        }
+        let told = told::explanation(&found);
         Ok(Reply::Explanation(Box::new(told)))
+    }
+
+    /// Whether it goes from the node's own addresses at its host port to a pod
+    /// of this node, which no rule is asked about.
+    fn node_opens(&self, flow: &Flow) -> bool {
+        let holds = |address: &IpAddr, is_host: bool| {
+            self.state.ports().any(|row| {
+                row.port.host.is_some() == is_host && row.spec.addresses.contains(address)
+            })
+        };
+        holds(&flow.source, true) && holds(&flow.destination, false)
     }
 
     pub(super) fn flows(&self, after: Option<u64>) -> Result<Reply, Error> {
