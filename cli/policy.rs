@@ -3,10 +3,11 @@
 
 mod files;
 mod trial;
+mod watch;
 
-use std::{path::PathBuf, process::ExitCode, thread};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::Serialize;
 use serde_json::Value;
 use weft_api::{
@@ -14,7 +15,6 @@ use weft_api::{
     names::Name,
 };
 use weft_cni::forwarder::{Client, ClientError};
-use weft_forwarder::watched::{PAUSE, Watched};
 
 pub use files::load;
 
@@ -48,9 +48,14 @@ pub struct Apply {
     /// Whose objects they are.
     #[arg(long, value_name = "NAME", default_value = "files", value_parser = name)]
     source: Name,
-    /// Go on, and put in force what changes, until interrupted.
+    /// Go on, and put in force what changes, until interrupted. Waits for a
+    /// forwarder, and gives all again to one that came back; does not see that
+    /// its source was dropped.
     #[arg(long)]
     watch: bool,
+    /// Files without an object withdraw all that the source gave.
+    #[arg(long)]
+    allow_empty: bool,
     /// Put nothing in force: tell which of the connections that are alive, and
     /// of the flows that were denied of late, would be judged otherwise. Fails
     /// if there are any.
@@ -104,14 +109,20 @@ pub struct Show {
 struct Applied {
     source: Name,
     objects: usize,
+    /// Objects that the source gave before, and does not any more.
+    withdrawn: usize,
     epoch: u64,
 }
 
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Apply(args) if args.dry_run => trial::run(&args),
-        Command::Apply(args) if args.watch => watch(&args),
-        Command::Apply(args) => tell(&apply(&mut args.target.connect()?, &args)?, args.json),
+        Command::Apply(args) if args.watch => watch::run(&args),
+        Command::Apply(args) => {
+            let values = objects(&args)?;
+            let applied = give_all(&mut args.target.connect()?, &args.source, &values)?;
+            tell(&applied, args.json)
+        }
         Command::Drop(args) => {
             let source = args.source;
             args.target
@@ -124,20 +135,25 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn apply(client: &mut Client, args: &Apply) -> anyhow::Result<Applied> {
-    let values: Vec<Value> = load(&args.files)?
-        .into_iter()
-        .map(|one| one.value)
-        .collect();
-    let objects = values.len();
-    let source = args.source.clone();
-    let reply = give(client, &source, values, false)?;
-    let Reply::Done { epoch } = reply else {
+/// What the files say.
+fn objects(args: &Apply) -> anyhow::Result<Vec<Value>> {
+    let loaded = load(&args.files)?;
+    ensure!(
+        args.allow_empty || !loaded.is_empty(),
+        "there is no object in the files; give --allow-empty to withdraw all that {} gave",
+        args.source
+    );
+    Ok(loaded.into_iter().map(|one| one.value).collect())
+}
+
+fn give_all(client: &mut Client, source: &Name, values: &[Value]) -> anyhow::Result<Applied> {
+    let Reply::Given { withdrawn, epoch } = give(client, source, values, false)? else {
         return Err(ClientError::Confused.into());
     };
     Ok(Applied {
-        source,
-        objects,
+        source: source.clone(),
+        objects: values.len(),
+        withdrawn,
         epoch,
     })
 }
@@ -147,16 +163,15 @@ fn apply(client: &mut Client, args: &Apply) -> anyhow::Result<Applied> {
 fn give(
     client: &mut Client,
     source: &Name,
-    values: Vec<Value>,
+    values: &[Value],
     dry_run: bool,
 ) -> anyhow::Result<Reply> {
     let mut parts = parts(values).into_iter().zip(0..).peekable();
     while let Some((objects, part)) = parts.next() {
         let more = parts.peek().is_some();
-        let source = source.clone();
         let request = Request::Policies(Policies {
-            source,
-            objects,
+            source: source.clone(),
+            objects: objects.to_vec(),
             part,
             more,
             dry_run,
@@ -170,50 +185,18 @@ fn give(
 }
 
 /// At least one.
-fn parts(values: Vec<Value>) -> Vec<Vec<Value>> {
-    let (mut parts, mut len) = (vec![Vec::new()], 0);
-    for value in values {
+fn parts(values: &[Value]) -> Vec<&[Value]> {
+    let (mut parts, mut begin, mut len) = (Vec::new(), 0, 0);
+    for (place, value) in values.iter().enumerate() {
         let size = value.to_string().len();
         if len > 0 && len + size > PART_LEN {
-            parts.push(Vec::new());
-            len = 0;
+            parts.push(&values[begin..place]);
+            (begin, len) = (place, 0);
         }
         len += size;
-        if let Some(part) = parts.last_mut() {
-            part.push(value);
-        }
     }
+    parts.push(&values[begin..]);
     parts
-}
-
-/// What cannot be read or is refused leaves the old in force. A forwarder that
-/// went away is given all once it is back.
-fn watch(args: &Apply) -> anyhow::Result<ExitCode> {
-    let mut watched = Watched::new(files::version(&args.files));
-    let mut client = args.target.connect()?;
-    tell(&apply(&mut client, args)?, args.json)?;
-    let mut is_away = false;
-    loop {
-        thread::sleep(PAUSE);
-        let is_new = watched.is_new(files::version(&args.files));
-        if let Err(fault) = client.status() {
-            if !std::mem::replace(&mut is_away, true) {
-                eprintln!("weft: {fault}; waiting for the forwarder");
-            }
-            let Ok(again) = args.target.connect() else {
-                continue;
-            };
-            client = again;
-        }
-        let was_away = std::mem::take(&mut is_away);
-        if !is_new && !was_away {
-            continue;
-        }
-        match apply(&mut client, args) {
-            Ok(applied) => tell(&applied, args.json).map(|_| ())?,
-            Err(fault) => eprintln!("weft: {fault:#}; what was in force stays"),
-        }
-    }
 }
 
 fn tell(applied: &Applied, json: bool) -> anyhow::Result<ExitCode> {
@@ -221,8 +204,12 @@ fn tell(applied: &Applied, json: bool) -> anyhow::Result<ExitCode> {
         return show(&format!("{}\n", serde_json::to_string(applied)?));
     }
     let objects = counted(applied.objects, "object");
+    let withdrawn = match applied.withdrawn {
+        0 => String::new(),
+        count => format!(", {count} withdrawn"),
+    };
     show(&format!(
-        "{objects} of {} in force, epoch {}\n",
+        "{objects} of {} in force{withdrawn}, epoch {}\n",
         applied.source, applied.epoch
     ))
 }
@@ -336,8 +323,9 @@ mod tests {
     #[test]
     fn parts_are_small_and_leave_nothing_out() {
         let value = |len: usize| Value::from("x".repeat(len));
-        let lens =
-            |values: Vec<Value>| -> Vec<usize> { parts(values).iter().map(Vec::len).collect() };
+        let lens = |values: Vec<Value>| -> Vec<usize> {
+            parts(&values).iter().map(|part| part.len()).collect()
+        };
         assert_eq!(lens(Vec::new()), [0], "an empty source is one part");
         assert_eq!(lens(vec![value(PART_LEN * 2)]), [1]);
         assert_eq!(lens(vec![value(PART_LEN / 2); 5]), [1, 1, 1, 1, 1]);

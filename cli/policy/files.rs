@@ -4,15 +4,20 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
-use weft_forwarder::watched::Stamp;
+use weft_forwarder::watched::{PAUSE, Stamp};
 use weft_policy::{Object, documents, read_value};
 
 /// Deepest folder; what links to itself ends here.
 const DEPTH_MAX: usize = 16;
+
+/// Tries to read what does not rest: 5 s.
+const LOOKS: usize = 10;
+
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// An object, and what it was made of.
@@ -22,8 +27,26 @@ pub struct Loaded {
     pub object: Object,
 }
 
-/// All objects of files and folders. No object may be there twice.
+/// All objects of files and folders, as of one moment: what is written
+/// meanwhile is read again. No object may be there twice.
 pub fn load(paths: &[PathBuf]) -> anyhow::Result<Vec<Loaded>> {
+    at_rest(paths, || read(paths))
+}
+
+/// What `read` yields while nobody writes to the files.
+fn at_rest<T>(paths: &[PathBuf], mut read: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    for _ in 0..LOOKS {
+        let before = version(paths);
+        let found = read();
+        if version(paths) == before {
+            return found;
+        }
+        thread::sleep(PAUSE);
+    }
+    bail!("the files change all the time; give them once nobody writes to them")
+}
+
+fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Loaded>> {
     let mut loaded = Vec::new();
     let mut places = HashMap::new();
     for file in files(paths)? {
@@ -45,11 +68,12 @@ pub fn load(paths: &[PathBuf]) -> anyhow::Result<Vec<Loaded>> {
 }
 
 /// What tells one version of the files from another. A path that cannot be
-/// looked at is a version too.
+/// looked at is a version too. A pipe, which reading changes, has only one.
 pub fn version(paths: &[PathBuf]) -> Vec<(PathBuf, Stamp)> {
     let files = files(paths).unwrap_or_default();
-    let stamped = |file: PathBuf| (file.clone(), Stamp::of(&file));
-    files.into_iter().map(stamped).collect()
+    let is_kept = |file: &PathBuf| fs::metadata(file).is_ok_and(|about| about.is_file());
+    let kept = files.into_iter().filter(is_kept);
+    kept.map(|file| (file.clone(), Stamp::of(&file))).collect()
 }
 
 /// In order. A file that is named counts whatever it is called.
@@ -101,6 +125,28 @@ mod tests {
                           metadata: {name: web, namespace: x}\nspec: {podSelector: {}}\n";
     const NAMESPACES: &str = "apiVersion: v1\nkind: NamespaceList\nitems:\n\
                               - metadata: {name: x}\n- metadata: {name: z}\n";
+
+    const POLICY_TOO: &str = "- metadata: {name: w}\n";
+
+    #[test]
+    fn what_is_written_meanwhile_is_read_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("all.yaml");
+        let paths = [folder.path().to_owned()];
+        fs::write(&file, NAMESPACES).expect("write");
+        let mut looks = 0;
+        let loaded = at_rest(&paths, || {
+            looks += 1;
+            if looks == 1 {
+                fs::write(&file, "").expect("truncate");
+                let half = read(&paths);
+                fs::write(&file, NAMESPACES.to_owned() + POLICY_TOO).expect("write");
+                return half;
+            }
+            read(&paths)
+        });
+        assert_eq!((loaded.expect("objects").len(), looks), (3, 2));
+    }
 
     #[test]
     fn folders_are_read_whole_and_what_is_wrong_is_named() {

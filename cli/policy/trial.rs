@@ -8,25 +8,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
 use weft_api::forwarder::{Changed, FlowEnd, Reply, Trial};
 use weft_cni::forwarder::ClientError;
 
-use super::{Apply, give, load};
+use super::{Apply, give, objects};
 use crate::output::{counted, lines, show, show_json, table};
 
 /// Between two looks: no connection is forgotten sooner than in 3 s.
 const PAUSE: Duration = Duration::from_secs(2);
 
 pub fn run(args: &Apply) -> anyhow::Result<ExitCode> {
-    let loaded = load(&args.files)?.into_iter();
-    let values: Vec<Value> = loaded.map(|one| one.value).collect();
+    let values = objects(args)?;
     let mut client = args.target.connect()?;
     let end = Instant::now() + Duration::from_secs(args.seconds);
     let mut changes = BTreeSet::new();
     let (mut judged, mut unlisted) = (0, 0);
     loop {
-        let reply = give(&mut client, &args.source, values.clone(), true)?;
+        let reply = give(&mut client, &args.source, &values, true)?;
         let Reply::Trial(trial) = reply else {
             return Err(ClientError::Confused.into());
         };

@@ -34,6 +34,9 @@ use given::Given;
 /// Most objects of all sources: several times what the largest clusters have.
 pub const OBJECTS_MAX: usize = 1 << 18;
 
+/// Most sources: one for each way that objects come by.
+const SOURCES_MAX: usize = 64;
+
 /// Most connections that are tracked: 400 bytes each are 400 MiB.
 const CONNECTIONS_MAX: usize = 1 << 20;
 
@@ -65,11 +68,28 @@ struct Kept {
 #[derive(Debug)]
 pub struct Plan {
     source: Name,
-    /// Done first.
-    removes: Vec<ObjectName>,
+    /// What the source has, and will not have any more.
+    removes: HashSet<ObjectName>,
     puts: Vec<Given>,
     /// The source itself goes.
     ends: bool,
+}
+
+/// What a change comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Nothing,
+    /// Other objects, and every flow is judged as before.
+    Objects,
+    /// Another edition of the rules, or none any more.
+    Rules,
+}
+
+impl Plan {
+    /// Objects that the source will not have any more.
+    pub fn withdrawn(&self) -> usize {
+        self.removes.len()
+    }
 }
 
 impl Feeds {
@@ -93,7 +113,7 @@ impl Feeds {
             delete,
         } = change;
         let removes = delete.iter().map(given::name_of);
-        let removes: Vec<ObjectName> = removes.collect::<Result<_, _>>()?;
+        let mut removes: HashSet<ObjectName> = removes.collect::<Result<_, _>>()?;
         let owned = |name: &ObjectName| self.owner(name) == Some(&source);
         if let Some(name) = removes.iter().find(|name| !owned(name)) {
             let message = format!("policy-change: source {source} has no {name}");
@@ -103,10 +123,14 @@ impl Feeds {
                 "a source deletes what it gave; `policy-list` shows the sources",
             ));
         }
+        let puts = given::read(put)?;
+        for given in &puts {
+            removes.remove(&given.object.name());
+        }
         self.check(Plan {
             source,
             removes,
-            puts: given::read(put)?,
+            puts,
             ends: false,
         })
     }
@@ -129,8 +153,8 @@ impl Feeds {
         })
     }
 
-    /// Makes the change. Whether there are other rules now.
-    pub fn commit(&mut self, plan: Plan, now: Instant) -> bool {
+    /// Makes the change.
+    pub fn commit(&mut self, plan: Plan, now: Instant) -> Outcome {
         let Plan {
             source,
             removes,
@@ -138,34 +162,48 @@ impl Feeds {
             ends,
         } = plan;
         let is_news = ends || !self.sources.contains_key(&source);
-        let edition = self.edition.wrapping_add(1);
+        let was_on = self.tracker.is_some();
         let known = self.sources.entry(source.clone()).or_default();
         let mut changes = Vec::with_capacity(removes.len());
         for name in removes {
             known.objects.remove(&name);
             changes.push(Change::Remove(name));
         }
+        let mut fresh = Vec::new();
         for Given { object, text } in puts {
             let name = object.name();
-            if !known.objects.contains_key(&name) || !holds(self.compiler.objects(), &object) {
-                known.objects.insert(name, Kept { text, edition });
-                changes.push(Change::Put(object));
+            match known.objects.get_mut(&name) {
+                Some(kept) if holds(self.compiler.objects(), &object) => kept.text = text,
+                _ => {
+                    fresh.push((name, text));
+                    changes.push(Change::Put(object));
+                }
             }
         }
+        let is_same = changes.is_empty();
+        let is_quiet = is_same || !self.compiler.apply(changes).judges_otherwise;
+        let is_on = !ends || self.sources.len() > 1;
+        let is_rules = !is_quiet || is_on != was_on;
+        if is_rules {
+            self.edition = self.edition.wrapping_add(1);
+        }
+        let edition = self.edition;
+        let kept = |(name, text)| (name, Kept { text, edition });
         if ends {
             self.sources.remove(&source);
+        } else if let Some(known) = self.sources.get_mut(&source) {
+            known.objects.extend(fresh.into_iter().map(kept));
         }
-        if changes.is_empty() && !is_news {
-            return false;
-        }
-        self.compiler.apply(changes);
-        self.edition = edition;
-        if self.sources.is_empty() {
-            self.tracker = None;
-        } else {
+        if is_on {
             self.tracker.get_or_insert_with(|| tracker(now));
+        } else {
+            self.tracker = None;
         }
-        true
+        match (is_rules, is_same && !is_news) {
+            (true, _) => Outcome::Rules,
+            (false, false) => Outcome::Objects,
+            (false, true) => Outcome::Nothing,
+        }
     }
 
     /// What packets are judged by; none without a source.
@@ -189,6 +227,17 @@ impl Feeds {
     }
 
     fn check(&self, plan: Plan) -> Result<Plan, Error> {
+        if self.sources.len() == SOURCES_MAX && !self.sources.contains_key(&plan.source) {
+            let message = format!(
+                "source {} is one too many; {SOURCES_MAX} may be",
+                plan.source
+            );
+            return Err(refusal(
+                Code::Oversized,
+                message,
+                "drop one that gives nothing any more; `policy-list` shows them",
+            ));
+        }
         let mut names = HashSet::new();
         for given in &plan.puts {
             let name = given.object.name();
@@ -212,7 +261,7 @@ impl Feeds {
             .map(|source| source.objects.len())
             .sum();
         let fresh = names.iter().filter(|name| self.owner(name).is_none());
-        if (count + fresh.count()).saturating_sub(plan.removes.len()) > OBJECTS_MAX {
+        if count + fresh.count() - plan.removes.len() > OBJECTS_MAX {
             return Err(given::too_many());
         }
         Ok(plan)

@@ -44,6 +44,16 @@ pub fn command() -> Command {
     command
 }
 
+fn spawn(folder: &TempDir, metrics: SocketAddr) -> Child {
+    let at = |name: &str| folder.path().join(name);
+    command()
+        .args(["--control".as_ref(), at("control.sock").as_os_str()])
+        .args(["--config".as_ref(), at("forwarder.toml").as_os_str()])
+        .args(["--metrics", &metrics.to_string()])
+        .spawn()
+        .expect("start the forwarder")
+}
+
 impl Server {
     pub fn start() -> Self {
         Self::with_config("node = 'n1'\nworkers = 2\n")
@@ -55,12 +65,7 @@ impl Server {
         let file = folder.path().join("forwarder.toml");
         fs::write(&file, config).expect("write the configuration");
         let metrics = free_address();
-        let child = command()
-            .args(["--control".as_ref(), control.as_os_str()])
-            .args(["--config".as_ref(), file.as_os_str()])
-            .args(["--metrics", &metrics.to_string()])
-            .spawn()
-            .expect("start the forwarder");
+        let child = spawn(&folder, metrics);
         let mut server = Self {
             child,
             control,
@@ -69,6 +74,12 @@ impl Server {
         };
         server.wait_until_it_answers();
         server
+    }
+
+    /// After its end, with the same files.
+    pub fn start_again(&mut self) {
+        self.child = spawn(&self.folder, self.metrics);
+        self.wait_until_it_answers();
     }
 
     fn wait_until_it_answers(&mut self) {

@@ -249,6 +249,12 @@ pub enum Reply {
     Counters(Box<Counters>),
     Drops(Vec<Drop>),
     Status(Box<Status>),
+    /// All objects of a source are in force; so many that it gave before are
+    /// not any more.
+    Given {
+        withdrawn: usize,
+        epoch: u64,
+    },
     /// A part was taken; nothing is in force before the last.
     Taken {
         objects: usize,

@@ -25,11 +25,11 @@ use crate::{
 #[derive(Debug)]
 pub struct Policy {
     pub rules: Rulebook,
-    /// Tells these rules from all before them: a connection that was judged by
-    /// others is judged again. A new edition comes with a new epoch, since
-    /// flows that the cache knows are not judged; and it comes only if the
-    /// rules of a pod on this node have changed, since it costs every
-    /// connection a judgement.
+    /// Tells these rules from all before them that judge otherwise: a
+    /// connection that was judged by others is judged again. A new edition comes
+    /// with a new epoch, since flows that the cache knows are not judged; and it
+    /// comes only if some flow may be judged otherwise, since it costs every
+    /// connection of the node a judgement, whichever pod's rules have changed.
     pub edition: u32,
     /// The same for every epoch and worker.
     pub connections: Arc<Tracker>,

@@ -13,20 +13,21 @@
 //! May call: `object`, `verdict`. Invariant: after [`Compiler::apply`] the
 //! rulebook is what it would be had all objects come at once.
 
+mod alike;
 mod endpoints;
 mod mask;
 mod members;
 mod program;
 mod rulebook;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use rapidhash::{RapidHashMap, RapidHashSet};
 
 use crate::object::{
     Change, Direction, Group, Object, ObjectName, Objects, Peer, PodName, Policy, PolicyName,
 };
-use endpoints::Endpoints;
+use endpoints::{Endpoints, Settled};
 use mask::Mask;
 use members::{Members, MembersId, Registry};
 
@@ -66,6 +67,8 @@ pub struct Work {
     /// Identities that may have got another program.
     pub identities_ruled: usize,
     pub programs_built: usize,
+    /// A flow may be judged otherwise than before.
+    pub judges_otherwise: bool,
 }
 
 /// A policy, and the numbers of the sets it names.
@@ -86,6 +89,14 @@ struct Pending {
     /// Whose policies are others now.
     changed_subjects: Mask,
     namespaces: RapidHashSet<String>,
+}
+
+/// Identities whose sets were found anew; of them, those that are new; and
+/// those that nobody has any more.
+struct Matched {
+    ids: Vec<IdentityId>,
+    fresh: HashSet<IdentityId>,
+    unused: HashSet<IdentityId>,
 }
 
 impl Compiler {
@@ -226,7 +237,13 @@ impl Compiler {
     /// Brings identities, programs and addresses to where the objects are.
     fn settle(&mut self, pending: Pending) -> Work {
         let mut work = Work::default();
-        let (mut dirty, old) = self.settle_identities(&pending);
+        let before = self.rulebook.clone();
+        let addresses = self.endpoints.touched();
+        let Matched {
+            ids: mut dirty,
+            fresh,
+            unused,
+        } = self.settle_identities(&pending);
         work.identities_matched = dirty.len();
         self.widen(&pending.fresh_sets, &dirty);
         for (id, identity) in self.rulebook.identities().iter().enumerate() {
@@ -243,11 +260,15 @@ impl Compiler {
         dirty.dedup();
         self.forget_sets(pending.dead_sets);
         work.identities_ruled = dirty.len();
-        for id in dirty {
-            let program = self.program_of(id, &mut work);
-            self.rulebook.identity_mut(id).program = program;
+        for id in &dirty {
+            let program = self.program_of(*id, &mut work);
+            self.rulebook.identity_mut(*id).program = program;
         }
-        for id in old {
+        // Who has a new identity, or had one that is gone, is among the addresses.
+        dirty.retain(|id| !fresh.contains(id) && !unused.contains(id));
+        work.judges_otherwise = !alike::judge_alike(&before, &self.rulebook, &addresses, &dirty);
+        drop(before);
+        for id in unused {
             *self.rulebook.identity_mut(id) = Identity::nobody();
         }
         if work.identities_ruled > 0 {
@@ -257,11 +278,10 @@ impl Compiler {
         work
     }
 
-    /// Evaluates new identities and those of changed namespaces. Yields them,
-    /// and those that nobody has any more.
-    fn settle_identities(&mut self, pending: &Pending) -> (Vec<IdentityId>, Vec<IdentityId>) {
-        let settled = self.endpoints.settle(&self.objects, &mut self.rulebook);
-        let mut dirty = settled.fresh;
+    /// Evaluates new identities and those of changed namespaces.
+    fn settle_identities(&mut self, pending: &Pending) -> Matched {
+        let Settled { fresh, unused } = self.endpoints.settle(&self.objects, &mut self.rulebook);
+        let mut dirty: Vec<_> = fresh.iter().copied().collect();
         for (id, identity) in self.rulebook.identities().iter().enumerate() {
             if let Who::Pod(namespace, _) = &identity.who
                 && pending.namespaces.contains(&namespace.name)
@@ -282,7 +302,11 @@ impl Compiler {
                 None => Mask::default(),
             };
         }
-        (dirty, settled.unused)
+        Matched {
+            ids: dirty,
+            fresh,
+            unused,
+        }
     }
 
     /// Asks the new sets about the identities that were there before them.

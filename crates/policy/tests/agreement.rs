@@ -291,7 +291,14 @@ proptest! {
         let mut compiler = Compiler::default();
         compiler.apply(start);
         for change in changes {
-            compiler.apply([change]);
+            let before = compiler.rulebook();
+            let work = compiler.apply([change]);
+            for flow in flows().filter(|_| !work.judges_otherwise) {
+                let (was, is) = (before.judge(&flow), compiler.rulebook().judge(&flow));
+                for side in [Direction::Ingress, Direction::Egress] {
+                    prop_assert_eq!(was.decision(side).allowed, is.decision(side).allowed);
+                }
+            }
             let mut full = Compiler::default();
             full.apply(everything(compiler.objects()));
             let (grown, made) = (compiler.rulebook(), full.rulebook());
@@ -299,6 +306,23 @@ proptest! {
                 prop_assert_eq!(grown.judge(&flow), made.judge(&flow), "{:?}", flow);
             }
             agree(&compiler, &compiler.objects().clone())?;
+        }
+    }
+
+    #[test]
+    fn what_judges_alike_is_called_so_of_batches_too(
+        start in vec(change(), 0..12), changes in vec(change(), 1..4),
+    ) {
+        let mut compiler = Compiler::default();
+        compiler.apply(start);
+        let before = compiler.rulebook();
+        let work = compiler.apply(changes);
+        let after = compiler.rulebook();
+        for flow in flows().filter(|_| !work.judges_otherwise) {
+            let (was, is) = (before.judge(&flow), after.judge(&flow));
+            for side in [Direction::Ingress, Direction::Egress] {
+                prop_assert_eq!(was.decision(side).allowed, is.decision(side).allowed);
+            }
         }
     }
 

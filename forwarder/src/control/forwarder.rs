@@ -327,7 +327,16 @@ impl Forwarder {
     }
 
     fn publish(&mut self, state: State, open: Vec<Option<Arc<Port>>>) -> Result<Reply, Error> {
-        let epoch = Epoch(self.epoch.0 + 1);
+        self.publish_in(Epoch(self.epoch.0 + 1), state, open)
+    }
+
+    /// An epoch that goes on may not judge or send any packet otherwise.
+    fn publish_in(
+        &mut self,
+        epoch: Epoch,
+        state: State,
+        open: Vec<Option<Arc<Port>>>,
+    ) -> Result<Reply, Error> {
         let mut snapshot = state.snapshot(epoch)?;
         if !state.has_same_nodes(&self.state) {
             self.paths.follow(state.targets(&snapshot));

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use weft_api::forwarder::{Explain, ObjectRef, Policies};
 use weft_policy::{Flow, Transport};
@@ -30,12 +32,12 @@ fn policy(app: &str) -> Value {
     })
 }
 
-fn replace(feeds: &mut Feeds, source: &str, objects: Vec<Value>) -> Result<bool, Error> {
+fn replace(feeds: &mut Feeds, source: &str, objects: Vec<Value>) -> Result<Outcome, Error> {
     let plan = feeds.plan_replacement(name(source), given::read(objects)?)?;
     Ok(feeds.commit(plan, Instant::now()))
 }
 
-fn change(feeds: &mut Feeds, put: Vec<Value>, delete: &[&str]) -> Result<bool, Error> {
+fn change(feeds: &mut Feeds, put: Vec<Value>, delete: &[&str]) -> Result<Outcome, Error> {
     let pod = |name: &&str| ObjectRef {
         kind: "Pod".into(),
         namespace: Some("x".into()),
@@ -67,19 +69,29 @@ fn rules_come_change_and_go_with_their_sources() {
     let mut feeds = Feeds::default();
     assert_eq!(edition(&feeds), None);
     let objects = vec![pod(1, "a"), pod(2, "b"), policy("a")];
-    assert_eq!(replace(&mut feeds, "files", objects.clone()), Ok(true));
+    assert_eq!(
+        replace(&mut feeds, "files", objects.clone()),
+        Ok(Outcome::Rules)
+    );
     assert_eq!(edition(&feeds), Some(1));
     assert!(passes(&feeds, 1, 2) && !passes(&feeds, 2, 1));
-    assert_eq!(replace(&mut feeds, "files", objects), Ok(false), "the same");
+    assert_eq!(
+        replace(&mut feeds, "files", objects),
+        Ok(Outcome::Nothing),
+        "the same"
+    );
     assert_eq!(edition(&feeds), Some(1));
-    assert_eq!(change(&mut feeds, vec![pod(2, "a")], &["p1"]), Ok(true));
+    assert_eq!(
+        change(&mut feeds, vec![pod(2, "a")], &["p1"]),
+        Ok(Outcome::Rules)
+    );
     assert_eq!(edition(&feeds), Some(2));
     assert!(passes(&feeds, 2, 1), "p1 is a stranger");
     let rules = feeds.rules();
     let row = &rules.policies[0];
     assert_eq!((row.pods, row.edition), (1, 1), "{rules:?}");
     let plan = feeds.plan_end(name("files")).expect("it is there");
-    assert!(feeds.commit(plan, Instant::now()));
+    assert_eq!(feeds.commit(plan, Instant::now()), Outcome::Rules);
     assert_eq!(edition(&feeds), None);
     assert!(feeds.objects().policies.is_empty() && feeds.objects().pods.is_empty());
     assert_eq!(
@@ -89,6 +101,89 @@ fn rules_come_change_and_go_with_their_sources() {
             .map_err(|e| e.code),
         Err(Code::NotFound)
     );
+}
+
+/// A connection that is judged by this edition is not judged again.
+#[test]
+fn what_no_rule_sees_keeps_the_edition() {
+    let mut feeds = Feeds::default();
+    let stranger = |number: u8| {
+        let mut pod = pod(number, "a");
+        pod["metadata"]["namespace"] = json!("elsewhere");
+        pod
+    };
+    replace(&mut feeds, "files", vec![pod(1, "a"), policy("a")]).expect("good");
+    let quiet = vec![stranger(7)];
+    assert_eq!(change(&mut feeds, quiet, &[]), Ok(Outcome::Objects));
+    assert_eq!(replace(&mut feeds, "more", vec![]), Ok(Outcome::Objects));
+    assert_eq!(edition(&feeds), Some(1));
+    let address = "10.1.0.7".parse().expect("an address");
+    assert!(feeds.rulebook().endpoint(address).is_some(), "it is known");
+    let plan = feeds.plan_end(name("more")).expect("it is there");
+    assert_eq!(feeds.commit(plan, Instant::now()), Outcome::Objects);
+    assert_eq!(
+        change(&mut feeds, vec![pod(2, "a")], &[]),
+        Ok(Outcome::Rules)
+    );
+    assert_eq!(edition(&feeds), Some(2));
+}
+
+#[test]
+fn two_sources_make_one_rulebook() {
+    let mut feeds = Feeds::default();
+    replace(&mut feeds, "pods", vec![pod(1, "a"), pod(2, "b")]).expect("good");
+    replace(&mut feeds, "policies", vec![policy("b")]).expect("good");
+    assert!(passes(&feeds, 2, 1) && !passes(&feeds, 1, 2));
+    let sources = feeds.rules().sources;
+    let counts: Vec<_> = sources.iter().map(|one| one.objects).collect();
+    assert_eq!(counts, [2, 1]);
+    let plan = feeds.plan_end(name("policies")).expect("it is there");
+    feeds.commit(plan, Instant::now());
+    assert!(passes(&feeds, 1, 2) && edition(&feeds).is_some());
+    assert_eq!(feeds.objects().pods.len(), 2, "the other's stay");
+}
+
+#[test]
+fn a_policy_is_shown_as_it_was_given_last() {
+    let mut feeds = Feeds::default();
+    let text = |feeds: &Feeds| {
+        let named = ObjectRef {
+            kind: "NetworkPolicy".into(),
+            namespace: Some("x".into()),
+            name: "web".into(),
+        };
+        feeds.rule(&named).expect("it is there").object
+    };
+    let mut given = policy("a");
+    replace(&mut feeds, "files", vec![given.clone()]).expect("good");
+    assert_eq!(text(&feeds), Some(given.clone()));
+    given["metadata"]["annotations"] = json!({"note": "by hand"});
+    replace(&mut feeds, "files", vec![given.clone()]).expect("good");
+    assert_eq!(text(&feeds), Some(given), "though its rules are the same");
+}
+
+/// What is deleted twice, or deleted and put at once, makes no room.
+#[test]
+fn only_what_goes_is_counted_as_gone() {
+    let mut feeds = Feeds::default();
+    replace(&mut feeds, "files", vec![pod(1, "a"), pod(2, "a")]).expect("good");
+    let gone = |feeds: &Feeds, put: Vec<Value>, delete: &[&str]| {
+        let delete = delete.iter().map(|name| ObjectRef {
+            kind: "Pod".into(),
+            namespace: Some("x".into()),
+            name: (*name).into(),
+        });
+        let change = PolicyChange {
+            source: name("files"),
+            put,
+            delete: delete.collect(),
+        };
+        feeds.plan_change(change).expect("good").withdrawn()
+    };
+    assert_eq!(gone(&feeds, vec![], &["p1", "p1"]), 1);
+    assert_eq!(gone(&feeds, vec![pod(1, "b")], &["p1", "p2"]), 1);
+    change(&mut feeds, vec![pod(1, "b")], &["p1"]).expect("good");
+    assert_eq!(feeds.objects().pods.len(), 2);
 }
 
 #[test]
@@ -153,7 +248,7 @@ fn parts_make_one_whole_or_nothing() {
         dry_run: false,
     };
     let mut gathering = Gathering::default();
-    let mut take = |client, part| gathering.take(client, part);
+    let mut take = |client, part| gathering.take(client, part, Instant::now());
     assert!(matches!(
         take(1, part(0, vec![pod(1, "a")], true)),
         Ok(Gathered::Part(1))
@@ -172,6 +267,44 @@ fn parts_make_one_whole_or_nothing() {
         let rest = take(1, part(1, vec![], false)).expect_err("the beginning is gone");
         assert!(rest.message.contains("does not follow"), "{rest}");
     }
+}
+
+#[test]
+fn an_idle_clients_parts_end_and_hold_nobody_up() {
+    let part = |part, objects, more| Policies {
+        source: name("files"),
+        objects,
+        part,
+        more,
+        dry_run: false,
+    };
+    let mut gathering = Gathering::default();
+    let now = Instant::now();
+    let late = now + Duration::from_secs(31);
+    assert!(
+        gathering
+            .take(1, part(0, vec![pod(1, "a")], true), now)
+            .is_ok()
+    );
+    let whole = gathering.take(2, part(0, vec![pod(2, "a")], false), now);
+    assert!(matches!(whole, Ok(Gathered::Whole(_, objects)) if objects.len() == 1));
+    let rest = gathering.take(1, part(1, vec![], false), late);
+    assert!(
+        rest.expect_err("too late")
+            .message
+            .contains("does not follow")
+    );
+}
+
+#[test]
+fn there_are_only_so_many_sources() {
+    let mut feeds = Feeds::default();
+    for number in 0..SOURCES_MAX {
+        replace(&mut feeds, &format!("s{number}"), vec![]).expect("room");
+    }
+    let error = replace(&mut feeds, "more", vec![]).expect_err("no room");
+    assert_eq!(error.code, Code::Oversized);
+    replace(&mut feeds, "s0", vec![pod(1, "a")]).expect("it is known");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! is the holder of every claimed address.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -37,8 +37,8 @@ struct Touched {
 /// has any more.
 #[derive(Debug, Default)]
 pub struct Settled {
-    pub fresh: Vec<IdentityId>,
-    pub unused: Vec<IdentityId>,
+    pub fresh: HashSet<IdentityId>,
+    pub unused: HashSet<IdentityId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,6 +141,11 @@ impl Endpoints {
         id
     }
 
+    /// Addresses whose holders [`Self::settle`] will write.
+    pub fn touched(&self) -> Vec<IpAddr> {
+        self.touched.addresses.iter().copied().collect()
+    }
+
     /// Writes what was touched into the rulebook. New identities belong to no
     /// set yet.
     pub fn settle(&mut self, objects: &Objects, rulebook: &mut Rulebook) -> Settled {
@@ -168,8 +173,8 @@ impl Endpoints {
             rulebook.set_endpoint(address, holder.cloned());
         }
         Settled {
-            fresh: touched.fresh,
-            unused: touched.unused,
+            fresh: touched.fresh.into_iter().collect(),
+            unused: touched.unused.into_iter().collect(),
         }
     }
 

@@ -31,6 +31,11 @@ impl Mask {
         self.0.iter().all(|word| *word == 0)
     }
 
+    pub fn is_same(&self, other: &Self) -> bool {
+        let places = self.0.len().max(other.0.len());
+        (0..places).all(|place| self.word(place) == other.word(place))
+    }
+
     /// Adds what the other holds.
     pub fn extend(&mut self, other: &Self) {
         if self.0.len() < other.0.len() {

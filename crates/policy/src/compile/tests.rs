@@ -38,7 +38,61 @@ fn pods_that_the_same_policies_select_share_one_program() {
 #[test]
 fn a_pod_like_another_costs_no_selector() {
     let work = small_world().apply(changes(&pod("d", "{app: db}", "10.0.0.4")));
-    assert_eq!(work, Work::default());
+    let judges_otherwise = true;
+    let expected = Work {
+        judges_otherwise,
+        ..Work::default()
+    };
+    assert_eq!(work, expected);
+}
+
+#[test]
+fn only_what_a_rule_can_see_judges_otherwise() {
+    let namespace = |name: &str, labels: &str| {
+        format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {labels}}}}}")
+    };
+    for (what, change, expected) in [
+        (
+            "a pod that no policy sees",
+            pod("d", "{app: x}", "10.0.0.4"),
+            false,
+        ),
+        ("it moves", pod("d", "{app: x}", "10.0.0.5"), false),
+        ("it is named", pod("d", "{app: db}", "10.0.0.5"), true),
+        ("it is selected", pod("d", "{app: web}", "10.0.0.5"), true),
+        (
+            "its address is given away",
+            pod("d", "{app: x}", "null"),
+            true,
+        ),
+        (
+            "a pod without address",
+            pod("e", "{app: db}", "null"),
+            false,
+        ),
+        ("a namespace of nobody", namespace("z", "{a: b}"), false),
+        (
+            "labels that nobody asks for",
+            namespace("x", "{a: b}"),
+            false,
+        ),
+    ] {
+        let mut compiler = small_world();
+        let known = pod(
+            "d",
+            if what == "its address is given away" {
+                "{app: web}"
+            } else {
+                "{app: x}"
+            },
+            "10.0.0.9",
+        );
+        if what.starts_with("it") {
+            compiler.apply(changes(&known));
+        }
+        let work = compiler.apply(changes(&change));
+        assert_eq!(work.judges_otherwise, expected, "{what}");
+    }
 }
 
 #[test]
@@ -49,6 +103,7 @@ fn a_relabelled_pod_costs_its_own_identity_and_no_neighbours() {
         identities_matched: 1,
         identities_ruled: 1,
         programs_built: 0,
+        judges_otherwise: true,
     };
     assert_eq!(work, expected);
 }

@@ -11,9 +11,10 @@ use weft_api::{
     forwarder::{Error, Explain, ObjectRef, Policies, PolicyChange, Reply},
     names::Name,
 };
+use weft_policy::{Decision, Flow, Reason, Verdict};
 
 use super::Forwarder;
-use crate::feeds::{Plan, asked, gather::Gathered, logged::Moment, told};
+use crate::feeds::{Outcome, Plan, asked, gather::Gathered, logged::Moment, told};
 
 impl Forwarder {
     /// The client is gone: what it began is forgotten.
@@ -23,7 +24,7 @@ impl Forwarder {
 
     pub(super) fn policies(&mut self, client: usize, part: Policies) -> Result<Reply, Error> {
         let dry_run = part.dry_run;
-        match self.gathering.take(client, part)? {
+        match self.gathering.take(client, part, Instant::now())? {
             Gathered::Part(objects) => Ok(Reply::Taken { objects }),
             Gathered::Whole(source, objects) if dry_run => {
                 let trial = self.feeds.trial(source, objects, Instant::now())?;
@@ -31,7 +32,10 @@ impl Forwarder {
             }
             Gathered::Whole(source, objects) => {
                 let plan = self.feeds.plan_replacement(source, objects)?;
-                self.commit(plan)
+                let withdrawn = plan.withdrawn();
+                self.commit(plan)?;
+                let epoch = self.epoch.0;
+                Ok(Reply::Given { withdrawn, epoch })
             }
         }
     }
@@ -59,8 +63,28 @@ impl Forwarder {
             Some(row.spec.addresses.clone())
         };
         let flow = asked::flow(asked, self.feeds.objects(), port)?;
-        let told = told::explanation(&self.feeds.explain(&flow));
+        let mut found = self.feeds.explain(&flow);
+        if self.node_opens(&flow) {
+            found.verdict = Verdict {
+                egress: Decision::allow(Reason::Outside),
+                ingress: Decision::allow(Reason::OwnNode),
+            };
+            found.egress_candidates.clear();
+            found.ingress_candidates.clear();
+        }
+        let told = told::explanation(&found);
         Ok(Reply::Explanation(Box::new(told)))
+    }
+
+    /// Whether it goes from the node's own addresses at its host port to a pod
+    /// of this node, which no rule is asked about.
+    fn node_opens(&self, flow: &Flow) -> bool {
+        let holds = |address: &IpAddr, is_host: bool| {
+            self.state.ports().any(|row| {
+                row.port.host.is_some() == is_host && row.spec.addresses.contains(address)
+            })
+        };
+        holds(&flow.source, true) && holds(&flow.destination, false)
     }
 
     pub(super) fn flows(&self, after: Option<u64>) -> Result<Reply, Error> {
@@ -71,12 +95,13 @@ impl Forwarder {
         self.feeds.flows(after, now).map(Reply::Flows)
     }
 
-    /// Puts the rules in force, if they are others.
+    /// Puts what changed in force; an epoch ends only with its rules.
     fn commit(&mut self, plan: Plan) -> Result<Reply, Error> {
-        if !self.feeds.commit(plan, Instant::now()) {
-            let epoch = self.epoch.0;
-            return Ok(Reply::Done { epoch });
+        let epoch = self.epoch;
+        match self.feeds.commit(plan, Instant::now()) {
+            Outcome::Nothing => Ok(Reply::Done { epoch: epoch.0 }),
+            Outcome::Objects => self.publish_in(epoch, self.state.clone(), self.open.clone()),
+            Outcome::Rules => self.publish(self.state.clone(), self.open.clone()),
         }
-        self.publish(self.state.clone(), self.open.clone())
     }
 }
