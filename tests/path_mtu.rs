@@ -153,8 +153,13 @@ fn the_nodes_own_link_is_followed() {
     for mtu in [1300, 1500] {
         all(&pair.nodes[0], &[&format!("ip link set eth0 mtu {mtu}")]);
         pair.await_path(0, PathState::Good, mtu);
+        // The uplink's own is put in force with the tables, a moment later.
         let mut client = pair.forwarders[0].client().expect("a client");
-        assert_eq!(client.status().expect("a status").mtu, mtu);
+        let until = Instant::now() + PATIENCE;
+        while client.status().expect("a status").mtu != mtu {
+            assert!(Instant::now() < until, "the uplink's MTU is not {mtu}");
+            thread::sleep(Duration::from_millis(20));
+        }
         live.carry();
     }
     all(
