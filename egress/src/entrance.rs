@@ -181,13 +181,15 @@ impl Entrance {
     }
 
     /// As whom a pod sees who comes from there: himself, if he is nobody that
-    /// the forwarder knows better.
+    /// the forwarder knows better. Who only looks like one is never shown as the
+    /// node, whom no policy stops.
     pub fn shown(&self, from: IpAddr) -> IpAddr {
         let in_pools = self.pools.iter().any(|pool| pool.contains(&from));
         if is_outside(from) && !in_pools {
             return from;
         }
-        let mut node = self.node.iter().copied();
+        let is_node = from.is_loopback() || self.node.contains(&from);
+        let mut node = self.node.iter().copied().filter(|_| is_node);
         let own = node.find(|own| own.is_ipv4() == from.is_ipv4() && is_outside(*own));
         own.unwrap_or(match from {
             IpAddr::V4(_) => NOBODY_V4.into(),
@@ -297,8 +299,8 @@ mod tests {
             ("198.51.100.1", "198.51.100.1"),
             ("192.0.2.1", "192.0.2.1"),
             ("127.0.0.1", "192.0.2.1"),
-            ("10.1.9.9", "192.0.2.1"),
-            ("169.254.3.3", "192.0.2.1"),
+            ("10.1.9.9", "192.0.0.8"),
+            ("169.254.3.3", "192.0.0.8"),
             ("2001:db8::9", "2001:db8::9"),
             ("::1", "100::1"),
             ("fd00::9", "100::1"),

@@ -10,6 +10,7 @@ mod policy;
 mod protocol;
 mod register;
 mod server;
+mod watch;
 
 use std::{
     io::{ErrorKind, Write},

@@ -79,10 +79,13 @@ impl Entry {
                 to: (address, mapping.container_port.get()).into(),
             })
         };
-        let addresses = || port.addresses.iter().copied();
-        let entries = mappings
-            .iter()
-            .flat_map(|mapping| addresses().filter_map(move |address| entry(mapping, address)));
+        // A port of the node leads to one address of a family: the first.
+        let first = |v4| port.addresses.iter().copied().find(|a| a.is_ipv4() == v4);
+        let addresses = [first(true), first(false)];
+        let entries = mappings.iter().flat_map(|mapping| {
+            let addresses = addresses.into_iter().flatten();
+            addresses.filter_map(move |address| entry(mapping, address))
+        });
         entries.collect()
     }
 
@@ -300,6 +303,11 @@ mod tests {
                 &["192.0.2.1:80/tcp to 10.1.0.2:53"],
             ),
             (&both[1..], Some("192.0.2.1"), &[]),
+            (
+                &["10.1.0.2", "10.1.0.3"],
+                None,
+                &["*:80/tcp to 10.1.0.2:53"],
+            ),
         ] {
             let mappings = json!([mapping(80, "tcp", ip)]);
             let ports = [port("p", "up", addresses, &mappings)];

@@ -49,14 +49,11 @@ pub(super) fn del(order: &Order, pod: &Pod, netns: Option<&Path>) -> Result<(), 
     let interface = pod.interface.as_str();
     let inside = inside.as_ref();
     // Before somebody else may get the address.
-    let release = || {
-        let mended = publish::mend(order);
-        [mended, release(order, &port, attachment)]
-    };
+    let release = || publish::mend(order).and_then(|()| release(order, &port, attachment));
     let (errors, released) =
         wire_pod::detach_pod(inside, &port, interface, forwarder.as_mut(), release);
     failures.extend(errors.iter().map(add::of_wiring));
-    failures.extend(released.into_iter().filter_map(Result::err));
+    failures.extend(released.err());
     Failure::all(failures).map_or(Ok(()), Err)
 }
 

@@ -55,7 +55,11 @@ pub(super) fn gc(order: &Order) -> Result<(), Failure> {
         (_, Err(failure)) => failures.push(failure.clone()),
         (None, Ok(_)) => {}
     }
-    failures.extend(publish::mend(order).err());
+    if let Err(failure) = publish::mend(order) {
+        // A port of the node may lead to an address that would be free.
+        failures.push(failure);
+        return Failure::all(failures).map_or(Ok(()), Err);
+    }
     match (&order.config.ipam, node, known) {
         (Ipam::Delegate(name), ..) => {
             failures.extend(delegate::gc(order, name, &valid[listed..]).err());
