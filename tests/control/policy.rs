@@ -159,7 +159,7 @@ fn what_the_node_opens_is_explained_as_it_is_judged() {
     );
     let mut client = server.client();
     client.ok(
-        r#"{"op":"apply","node":{"name":"n1","underlay":["127.0.0.1"],"vtep_mac":"02:00:00:00:01:01","tunnel":["10.1.0.9"]},"peers":[]}"#,
+        r#"{"op":"apply","node":{"name":"n1","underlay":[],"vtep_mac":"02:00:00:00:01:01","tunnel":["10.1.0.9"]},"peers":[]}"#,
     );
     attached(&mut client, &host, &node);
     let folder = tempfile::tempdir().expect("a folder");
