@@ -274,10 +274,7 @@ impl Trio {
     fn check_books(&self) {
         for (forwarder, before) in self.forwarders.iter().zip(&self.before) {
             let after = Ledger::of(forwarder).expect("balanced");
-            let mut drops = after.drops_since(before);
-            // What the pods' kernels say of themselves.
-            drops.retain(|reason, _| !["multicast", "gateway_unserved"].contains(&reason.as_str()));
-            assert_eq!(drops, BTreeMap::new());
+            assert_eq!(after.lost_since(before), BTreeMap::new());
         }
     }
 

@@ -25,6 +25,7 @@ use weft_cni::{
     netns::Netns,
 };
 use weft_lab::{
+    OWN_WORDS,
     exchange::Content,
     workshop::{self, run},
 };
@@ -457,7 +458,7 @@ impl Machine {
                 .into_iter()
                 .filter(|drop| drop.packets > 0)
                 .map(|drop| drop.reason)
-                .filter(|reason| !["multicast", "gateway_unserved"].contains(&reason.as_str()))
+                .filter(|reason| !OWN_WORDS.contains(&reason.as_str()))
                 .collect(),
             other => panic!("{other:?}"),
         }

@@ -569,12 +569,9 @@ fn ledgers_while_busy(lab: &Lab, node: usize) -> Ledger {
     Ledger::now(forwarder(lab, node)).expect("counters")
 }
 
-/// By reason; without what the pods' kernels say of themselves: the groups
-/// that they are in, and the link-local address that they try for duplicates.
+/// By reason.
 fn unexpected_drops(lab: &Lab, node: usize, before: &Ledger) -> BTreeMap<String, u64> {
-    let mut drops = ledger(lab, node).drops_since(before);
-    drops.retain(|reason, _| !["multicast", "gateway_unserved"].contains(&reason.as_str()));
-    drops
+    ledger(lab, node).lost_since(before)
 }
 
 fn state_of(forwarder: &Forwarder, port: &str) -> PortState {

@@ -3,8 +3,8 @@
 //! lead to pods.
 //!
 //! What is published is what the forwarder's ports publish, as long as weft0 is
-//! one of them, and nobody writes down anything else: each change compares the kernel's maps with that list
-//! and mends what differs, whoever left it. Two that do so at once cannot undo
+//! one of them, and nobody writes down anything else: each change compares the
+//! kernel's maps with that list and mends what differs, whoever left it. Two that do so at once cannot undo
 //! each other's: the list is read after the ruleset's generation, and the
 //! kernel takes the change only if that has stayed.
 

@@ -60,6 +60,34 @@ fn freeing(own: &str) -> [Request; 4] {
     .map(request)
 }
 
+/// n1 comes back by one server, and by another, which has not heard of it, its
+/// address is freed.
+struct Race {
+    cluster: Cluster,
+    registers: Server,
+    frees: Server,
+    freeing: Request,
+}
+
+impl Race {
+    fn at(place: usize) -> Self {
+        let (mut cluster, own_address) = withdrawn();
+        let freeing = freeing(&own_address).into_iter().nth(place);
+        let freeing = freeing.expect("one of four");
+        let registers = behind(&cluster);
+        if matches!(freeing, Request::PoolDelete { .. }) {
+            let disable = json!({"op": "pool-disable", "name": "p", "disabled": true});
+            cluster.done(request(disable));
+        }
+        Self {
+            frees: behind(&cluster),
+            cluster,
+            registers,
+            freeing,
+        }
+    }
+}
+
 /// A server that has heard of all so far, and of nothing that comes.
 fn behind(cluster: &Cluster) -> Server {
     let mut server = Server::default();
@@ -70,21 +98,19 @@ fn behind(cluster: &Cluster) -> Server {
 #[test]
 fn an_address_is_not_freed_by_who_has_not_heard_that_its_node_is_back() {
     for place in 0..4 {
-        let (mut cluster, own_address) = withdrawn();
-        let freeing = &freeing(&own_address)[place];
-        let mut registers = behind(&cluster);
-        if matches!(freeing, Request::PoolDelete { .. }) {
-            let disable = json!({"op": "pool-disable", "name": "p", "disabled": true});
-            cluster.done(request(disable));
-        }
-        let mut frees = behind(&cluster);
+        let Race {
+            mut cluster,
+            mut registers,
+            mut frees,
+            freeing,
+        } = Race::at(place);
         registers
             .ask(&mut cluster.rows, &register(), NOW)
             .expect("it registers");
-        let refusal = frees.ask(&mut cluster.rows, freeing, NOW);
+        let refusal = frees.ask(&mut cluster.rows, &freeing, NOW);
         let code = refusal.map_err(|error| error.code);
         assert_eq!(code, Err(Code::InUse), "{freeing:?}");
-        sound(&mut cluster, freeing);
+        sound(&mut cluster, &freeing);
         assert_eq!(own(&cluster).map(|node| node.tunnel.len()), Some(1));
     }
 }
@@ -92,21 +118,19 @@ fn an_address_is_not_freed_by_who_has_not_heard_that_its_node_is_back() {
 #[test]
 fn who_registers_does_not_name_what_was_freed_unheard() {
     for place in 0..4 {
-        let (mut cluster, own_address) = withdrawn();
-        let freeing = &freeing(&own_address)[place];
-        let mut registers = behind(&cluster);
-        if matches!(freeing, Request::PoolDelete { .. }) {
-            let disable = json!({"op": "pool-disable", "name": "p", "disabled": true});
-            cluster.done(request(disable));
-        }
-        let mut frees = behind(&cluster);
+        let Race {
+            mut cluster,
+            mut registers,
+            mut frees,
+            freeing,
+        } = Race::at(place);
         frees
-            .ask(&mut cluster.rows, freeing, NOW)
+            .ask(&mut cluster.rows, &freeing, NOW)
             .expect("nobody uses it");
         registers
             .ask(&mut cluster.rows, &register(), NOW)
             .expect("it registers");
-        sound(&mut cluster, freeing);
+        sound(&mut cluster, &freeing);
     }
 }
 

@@ -48,6 +48,17 @@ fn three_pods(server: &Server) -> [Pod; 3] {
     })
 }
 
+/// p1, which has these capabilities, and p3.
+fn one_limited(server: &Server, capabilities: &str) -> [Pod; 2] {
+    let mut client = server.client();
+    let pods = [1, 3].map(pod);
+    let limited = format!("\"mtu\":1450,\"capabilities\":{capabilities}");
+    let limited = request("n1p1", 1).replace("\"mtu\":1450", &limited);
+    attached(&mut client, &limited, &pods[0]);
+    attached(&mut client, &request("n1p3", 3), &pods[1]);
+    pods
+}
+
 /// Both ends of a connection to p3.
 fn connection(from: &Pod, listener: &TcpListener) -> [TcpStream; 2] {
     let connect = || TcpStream::connect_timeout(&([10, 1, 0, 3], PORT).into(), LIMIT);
@@ -211,15 +222,9 @@ fn bad_files_leave_what_was_in_force() {
 fn a_pod_opens_no_more_connections_than_it_may() {
     weft_testkit::needs_namespaces!();
     let server = Server::start();
-    let mut client = server.client();
-    let pods = [1, 3].map(pod);
-    let limited = request("n1p1", 1).replace(
-        "\"mtu\":1450",
-        "\"mtu\":1450,\"capabilities\":{\"connections\":1}",
-    );
-    attached(&mut client, &limited, &pods[0]);
-    attached(&mut client, &request("n1p3", 3), &pods[1]);
-    client.ok(r#"{"op":"policies","source":"empty","objects":[]}"#);
+    let pods = one_limited(&server, r#"{"connections":1}"#);
+    let empty = r#"{"op":"policies","source":"empty","objects":[]}"#;
+    server.client().ok(empty);
     let listen = || TcpListener::bind(("10.1.0.3", PORT));
     let listener = pods[1].netns.run(listen).expect("enter").expect("listen");
     let mut only = connection(&pods[0], &listener);
@@ -360,14 +365,10 @@ fn a_dry_run_tells_what_would_change_and_changes_nothing() {
 fn a_pod_sends_no_more_packets_than_it_may() {
     weft_testkit::needs_namespaces!();
     let server = Server::start();
-    let mut client = server.client();
-    let pods = [1, 3].map(pod);
-    let limited = request("n1p1", 1).replace(
-        "\"mtu\":1450",
-        "\"mtu\":1450,\"capabilities\":{\"packets\":{\"from_pod\":{\"rate\":20,\"burst\":10}}}",
+    let pods = one_limited(
+        &server,
+        r#"{"packets":{"from_pod":{"rate":20,"burst":10}}}"#,
     );
-    attached(&mut client, &limited, &pods[0]);
-    attached(&mut client, &request("n1p3", 3), &pods[1]);
     let bind = |pod: &Pod, at: &str| {
         let bound = pod.netns.run(|| UdpSocket::bind(at));
         bound.expect("enter").expect("the pod's own address")

@@ -27,6 +27,21 @@ fn cases() -> impl Iterator<Item = (Family, bool)> {
     Family::ALL.into_iter().flat_map(both)
 }
 
+/// The first ends its stream, and hears the second to its end after that.
+pub fn ends_before(mut first: TcpStream, mut second: TcpStream) {
+    first.write_all(b"that is all").expect("written");
+    first.shutdown(Shutdown::Write).expect("ended");
+    let mut text = String::new();
+    second.read_to_string(&mut text).expect("heard to its end");
+    assert_eq!(text, "that is all");
+    let rest = vec![7; 1 << 20];
+    second.write_all(&rest).expect("written");
+    drop(second);
+    let mut heard = Vec::new();
+    first.read_to_end(&mut heard).expect("heard to its end");
+    assert!(heard == rest, "{} B", heard.len());
+}
+
 pub fn reset(stream: TcpStream) {
     let at_once = libc::linger {
         l_onoff: 1,
@@ -100,22 +115,10 @@ fn each_side_may_end_first_and_still_listen() {
     let world = World::new("");
     for (family, pod_first) in cases() {
         let (pod, outside) = both(&world, family);
-        let (mut first, mut second) = if pod_first {
-            (pod, outside)
-        } else {
-            (outside, pod)
-        };
-        first.write_all(b"that is all").expect("written");
-        first.shutdown(Shutdown::Write).expect("ended");
-        let mut text = String::new();
-        second.read_to_string(&mut text).expect("heard to its end");
-        assert_eq!(text, "that is all");
-        let rest = vec![7; 1 << 20];
-        second.write_all(&rest).expect("written");
-        drop(second);
-        let mut heard = Vec::new();
-        first.read_to_end(&mut heard).expect("heard to its end");
-        assert!(heard == rest, "{} B", heard.len());
+        match pod_first {
+            true => ends_before(pod, outside),
+            false => ends_before(outside, pod),
+        }
     }
     world.await_count("flows", 0);
     assert_eq!(world.count("tcp_reset_by_pods_total"), 0);

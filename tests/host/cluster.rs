@@ -137,9 +137,7 @@ impl Cluster {
     pub fn check_books(&self) {
         for place in &self.nodes {
             let after = Ledger::of(&place.forwarder).expect("balanced");
-            let mut drops = after.drops_since(place.before.as_ref().expect("settled"));
-            // What the kernels say of themselves.
-            drops.retain(|reason, _| !["multicast", "gateway_unserved"].contains(&reason.as_str()));
+            let drops = after.lost_since(place.before.as_ref().expect("settled"));
             assert_eq!(drops, BTreeMap::new(), "{}", place.plan.name);
         }
     }

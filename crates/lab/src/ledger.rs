@@ -11,6 +11,10 @@ use weft_api::forwarder::{Reply, Request};
 
 use crate::forwarders::Forwarder;
 
+/// Why packets are lost that pods' kernels send to nobody: to the groups that
+/// they are in, and for duplicates of their link-local addresses.
+pub const OWN_WORDS: [&str; 2] = ["multicast", "gateway_unserved"];
+
 /// All counters of a forwarder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ledger {
@@ -79,5 +83,12 @@ impl Ledger {
             (more > 0).then(|| (reason.clone(), more))
         };
         self.drops.iter().filter_map(more).collect()
+    }
+
+    /// [`Ledger::drops_since`], without what is lost for [`OWN_WORDS`].
+    pub fn lost_since(&self, before: &Self) -> BTreeMap<String, u64> {
+        let mut drops = self.drops_since(before);
+        drops.retain(|reason, _| !OWN_WORDS.contains(&reason.as_str()));
+        drops
     }
 }

@@ -39,7 +39,7 @@ pub mod workshop;
 pub use forwarders::{Forwarder, Settings};
 pub use ipam::Ipam;
 pub use lab::{Lab, Node, Pod};
-pub use ledger::Ledger;
+pub use ledger::{Ledger, OWN_WORDS};
 pub use process::Process;
 pub use role::{FORWARDER, IPAM, KEEPER, become_forwarder, become_ipam, use_executable};
 pub use spec::{Attach, Kind, NodePlan, Outer, PodPlan, Spec};

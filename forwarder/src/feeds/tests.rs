@@ -238,15 +238,18 @@ fn a_refused_change_changes_nothing() {
     assert_eq!(feeds.rules(), before);
 }
 
-#[test]
-fn parts_make_one_whole_or_nothing() {
-    let part = |part, objects, more| Policies {
+fn part(part: u32, objects: Vec<Value>, more: bool) -> Policies {
+    Policies {
         source: name("files"),
         objects,
         part,
         more,
         dry_run: false,
-    };
+    }
+}
+
+#[test]
+fn parts_make_one_whole_or_nothing() {
     let mut gathering = Gathering::default();
     let mut take = |client, part| gathering.take(client, part, Instant::now());
     assert!(matches!(
@@ -271,13 +274,6 @@ fn parts_make_one_whole_or_nothing() {
 
 #[test]
 fn an_idle_clients_parts_end_and_hold_nobody_up() {
-    let part = |part, objects, more| Policies {
-        source: name("files"),
-        objects,
-        part,
-        more,
-        dry_run: false,
-    };
     let mut gathering = Gathering::default();
     let now = Instant::now();
     let late = now + Duration::from_secs(31);

@@ -1,6 +1,6 @@
 //! What the paths to peers carry, and how peers are asked about it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use weft_api::forwarder::{Error, Node};
 use weft_engine::{Holder, PeerId, Reach, Snapshot, Way};
@@ -42,11 +42,9 @@ impl State {
         let rows = self.peers.iter().enumerate();
         rows.filter_map(|(place, row)| {
             let id = PeerId(u16::try_from(place).ok()?);
-            let common = |theirs: &&IpAddr| row.peer.remote.is_some_and(|to| to.ip() == **theirs);
-            let underlay = *row.node.underlay.iter().find(common)?;
             Some(Target {
                 name: row.node.name.clone(),
-                underlay,
+                underlay: row.peer.remote?.ip(),
                 tunnel: self.tunnel(tables, id, row),
             })
         })
