@@ -220,7 +220,8 @@ fn a_peer_that_never_answers_is_unknown_and_its_traffic_untouched() {
 #[test]
 fn nobody_is_asked_where_that_is_off() {
     needs_namespaces!();
-    let (_ours, _theirs, forwarder, _workshop) = kernel_peer("[probes]\nenabled = false\n");
+    let (_ours, _theirs, forwarder, _workshop) =
+        kernel_peer("[probes]\nenabled = false\ninterval_ms = 200\n");
     thread::sleep(Duration::from_millis(500));
     let path = path_of(&forwarder);
     assert_eq!((path.state, path.asked), (PathState::Unasked, 0));

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::IpAddr,
     process::Stdio,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use crate::{
 
 const HOST: u16 = 8080;
 const POD: u16 = 80;
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn published(ip: &str) -> Value {
     let one = |protocol| json!({"hostPort": HOST, "containerPort": POD, "protocol": protocol, "hostIP": ip});
@@ -161,13 +163,14 @@ fn sctp_is_led_too() {
         buffer[..length].to_vec()
     });
     // The receiver may not be there yet.
-    while !hear.is_finished() {
+    let until = Instant::now() + LIMIT;
+    while !hear.is_finished() && Instant::now() < until {
         let mut sender = socat(["-u", "-", &target], &world.outside.netns);
         let mut input = sender.stdin.take().expect("piped");
         input.write_all(&packet).expect("written");
         drop(input);
         assert!(sender.wait().expect("it ends").success());
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(100));
         if receiver.try_wait().expect("waited").is_some() {
             break;
         }

@@ -51,7 +51,15 @@ fn only_what_a_rule_can_see_judges_otherwise() {
     let namespace = |name: &str, labels: &str| {
         format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {labels}}}}}")
     };
+    let named_port = "---\n{apiVersion: v1, kind: Pod, metadata: {name: d, namespace: x}, spec: \
+                      {containers: [{name: c, ports: [{name: web, containerPort: 80}]}]}, status: \
+                      {podIP: 10.0.0.4}}\n";
     for (what, change, expected) in [
+        (
+            "a pod of whose port a rule may ask by name",
+            named_port.to_owned(),
+            true,
+        ),
         (
             "a pod that no policy sees",
             pod("d", "{app: x}", "10.0.0.4"),
